@@ -1,0 +1,204 @@
+"""bench/RESULTS.md from one report: ratios with their spread first, then everything they were made from."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+Report = dict[str, Any]
+WHO = {"ours": "tunesmith", "trl_defaults": "TRL, its defaults", "trl_best": "TRL, best of the sweep"}
+
+
+def round_ratios(report: Report, upper: str, lower: str, key: str) -> list[float]:
+    """One ratio a round: both were measured minutes apart, so that drift of the machine cancels."""
+    return [a_round[upper][key] / a_round[lower][key] for a_round in report["rounds"]]
+
+
+def goals(report: Report) -> list[tuple[str, str, bool]]:
+    """(goal, median with spread, reached) for each number the issue asks for."""
+    speed, peak = "steady_tokens_per_second", "peak_rss_bytes"
+    wanted = [
+        ("tokens/s, steady state, over TRL's defaults: at least 2.5", "trl_defaults", speed, 2.5),
+        ("tokens/s, steady state, over TRL's best of the sweep: at least 1.8", "trl_best", speed, 1.8),
+        ("peak resident memory over TRL's defaults: at most 0.45", "trl_defaults", peak, 0.45),
+    ]
+    found = []
+    for text, peer, key, limit in wanted:
+        ratios = round_ratios(report, "ours", peer, key)
+        median = statistics.median(ratios)
+        reached = median <= limit if key == peak else median >= limit
+        found.append((text, spread(ratios), reached))
+    if report["quality"] is not None:
+        quality = report["quality"]
+        losses = quality["losses"]
+        text = f"validation loss after {quality['num_steps']} steps within {quality['tolerance_nats']} nats of TRL's, "
+        text += "and the controls outside"
+        found.append((text, f"ours {nats(losses['ours'])}, TRL {nats(losses['trl'])}", quality["holds"]))
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def nats(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def cells(run: dict[str, Any]) -> list[str]:
+    """The columns every measured process is shown with."""
+    probes = [run["gemm_before"], run["gemm_after"]]
+    return [
+        f"{run['steady_tokens_per_second']:.1f}",
+        f"{run['cold_start_seconds']:.1f}",
+        f"{run['step_ends_seconds'][-1]:.1f}",
+        f"{run['peak_rss_bytes'] / 1e9:.2f}",
+        " / ".join(f"{probe['bfloat16']:.0f}" for probe in probes),
+        " / ".join(f"{probe['float32']:.0f}" for probe in probes),
+    ]
+
+
+COLUMNS = [
+    "tokens/s, steady",
+    "cold start s",
+    "start to last step s",
+    "peak GB",
+    "bf16 GEMM GFLOP/s before / after",
+    "fp32 before / after",
+]
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    parts = [
+        "# SFT: speed, memory and quality beside TRL",
+        (
+            "Written by `python bench/run_sft.py` (`make bench`); never edited by hand. How it is measured: "
+            "[README.md](README.md). What was learnt on the way: [LOG.md](LOG.md)."
+        ),
+        setup_text(report),
+        "## Ratios",
+        table(
+            ["goal", "median of the rounds (smallest to largest)", "reached"],
+            [[text, value, "yes" if reached else "**no**"] for text, value, reached in goals(report)],
+        ),
+        more_ratios(report),
+        "## Rounds",
+        rounds_table(report),
+    ]
+    if report["untuned"]:
+        rows = [[WHO[name], *cells(run)] for name, run in report["untuned"].items()]
+        parts += ["## The same without the allocator's settings, once each", table(["who", *COLUMNS], rows)]
+    if report["quality"] is not None:
+        parts += ["## Quality", quality_text(report["quality"])]
+    parts += ["## The sweep", sweep_text(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def setup_text(report: Report) -> str:
+    machine, rows = report["machine"], report["rows"]
+    first = report["rounds"][0]["ours"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    allocator = ", ".join(f"`{name}={value}`" for name, value in report["allocator"].items())
+    lines = [
+        f"- date: {report['date']} (sweep: {report['sweep']['date']}); load average before: {report['load_before']:.2f}",
+        (
+            f"- machine: {machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
+            f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, {machine['libc']}, Python {machine['python']}, "
+            f"{first['threads']} torch threads"
+        ),
+        f"- versions: {versions}",
+        f"- model: {report['model']}; LoRA r 16, alpha 32, all linear layers; AdamW, lr 2e-4, linear; batch 8 rows",
+        (
+            f"- rows: the first {rows['num_rows']} usable of `{rows['source']}`, prompt -> output, cut at 512 tokens "
+            f"({rows['rows_cut']} were; {rows['rows_left_out']} whose prompt alone fills 512 left out); "
+            f"{rows['tokens']} real tokens, counted by each side and found equal"
+        ),
+        f"- steps: {first['num_steps']}; the steady state is every step but the first",
+        f"- allocator, both sides: {allocator}",
+        f"- TRL's best: {report['best_name']}",
+    ]
+    if report["smoke"]:
+        lines.insert(0, "- **SMOKE RUN: two steps, no meaning.**")
+    return "\n".join(lines)
+
+
+def more_ratios(report: Report) -> str:
+    rows = []
+    for name in ("trl_defaults", "trl_best"):
+        rows.append(
+            [
+                WHO[name],
+                spread(round_ratios(report, "ours", name, "steady_tokens_per_second")),
+                spread(round_ratios(report, "ours", name, "peak_rss_bytes")),
+                spread(round_ratios(report, "ours", name, "cold_start_seconds")),
+            ]
+        )
+    return table(["ours over", "tokens/s", "peak memory", "cold start time"], rows)
+
+
+def rounds_table(report: Report) -> str:
+    rows = []
+    for index, a_round in enumerate(report["rounds"], start=1):
+        rows += [[str(index), WHO[name], *cells(run)] for name, run in a_round.items()]
+    return table(["round", "who (in the order run)", *COLUMNS], rows)
+
+
+def quality_text(quality: dict[str, Any]) -> str:
+    names = {
+        "base": "no adapter (control: must not agree)",
+        "trl": f"TRL: {quality['setting']}",
+        "ours": "tunesmith",
+        "flipped": "tunesmith, gradient's sign flipped (control: must not agree)",
+    }
+    rows = [[names[name], nats(loss)] for name, loss in quality["losses"].items()]
+    if not quality["flipped_finished"]:
+        rows.append([names["flipped"], "stopped: the loss was no number"])
+    verdict = "agree" if quality["passed"] else "**do not agree**"
+    controls = "fail it, as they must" if quality["controls_fail"] else "**pass it: the check has no teeth**"
+    return (
+        f"{quality['num_steps']} steps of 8 rows in the same order from the first {quality['train_rows']} rows of "
+        f"`instructions/instructions.json`; loss in nats, token mean over the {quality['validation_loss_tokens']} "
+        f"answer tokens of {quality['validation_rows']} later rows, by plain transformers + PEFT in fp32.\n\n"
+        + table(["adapter", "validation loss"], rows)
+        + f"\n\nOurs and TRL {verdict} within {quality['tolerance_nats']}; the controls {controls}."
+    )
+
+
+def sweep_text(report: Report) -> str:
+    swept = report["sweep"]
+    rows = []
+    for number, entry in enumerate(swept["table"], start=1):
+        if "failed" in entry:
+            rows.append([str(number), entry["name"], entry["failed"], *[""] * len(COLUMNS)])
+            continue
+        again = entry.get("again")
+        rows.append(
+            [
+                str(number),
+                entry["name"],
+                f"{again['steady_tokens_per_second']:.1f}" if again else "",
+                *cells(entry["result"]),
+            ]
+        )
+    found = swept["isolation"]["largest_logit_difference"]
+    isolation = "; ".join(
+        f"{name}: padding-free {d['padding_free']:.1e}, packed {d['packing']:.1e}, control without positions "
+        f"{d['control']:.1e}"
+        for name, d in found.items()
+    )
+    exact = "exact, so they take part" if swept["isolation"]["exact"] else "not exact, so they take no part"
+    return (
+        f"Each setting once on the first {swept['rows']} rows (torch.compile on 72, four steps left out); the fastest "
+        "three once more, the mean decides. Stage 1: checkpointing x weights x autocast x length grouping. Stage 2, on "
+        "the best so far: attention x rows a forward (gradient accumulation keeps the step at 8 rows) x layout. "
+        "Stage 3: the other precisions again, transformers' loss in place of TRL's, torch.compile.\n\n"
+        f"Flattened layouts are {exact}: largest logit difference to each row alone, fp32: {isolation}.\n\n"
+        + table(["", "setting", "again", *COLUMNS], rows)
+    )

@@ -1,0 +1,201 @@
+"""``tunesmith <verb>``: parse, call a recipe, say what was written and what to do next.
+
+Heavy imports stay inside the verbs, so that ``tunesmith --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.errors import TunesmithError
+
+app = typer.Typer(
+    name="tunesmith",
+    help="From your own rows to an adapted, measured language model on the machine you have.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings that override the recipe.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ModelName = Annotated[str, typer.Option("--model", help="Embedded name, hub id, folder or .gguf file.")]
+AdapterPath = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter or of a run.")]
+
+
+@contextmanager
+def _errors_in_one_paragraph(debug: bool) -> Iterator[None]:
+    """Print a user's error as one paragraph without a traceback; --debug lets it through."""
+    try:
+        yield
+    except TunesmithError as error:
+        if debug:
+            raise
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("\nstopped.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+@app.command()
+def sft(
+    recipe: Annotated[Path, typer.Argument(help="A YAML recipe; `ls recipes` shows the shipped ones.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tune a base on your rows. Example: tunesmith sft recipes/chat.yaml data.train=rows.jsonl learning_rate=5e-4."""
+    with _errors_in_one_paragraph(debug):
+        from tunesmith.config import load_config
+        from tunesmith.recipes.sft import SFTConfig, describe_result, train
+
+        config, notes = load_config(SFTConfig, recipe, overrides or [])
+        trained = train(config)
+        if as_json:
+            typer.echo(json.dumps(trained.as_dict()))
+        else:
+            _print([*notes, *describe_result(trained, config, recipe)])
+        if trained.interrupted:
+            raise typer.Exit(130)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A YAML recipe.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Everything up to the first step: rows, tokens, loss share, memory, time. Example: tunesmith plan recipes/chat.yaml."""
+    with _errors_in_one_paragraph(debug):
+        from tunesmith.config import load_config
+        from tunesmith.recipes.plan import describe, make_plan
+        from tunesmith.recipes.sft import SFTConfig
+
+        config, notes = load_config(SFTConfig, recipe, overrides or [])
+        report = make_plan(config)
+        _print([json.dumps(report)] if as_json else [*notes, *describe(report, recipe)])
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option("--output-dir", help="Where the run and the report are written.")] = Path(
+        "runs/demo"
+    ),
+    full: Annotated[bool, typer.Option("--full", help="All rows instead of the stated subset.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Keys all randomness.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """A support desk's tickets: measure the base, tune it, measure again, report. Example: tunesmith demo --full."""
+    with _errors_in_one_paragraph(debug):
+        from tunesmith.recipes.demo import DemoConfig, run_demo
+
+        config = DemoConfig(output_dir=str(output_dir), full=full, seed=seed)
+        result = run_demo(config, say=(lambda _: None) if as_json else typer.echo)
+        if as_json:
+            typer.echo(json.dumps(result))
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts; none: one a line from standard input.")] = None,
+    model: ModelName = "smollm2-135m-instruct",
+    adapter: AdapterPath = None,
+    system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Answer prompts. Example: tunesmith generate --adapter runs/demo 'My parcel KX-12345 is late.'"""
+    with _errors_in_one_paragraph(debug):
+        from tunesmith.recipes.chat import Session
+        from tunesmith.rollout.generate import Sampling
+
+        texts = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+        )
+        session = Session.open(model, adapter)
+        for text, rollout in zip(texts, session.answer_all(texts, system, sampling), strict=True):
+            row: dict[str, Any] = {"prompt": text, "answer": rollout.text, "stop_reason": rollout.stop_reason}
+            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else rollout.text)
+
+
+@app.command()
+def chat(
+    model: ModelName = "smollm2-135m-instruct",
+    adapter: AdapterPath = None,
+    system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    debug: Debug = False,
+) -> None:
+    """Talk to a model, several turns, streaming; /help lists the commands. Example: tunesmith chat --adapter runs/demo."""
+    with _errors_in_one_paragraph(debug):
+        from tunesmith.recipes.chat import Session, talk
+        from tunesmith.rollout.generate import Sampling
+
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        talk(Session.open(model, adapter), system, sampling, read=_read_line(), write=_write)
+
+
+def _read_line() -> Callable[[], str | None]:
+    """A reader of the user's lines; None at the end of the input."""
+    prompt = "you> " if sys.stdin.isatty() else ""
+
+    def read() -> str | None:
+        try:
+            return input(prompt)
+        except EOFError:
+            return None
+
+    return read
+
+
+def _write(text: str) -> None:
+    typer.echo(text, nl=False)
+    sys.stdout.flush()
+
+
+@app.command()
+def version() -> None:
+    """The versions of tunesmith and of what it stands on."""
+    from importlib.metadata import version as of
+
+    for name in ("tunesmith", "torch", "transformers", "peft", "datasets"):
+        typer.echo(f"{name} {of(name)}")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # No library may phone home or print its own progress bars over ours.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""RMSNorm, rotary positions and SwiGLU with hand-written backward passes: they save less and read memory once.
+
+Each stands beside its plain reference. Shape letters: T tokens, D width, H heads, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def rms_norm_reference(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * w, the mean in fp32 (Zhang and Sennrich 2019, arXiv:1910.07467, equation 4)."""
+    wide = x_TD if x_TD.dtype == torch.float64 else x_TD.float()
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return normed.to(x_TD.dtype) * weight_D.to(x_TD.dtype)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        # linalg.vector_norm reduces in one pass, without a squared copy of x.
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(epsilon))
+        ctx.save_for_backward(x, weight, inverse)
+        return (wide * inverse).to(x.dtype).mul_(weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        grad = grads[0].to(inverse.dtype)
+        normed = x.to(inverse.dtype) * inverse
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            axes = tuple(range(x.dim() - 1))
+            grad_weight = (grad * normed).sum(axes).to(weight.dtype)
+        grad = grad * weight.to(grad.dtype)
+        # dx = inverse * (g - normed * mean(g * normed))
+        mean = (grad * normed).mean(-1, keepdim=True)
+        return grad.addcmul_(normed, mean, value=-1).mul_(inverse).to(x.dtype), grad_weight, None
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over the last dimension; equals ``rms_norm_reference``."""
+    return _RmsNorm.apply(x_TD, weight_D, epsilon)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def rope_reference(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """Rotate the two halves of each head by its position (Su et al. 2021, arXiv:2104.09864, equation 34)."""
+    first, second = x_THD.chunk(2, dim=-1)
+    return x_THD * cos_TD[:, None] + torch.cat((-second, first), dim=-1) * sin_TD[:, None]
+
+
+class _Rope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grads[0], cos, -sin), None, None
+
+
+def _rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    half = x_THD.shape[-1] // 2
+    # cos and sin repeat themselves in the two halves of the width.
+    cos, sin = cos_TD[:, None, :half], sin_TD[:, None, :half]
+    first, second = x_THD[..., :half], x_THD[..., half:]
+    out = torch.empty_like(x_THD)
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
+    return out
+
+
+def rope(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """Rotary positions for (T, H, D) with cos and sin (T, D); equals ``rope_reference``."""
+    return _Rope.apply(x_THD, cos_TD, sin_TD)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def swiglu_reference(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202, equation 6)."""
+    return torch.nn.functional.silu(gate_TF) * up_TF
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return torch.nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        silu = torch.nn.functional.silu(gate)
+        grad_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)
+        return grad_gate, silu.mul_(grads[0])
+
+
+def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+    """silu(gate) * up; equals ``swiglu_reference``."""
+    return _SwiGlu.apply(gate_TF, up_TF)  # type: ignore[no-any-return, no-untyped-call]

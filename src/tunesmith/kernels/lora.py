@@ -1,0 +1,82 @@
+"""LoRA beside a frozen weight, with its backward pass written by hand.
+
+y = x W^T + s (x A^T) B^T  (Hu et al. 2021, arXiv:2106.09685, section 4.1; s = alpha / r).
+Shape letters: T tokens, I in features, O out features, R rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.kernels.frozen import FrozenWeight
+
+
+def lora_linear_reference(x_TI: Tensor, frozen: FrozenWeight, a_RI: Tensor, b_OR: Tensor, scaling: float) -> Tensor:
+    """The formula as it stands, left to autograd; the kernel below must equal it."""
+    a_RI, b_OR = a_RI.to(x_TI.dtype), b_OR.to(x_TI.dtype)
+    return frozen.matmul(x_TI) + scaling * (x_TI @ a_RI.T) @ b_OR.T
+
+
+class _LoraLinear(torch.autograd.Function):
+    """Saves x (shared with its other users) and the (T, R) product only; W gets no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TI: Tensor, dropped_TI: Tensor | None, frozen: FrozenWeight, a_RI: Tensor, b_OR: Tensor, s: float
+    ) -> Tensor:
+        lora_in_TI = x_TI if dropped_TI is None else dropped_TI
+        a, b = a_RI.to(x_TI.dtype), b_OR.to(x_TI.dtype)
+        down_TR = lora_in_TI @ a.T
+        y_TO = frozen.matmul(x_TI)
+        y_TO.addmm_(down_TR, b.T, alpha=s)
+        ctx.save_for_backward(lora_in_TI, down_TR, a_RI, b_OR)
+        ctx.frozen, ctx.s, ctx.separate = frozen, s, dropped_TI is not None
+        return y_TO
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_TO = grads[0]
+        lora_in_TI, down_TR, a_RI, b_OR = ctx.saved_tensors
+        a, b = a_RI.to(grad_TO.dtype), b_OR.to(grad_TO.dtype)
+        grad_down_TR = (grad_TO @ b).mul_(ctx.s)
+        grad_a = (grad_down_TR.T @ lora_in_TI).to(a_RI.dtype) if ctx.needs_input_grad[3] else None
+        grad_b = (grad_TO.T @ down_TR).mul_(ctx.s).to(b_OR.dtype) if ctx.needs_input_grad[4] else None
+        grad_x = grad_dropped = None
+        if ctx.needs_input_grad[0]:
+            grad_x = ctx.frozen.matmul_t(grad_TO)
+            if not ctx.separate:
+                grad_x.addmm_(grad_down_TR, a)
+        if ctx.separate and ctx.needs_input_grad[1]:
+            grad_dropped = grad_down_TR @ a
+        return grad_x, grad_dropped, None, grad_a, grad_b, None
+
+
+def lora_linear(
+    x_TI: Tensor,
+    frozen: FrozenWeight,
+    a_RI: Tensor,
+    b_OR: Tensor,
+    scaling: float,
+    dropped_TI: Tensor | None = None,
+) -> Tensor:
+    """(T, in) -> (T, out): frozen product plus the scaled low-rank product, computed in x's dtype.
+
+    dropped_TI: x after dropout, seen by the low-rank branch only; None without dropout.
+    """
+    return _LoraLinear.apply(x_TI, dropped_TI, frozen, a_RI, b_OR, scaling)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def dropout_rows(x_TI: Tensor, p: float, seed_S: list[int], length_S: tuple[int, ...], site: int) -> Tensor:
+    """Inverted dropout whose mask depends on the segment's seed and the site only, so packing cannot shift it.
+
+    seed_S: one 63-bit seed a segment. site: number of the layer's linear map. Returns (T, I).
+    """
+    masks = []
+    for seed, length in zip(seed_S, length_S, strict=True):
+        # A generator on the CPU for every device keeps a run's masks the same wherever it is resumed.
+        generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * (site + 1)) % 2**63)
+        masks.append(torch.rand(length, x_TI.shape[1], generator=generator) >= p)
+    return x_TI * torch.cat(masks).to(x_TI.device) / (1.0 - p)

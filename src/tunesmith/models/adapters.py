@@ -1,0 +1,221 @@
+"""Adapters on a base: made, saved and read through PEFT's layout, with a provenance block that refuses a wrong base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+
+from tunesmith.config import Config
+from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError
+from tunesmith.models.blocks import read_blocks
+from tunesmith.models.reference import route_lora_layers
+from tunesmith.models.roles import Base, Role
+from tunesmith.randomness import derive_seed
+
+PROVENANCE_FILE = "tunesmith_provenance.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+ATTENTION_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+class AdapterConfig(Config):
+    """What is trained: LoRA matrices beside a frozen base, or all of the base's weights."""
+
+    method: Literal["lora", "full"] = "lora"
+    """lora: low-rank matrices (arXiv:2106.09685); full: every weight, with fp32 master copies."""
+    r: int = Field(16, ge=1, le=4096)
+    """Rank of the LoRA matrices."""
+    lora_alpha: float = Field(32, gt=0)
+    """LoRA's numerator: the low-rank product is scaled by lora_alpha / r."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the input of the low-rank product."""
+    target_modules: Literal["all-linear", "attention"] | list[str] = "all-linear"
+    """Which linear maps get LoRA matrices; the head never does."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead (arXiv:2312.03732)."""
+
+
+def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role:
+    """Place a fresh adapter on the base and return the role that trains it; at the start it equals the base.
+
+    Raises ConfigError when no module of the model carries a target's name.
+    """
+    if config.method == "full":
+        return full_role(base)
+    targets = ATTENTION_MODULES if config.target_modules == "attention" else config.target_modules
+    lora = LoraConfig(
+        r=config.r,
+        # PEFT stores what it is given; a whole number keeps the file readable by strict readers.
+        lora_alpha=int(config.lora_alpha) if config.lora_alpha == int(config.lora_alpha) else config.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+        use_rslora=config.use_rslora,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "adapter_init", name))
+        try:
+            _place(base, name, lora)
+        except ValueError as error:
+            raise ConfigError(
+                "adapter.target_modules", f"{str(error).splitlines()[0].rstrip('.')}.", "Use 'all-linear'."
+            ) from None
+    return lora_role(base, name)
+
+
+def _place(base: Base, name: str, lora: LoraConfig) -> None:
+    if base.peft_model is None:
+        base.peft_model = get_peft_model(base.model, lora, adapter_name=name)
+    else:
+        base.peft_model.add_adapter(name, lora)
+    _refresh(base)
+
+
+def _refresh(base: Base) -> None:
+    """The module tree has changed: rebuild both paths over it."""
+    route_lora_layers(base.model)
+    if base.decoder is not None:
+        decoder = read_blocks(base.model)
+        assert not isinstance(decoder, str), decoder
+        base.decoder = decoder
+
+
+def lora_role(base: Base, name: str, *, trainable: bool = True) -> Role:
+    """The role of an adapter already on the base; its parameters are listed in module order."""
+    marker = f".{name}."
+    parameters = {
+        key: parameter
+        for key, parameter in base.model.named_parameters()
+        if "lora_" in key and marker in key
+    }
+    # PEFT flips requires_grad for its notion of the active adapter; here each role states its own.
+    for parameter in parameters.values():
+        parameter.requires_grad_(trainable)
+    return Role(name=name, adapter=name, parameters=parameters if trainable else {})
+
+
+def full_role(base: Base) -> Role:
+    """Every weight of the base learns, from fp32 master copies; the base can then not be shared with other roles."""
+    if base.peft_model is not None:
+        raise ConfigError("adapter.method", "full tuning rewrites a base that adapters share.", "Load a base of its own.")
+    base.model.float()
+    parameters = dict(base.model.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    base.head = type(base.head)(base.model.get_output_embeddings().weight, base.head.bias_V, base.head.softcap, base.head.scale)
+    return Role(name="full", adapter=None, parameters=parameters)
+
+
+def adapter_tensors(base: Base, name: str) -> dict[str, torch.Tensor]:
+    """An adapter's tensors under the names of PEFT's files."""
+    return {
+        key: tensor.detach().cpu().contiguous()
+        for key, tensor in get_peft_model_state_dict(base.peft_model, adapter_name=name).items()
+    }
+
+
+def adapter_digest(base: Base, name: str | None) -> str:
+    """SHA-256 of an adapter's tensors, or 'base' for none; two adapters with one digest give the same answers."""
+    if name is None:
+        return "base"
+    digest = hashlib.sha256()
+    for key, tensor in sorted(adapter_tensors(base, name).items()):
+        digest.update(key.encode())
+        digest.update(tensor.float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def provenance_of(base: Base, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What an adapter must be run on: digests of base, tokenizer and template, plus what the recipe adds."""
+    resolved = base.resolved
+    return {
+        "format": 1,
+        "base_name": resolved.name,
+        "base_digest": resolved.base_digest,
+        "tokenizer_digest": resolved.tokenizer_digest,
+        "template_digest": resolved.template_digest,
+        **(extra or {}),
+    }
+
+
+def save_role(base: Base, role: Role, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a role to a folder: PEFT's two files for an adapter, a whole model for full tuning, and the provenance."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if role.adapter is None:
+        base.model.save_pretrained(folder)
+        base.tokenizer.save_pretrained(folder)
+    else:
+        save_file(adapter_tensors(base, role.adapter), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        lora = base.peft_model.peft_config[role.adapter]
+        settings = lora.to_dict()
+        settings["base_model_name_or_path"] = base.resolved.name
+        settings["inference_mode"] = True
+        settings["target_modules"] = sorted(settings["target_modules"])
+        (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n")
+    (folder / PROVENANCE_FILE).write_text(json.dumps(provenance_of(base, extra), indent=2) + "\n")
+
+
+def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False) -> Role:
+    """Read an adapter from PEFT's layout onto the base.
+
+    Raises AdapterMismatchError naming both digests when it was trained on another base, tokenizer or template, and
+    ModelError when files are missing or do not fit. An adapter without our provenance (stock PEFT's) is taken
+    with a note in ``base.notes``.
+    """
+    if not (folder / "adapter_config.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise ModelError(folder, "no adapter here (adapter_config.json, adapter_model.safetensors).", "Check the path.")
+    _check_provenance(base, folder)
+    lora = LoraConfig.from_pretrained(folder.as_posix())
+    if lora.peft_type != "LORA":
+        raise ModelError(folder, f"adapter type {lora.peft_type} is not supported.", "Use a LoRA adapter.")
+    _place(base, name, lora)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    expected = adapter_tensors(base, name)
+    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    shapes = [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
+    if missing or unknown or shapes:
+        first = (missing or unknown or shapes)[0]
+        raise AdapterMismatchError(
+            folder,
+            f"does not fit the base: {len(missing)} tensors missing, {len(unknown)} unknown, {len(shapes)} of another "
+            f"shape (first: {first}).",
+            f"Use it with the base it was trained on, not '{base.resolved.name}'.",
+        )
+    set_peft_model_state_dict(base.peft_model, tensors, adapter_name=name)
+    return lora_role(base, name, trainable=trainable)
+
+
+def _check_provenance(base: Base, folder: Path) -> None:
+    path = folder / PROVENANCE_FILE
+    if not path.is_file():
+        base.notes.append(f"{folder}: no provenance file; it cannot be checked against the base.")
+        return
+    written = json.loads(path.read_text())
+    for what in ("base", "tokenizer", "template"):
+        theirs, ours = written.get(f"{what}_digest"), getattr(base.resolved, f"{what}_digest")
+        if theirs != ours:
+            raise AdapterMismatchError(
+                folder,
+                f"was trained with {what} {theirs} ('{written.get('base_name')}'), but '{base.resolved.name}' has "
+                f"{what} {ours}.",
+                f"Load the base it names: --model {written.get('base_name')}.",
+            )
+
+
+def trainable_share(base: Base, role: Role) -> float:
+    """Trainable parameters as a share of all parameters in memory."""
+    total = base.num_parameters + (role.num_parameters if role.adapter is not None else 0)
+    return role.num_parameters / total
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether a folder holds an adapter rather than a whole model."""
+    return (folder / "adapter_config.json").is_file()
+

@@ -1,0 +1,157 @@
+"""The fast path: decoder blocks of the Llama family run by our kernels on the weights transformers holds.
+
+Covers Llama, Mistral, Qwen2 and Qwen3 (RMSNorm, rotary positions, SwiGLU, grouped heads; optional q/k norms and
+biases). ``read_blocks`` checks the modules it needs and the loader compares one short sequence with transformers'
+own forward, so a changed release falls back to the reference path instead of running silently wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tunesmith.kernels.attention import AttentionRules
+from tunesmith.kernels.elementwise import rms_norm, rope, swiglu
+from tunesmith.models.linear import Routing, Site
+
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
+
+# attend(layer index, q_THD, k_TGD, v_TGD) -> mixed_THD: the only thing training and decoding do differently.
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One decoder layer: its linear sites, norm weights and epsilon."""
+
+    q: Site
+    k: Site
+    v: Site
+    o: Site
+    gate: Site
+    up: Site
+    down: Site
+    norm_in: nn.Module
+    norm_mlp: nn.Module
+    q_norm: nn.Module | None
+    k_norm: nn.Module | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """A Llama-like decoder ready to run: embedding, blocks, final norm, rotary table, attention rules."""
+
+    embedding: nn.Embedding
+    blocks: tuple[Block, ...]
+    norm: nn.Module
+    rotary: nn.Module
+    rules: AttentionRules
+    head_width: int
+    num_kv_heads: int
+
+
+def read_blocks(model: Any) -> Decoder | str:
+    """The decoder inside a transformers causal model, or the reason why it is not Llama-like."""
+    config = model.config
+    if config.model_type not in LLAMA_LIKE:
+        return f"model type '{config.model_type}' has no fast path"
+    if getattr(config, "hidden_act", "silu") != "silu":
+        return f"activation '{config.hidden_act}' has no fast path"
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if len(layer_types) > 1:
+        return "layers of several attention types have no fast path"
+    if layer_types == {"full_attention"}:
+        window = None
+    inner = model.model
+    try:
+        blocks = tuple(_read_block(layer, 7 * i) for i, layer in enumerate(inner.layers))
+        first = inner.layers[0].self_attn
+        rules = AttentionRules(scale=float(first.scaling), window=window)
+        return Decoder(
+            embedding=inner.embed_tokens,
+            blocks=blocks,
+            norm=inner.norm,
+            rotary=inner.rotary_emb,
+            rules=rules,
+            head_width=int(first.head_dim),
+            num_kv_heads=int(config.num_key_value_heads),
+        )
+    except AttributeError as error:
+        return f"this release of transformers names its parts differently ({error})"
+
+
+def _read_block(layer: Any, number: int) -> Block:
+    attention, mlp = layer.self_attn, layer.mlp
+    return Block(
+        q=Site(attention.q_proj, number),
+        k=Site(attention.k_proj, number + 1),
+        v=Site(attention.v_proj, number + 2),
+        o=Site(attention.o_proj, number + 3),
+        gate=Site(mlp.gate_proj, number + 4),
+        up=Site(mlp.up_proj, number + 5),
+        down=Site(mlp.down_proj, number + 6),
+        norm_in=layer.input_layernorm,
+        norm_mlp=layer.post_attention_layernorm,
+        q_norm=getattr(attention, "q_norm", None),
+        k_norm=getattr(attention, "k_norm", None),
+    )
+
+
+def run_blocks(
+    decoder: Decoder,
+    ids_T: Tensor,
+    positions_T: Tensor,
+    attend: Attend,
+    routing: Routing,
+    *,
+    dtype: torch.dtype,
+    checkpointing: bool = False,
+) -> Tensor:
+    """ids (T,), positions (T,) -> final hidden states (T, D) after the last norm, in ``dtype``."""
+    hidden_TD = decoder.embedding(ids_T).to(dtype)
+    cos_1TD, sin_1TD = decoder.rotary(hidden_TD[None], positions_T[None])
+    cos_TD, sin_TD = cos_1TD[0], sin_1TD[0]
+    for index, block in enumerate(decoder.blocks):
+        arguments = (decoder, block, index, hidden_TD, cos_TD, sin_TD, attend, routing)
+        if checkpointing and torch.is_grad_enabled():
+            if index == 0 and not hidden_TD.requires_grad:
+                # Frozen embeddings give an input without gradient; checkpoint still needs the graph to pass through.
+                hidden_TD = hidden_TD.detach().requires_grad_()
+                arguments = (decoder, block, index, hidden_TD, cos_TD, sin_TD, attend, routing)
+            hidden_TD = checkpoint(_run_block, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            hidden_TD = _run_block(*arguments)
+    return _norm(hidden_TD, decoder.norm)
+
+
+def _run_block(
+    decoder: Decoder,
+    block: Block,
+    index: int,
+    hidden_TD: Tensor,
+    cos_TD: Tensor,
+    sin_TD: Tensor,
+    attend: Attend,
+    routing: Routing,
+) -> Tensor:
+    width = decoder.head_width
+    x_TD = _norm(hidden_TD, block.norm_in)
+    q = block.q(x_TD, routing).view(x_TD.shape[0], -1, width)
+    k = block.k(x_TD, routing).view(x_TD.shape[0], -1, width)
+    v = block.v(x_TD, routing).view(x_TD.shape[0], -1, width)
+    if block.q_norm is not None and block.k_norm is not None:
+        q, k = _norm(q, block.q_norm), _norm(k, block.k_norm)
+    mixed = attend(index, rope(q, cos_TD, sin_TD), rope(k, cos_TD, sin_TD), v)
+    hidden_TD = hidden_TD + block.o(mixed.reshape(x_TD.shape[0], -1), routing)
+    x_TD = _norm(hidden_TD, block.norm_mlp)
+    return hidden_TD + block.down(swiglu(block.gate(x_TD, routing), block.up(x_TD, routing)), routing)
+
+
+def _norm(x: Tensor, module: Any) -> Tensor:
+    return rms_norm(x, module.weight, module.variance_epsilon)

@@ -1,0 +1,139 @@
+"""How much memory a job needs, before it starts: weights, gradients, optimiser, activations, in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import psutil
+import torch
+
+from tunesmith.errors import BudgetError
+from tunesmith.kernels.attention import MATMUL_MAX_TOKENS
+from tunesmith.kernels.head_loss import CHUNK_ROWS
+from tunesmith.models.roles import Base, Role
+
+# Share of the memory that is free now which a job may plan to use.
+SAFE_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Predicted bytes on the device that trains. in_use: what the process holds before the first step."""
+
+    in_use_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    head_bytes: int
+    available_bytes: int
+    checkpointing: bool
+    micro_batch_tokens: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted peak of the process (CPU) or of the GPU's allocator."""
+        return (
+            self.in_use_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.head_bytes
+        )
+
+    @property
+    def fits(self) -> bool:
+        return self.peak_bytes - self.in_use_bytes <= SAFE_SHARE * self.available_bytes
+
+    def as_dict(self) -> dict[str, int | bool]:
+        """For run.json."""
+        return {**asdict(self), "peak_bytes": self.peak_bytes, "fits": self.fits}
+
+
+def memory_in_use_bytes(device: torch.device) -> int:
+    """Resident memory of this process, or what the GPU's allocator has handed out."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+def memory_available_bytes(device: torch.device) -> int:
+    """Free memory on the device, counting a container's limit where there is one."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Highest memory so far: VmHWM of the process, or the GPU allocator's peak."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # not on Windows, where the memory in use now is all there is to say
+
+    unit = 1 if torch.backends.mps.is_available() else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def predict(
+    base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool
+) -> Budget:
+    """Predict the peak of a training step from what our kernels save a token and a layer."""
+    tokens = max(micro_batch_tokens, longest_tokens)
+    config, element = base.model.config, torch.finfo(base.dtype).bits // 8
+    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    saved = _saved_per_token_bytes(base, role, element, longest_tokens)
+    kept = width * element if checkpointing else saved
+    # A checkpointed layer is recomputed one at a time, so one layer's activations stand beside the kept inputs.
+    activations = tokens * (layers * kept + (saved if checkpointing else 0))
+    # While a layer runs backward, gradients of its widest tensors live beside what was saved.
+    widest = max(int(getattr(config, "intermediate_size", 0) or 4 * width), width)
+    transient = tokens * 6 * widest * element
+    trainable = role.num_parameters
+    return Budget(
+        in_use_bytes=memory_in_use_bytes(base.device),
+        gradient_bytes=4 * trainable,
+        # AdamW's two moments, and the temporaries of its multi-tensor step.
+        optimizer_bytes=8 * trainable + 4 * trainable,
+        activation_bytes=int(activations + transient),
+        head_bytes=int(3 * CHUNK_ROWS * config.vocab_size * 4 + 2 * tokens * width * element),
+        available_bytes=memory_available_bytes(base.device),
+        checkpointing=checkpointing,
+        micro_batch_tokens=micro_batch_tokens,
+    )
+
+
+def _saved_per_token_bytes(base: Base, role: Role, element: int, longest_tokens: int) -> int:
+    """Bytes a layer saves a token for its backward pass."""
+    config = base.model.config
+    width = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", 0) or 4 * width)
+    heads = int(config.num_attention_heads)
+    head_width = int(getattr(config, "head_dim", None) or width // heads)
+    kv = head_width * int(getattr(config, "num_key_value_heads", None) or heads)
+    rank = 0
+    if role.adapter is not None and base.peft_model is not None:
+        rank = int(base.peft_model.peft_config[role.adapter].r)
+    # norms: 2 inputs; sites: 2 normed inputs, mixed heads, feed-forward; attention: q, k, v, out; SwiGLU: gate, up
+    values = 4 * width + 3 * heads * head_width + 2 * kv + 3 * inner + 7 * rank
+    if base.decoder is None:
+        # transformers' own modules keep fp32 norms, both rotated halves and silu's output besides.
+        values += 6 * width + 2 * heads * head_width + 2 * inner
+    if base.device.type == "cpu" and base.decoder is not None:
+        values += heads * min(longest_tokens, MATMUL_MAX_TOKENS)
+    return values * element + 16
+
+
+def decide(
+    base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool | None
+) -> Budget:
+    """Choose checkpointing (None: only if needed) so that the job fits. Raises BudgetError when nothing does."""
+    options = [checkpointing] if checkpointing is not None else [False, True]
+    budgets = [
+        predict(base, role, micro_batch_tokens=m, longest_tokens=longest_tokens, checkpointing=option)
+        for m in (micro_batch_tokens, max(longest_tokens, 256))
+        for option in options
+    ]
+    for budget in budgets:
+        if budget.fits:
+            return budget
+    best = min(budgets, key=lambda b: b.peak_bytes)
+    raise BudgetError(
+        str(base.device),
+        f"the job needs {best.peak_bytes / 1e9:.1f} GB at least, {best.available_bytes / 1e9:.1f} GB are free.",
+        "Lower max_length, take a smaller base, or close other programs.",
+    )

@@ -1,0 +1,141 @@
+"""Prefill and step with a key/value cache, for the fast path and for any model.
+
+Shape letters: B rows still running, H query heads, G key/value heads, L cache slots, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import DynamicCache
+
+from tunesmith.kernels.attention import packed_attention, plan_attention
+from tunesmith.models.blocks import Decoder, run_blocks
+from tunesmith.models.linear import Routing
+from tunesmith.models.reference import call_routed
+from tunesmith.models.roles import Base
+from tunesmith.tokens.pack import pack_prompts
+
+
+class DecodeState(Protocol):
+    """Rows being decoded; hidden states (B, D) are those that predict each row's next token."""
+
+    def step(self, ids_B: Tensor) -> Tensor:
+        """Append one token to every row and return the new hidden states (B, D)."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order; finished rows cost nothing."""
+        ...
+
+
+def start_decoding(
+    base: Base, prompts: Sequence[NDArray[np.int64]], max_new_tokens: int, adapter: str | None
+) -> tuple[DecodeState, Tensor]:
+    """Prefill the prompts and return the state with the hidden states (B, D) after each prompt."""
+    if base.decoder is None:
+        state: FastDecoding | ReferenceDecoding = ReferenceDecoding(base, adapter)
+        return state, state.prefill(prompts)
+    state = FastDecoding(base, base.decoder, adapter, max(len(p) for p in prompts) + max_new_tokens)
+    return state, state.prefill(prompts)
+
+
+class FastDecoding:
+    """Batched decoding over our blocks; a row's cache slot is its position, so no row is ever padded on the left."""
+
+    def __init__(self, base: Base, decoder: Decoder, adapter: str | None, num_slots: int) -> None:
+        self.base, self.decoder, self.adapter, self.num_slots = base, decoder, adapter, num_slots
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.length_B = torch.zeros(0, dtype=torch.int64)
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
+        """All prompts in one pack; their keys and values are laid into the cache row by row."""
+        packed = pack_prompts(list(prompts), list(range(len(prompts))), self.adapter).to(self.base.device)
+        plan = plan_attention(packed, self.decoder.rules)
+        shape = (len(prompts), self.decoder.num_kv_heads, self.num_slots, self.decoder.head_width)
+
+        def attend(_: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+            cache_k, cache_v = k_TGD.new_zeros(shape), v_TGD.new_zeros(shape)
+            for row, (start, length) in enumerate(zip(packed.start_S, packed.length_S, strict=True)):
+                cache_k[row, :, :length] = k_TGD[start : start + length].transpose(0, 1)
+                cache_v[row, :, :length] = v_TGD[start : start + length].transpose(0, 1)
+            self.keys.append(cache_k)
+            self.values.append(cache_v)
+            return packed_attention(q_THD, k_TGD, v_TGD, plan, self.decoder.rules)
+
+        hidden_TD = self._run(packed.ids_T, packed.positions_T, attend)
+        self.length_B = torch.tensor(packed.length_S, device=self.base.device)
+        last = torch.tensor([s + n - 1 for s, n in zip(packed.start_S, packed.length_S, strict=True)])
+        return hidden_TD[last.to(hidden_TD.device)]
+
+    @torch.no_grad()
+    def step(self, ids_B: Tensor) -> Tensor:
+        rules, rows_B, slot_B = self.decoder.rules, torch.arange(len(ids_B), device=ids_B.device), self.length_B
+        end = int(slot_B.max()) + 1
+        slots_L = torch.arange(end, device=ids_B.device)
+        seen_BL = slots_L[None] <= slot_B[:, None]
+        if rules.window is not None:
+            seen_BL &= slots_L[None] > slot_B[:, None] - rules.window
+        mask = seen_BL[:, None, None]
+
+        def attend(layer: int, q_BHD: Tensor, k_BGD: Tensor, v_BGD: Tensor) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]
+            keys[rows_B, :, slot_B], values[rows_B, :, slot_B] = k_BGD, v_BGD
+            # Heads of one group become query rows of one key head: the keys are read once, not once a head.
+            batch, heads, width = q_BHD.shape
+            q = q_BHD.view(batch, self.decoder.num_kv_heads, -1, width)
+            mixed = scaled_dot_product_attention(
+                q, keys[:, :, :end], values[:, :, :end], attn_mask=mask, scale=rules.scale
+            )
+            return mixed.reshape(batch, heads, width)
+
+        hidden_BD = self._run(ids_B, slot_B, attend)
+        self.length_B = slot_B + 1
+        return hidden_BD
+
+    def keep(self, rows: Sequence[int]) -> None:
+        index = torch.tensor(list(rows), device=self.base.device)
+        self.keys = [k.index_select(0, index) for k in self.keys]
+        self.values = [v.index_select(0, index) for v in self.values]
+        self.length_B = self.length_B[index]
+
+    def _run(self, ids: Tensor, positions: Tensor, attend: Any) -> Tensor:
+        routing = Routing(((0, int(ids.shape[0]), self.adapter),))
+        return run_blocks(self.decoder, ids, positions, attend, routing, dtype=self.base.dtype)
+
+
+class ReferenceDecoding:
+    """Row by row through transformers' own cache: any causal model, no batching."""
+
+    def __init__(self, base: Base, adapter: str | None) -> None:
+        self.base, self.adapter = base, adapter
+        self.caches: list[Any] = []
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
+        """Each prompt alone."""
+        self.caches = [DynamicCache(config=self.base.model.config) for _ in prompts]
+        ids = [torch.from_numpy(prompt).to(self.base.device) for prompt in prompts]
+        return torch.stack([self._append(cache, x) for cache, x in zip(self.caches, ids, strict=True)])
+
+    @torch.no_grad()
+    def step(self, ids_B: Tensor) -> Tensor:
+        return torch.stack([self._append(cache, ids_B[row : row + 1]) for row, cache in enumerate(self.caches)])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.caches = [self.caches[row] for row in rows]
+
+    def _append(self, cache: Any, ids_L: Tensor) -> Tensor:
+        routing = Routing(((0, int(ids_L.shape[0]), self.adapter),))
+        out = call_routed(
+            self.base.model.get_decoder(), routing, input_ids=ids_L[None], past_key_values=cache, use_cache=True
+        )
+        return out.last_hidden_state[0, -1].to(self.base.dtype)  # type: ignore[no-any-return]

@@ -1,0 +1,98 @@
+"""One forward for everything: a base, a packed forest, and what is wanted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tunesmith.kernels.attention import AttentionPlan, packed_attention, plan_attention
+from tunesmith.kernels.head_loss import WeightGrad, ce_sum, reference_logprobs, token_logprobs
+from tunesmith.models.blocks import Decoder, run_blocks
+from tunesmith.models.linear import Routing
+from tunesmith.models.reference import run_segment
+from tunesmith.models.roles import Base
+from tunesmith.tokens.pack import Packed
+
+Want = Literal["ce_sum", "token_logprobs", "reference_logprobs"]
+DropoutSeed = Callable[[int], int]
+
+
+def hidden_states(
+    base: Base, packed: Packed, *, dropout_seed: DropoutSeed | None = None, checkpointing: bool = False
+) -> Tensor:
+    """Final hidden states (T, D) of a packed forest; the adapter of each segment is ``packed.adapter_S``.
+
+    dropout_seed: row id -> seed of that row's dropout in this step; None switches dropout off.
+    """
+    if any(packed.num_virtual_S) or packed.source is not None:
+        raise ValueError("virtual tokens and encoder streams need a method that provides them")
+    seeds = None if dropout_seed is None else tuple(dropout_seed(row) for row in packed.row_id_S)
+    packed = packed.to(base.device)
+    if base.decoder is None:
+        return _reference_states(base, packed, seeds, checkpointing)
+    decoder = base.decoder
+    plan = plan_attention(packed, decoder.rules)
+    return run_blocks(
+        decoder,
+        packed.ids_T,
+        packed.positions_T,
+        _attend_packed(decoder, plan),
+        Routing(tuple(packed.adapter_runs()), seeds, packed.length_S),
+        dtype=base.dtype,
+        checkpointing=checkpointing,
+    )
+
+
+def forward(
+    base: Base,
+    packed: Packed,
+    want: Want,
+    *,
+    weight_grad: WeightGrad = "none",
+    dropout_seed: DropoutSeed | None = None,
+    checkpointing: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run a pack and reduce it at the head, without ever holding its logits.
+
+    ce_sum -> (loss sum in nats, loss weight sum), both scalars: divide once, at the step.
+    token_logprobs, reference_logprobs -> (logprobs_N, entropy_N) in the order of ``packed.loss_pairs()``.
+    """
+    if want == "reference_logprobs":
+        with torch.no_grad():
+            hidden_TD = hidden_states(base, packed)
+    else:
+        hidden_TD = hidden_states(base, packed, dropout_seed=dropout_seed, checkpointing=checkpointing)
+    source_N, target_N, weight_N = (x.to(base.device) for x in packed.loss_pairs())
+    hidden_ND = hidden_TD.index_select(0, source_N)
+    if want == "ce_sum":
+        return ce_sum(hidden_ND, target_N, weight_N, base.head, weight_grad), weight_N.double().sum()
+    if want == "token_logprobs":
+        return token_logprobs(hidden_ND, target_N, base.head, weight_grad)
+    return reference_logprobs(hidden_ND, target_N, base.head)
+
+
+def _attend_packed(decoder: Decoder, plan: AttentionPlan) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+    def attend(_: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+        return packed_attention(q_THD, k_TGD, v_TGD, plan, decoder.rules)
+
+    return attend
+
+
+def _reference_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None, checkpointing: bool) -> Tensor:
+    """Every path from a root is run alone; a segment's own states are the tail of its path."""
+    out = []
+    for segment, length in enumerate(packed.length_S):
+        path = [*packed.ancestors(segment), segment]
+        if len({packed.adapter_S[s] for s in path}) > 1:
+            raise ValueError("a path through the forest must use one adapter on the reference path")
+        index = torch.cat([torch.arange(packed.start_S[s], packed.start_S[s] + packed.length_S[s]) for s in path])
+        index = index.to(base.device)
+        seed = None if seeds is None else seeds[segment]
+        states_LD = run_segment(
+            base.model, packed.ids_T[index], packed.positions_T[index], packed.adapter_S[segment], seed, checkpointing
+        )
+        out.append(states_LD[-length:])
+    return torch.cat(out).to(base.dtype)

@@ -1,0 +1,88 @@
+"""One linear map of a model as we run it: frozen storage, the adapters PEFT placed on it, and who applies.
+
+PEFT owns the parameters and the files. Which adapter acts is an argument that travels with the call, never
+module state, so a layer recomputed in the backward pass runs the adapter it ran in the forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith.kernels.frozen import DenseWeight, FrozenWeight, TransposedWeight, frozen_linear
+from tunesmith.kernels.lora import dropout_rows, lora_linear
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which tokens use which adapter, and the dropout seeds of the segments (None: no dropout).
+
+    runs: (first token, end token, adapter or None). seed_S and length_S describe the segments in order.
+    """
+
+    runs: tuple[tuple[int, int, str | None], ...]
+    seed_S: tuple[int, ...] | None = None
+    length_S: tuple[int, ...] = ()
+
+    def dropout_for(self, first: int, end: int) -> tuple[list[int], tuple[int, ...]] | None:
+        """Seeds and lengths of the segments inside one run."""
+        if self.seed_S is None:
+            return None
+        seeds, lengths, at = [], [], 0
+        for seed, length in zip(self.seed_S, self.length_S, strict=True):
+            if first <= at < end:
+                seeds.append(seed)
+                lengths.append(length)
+            at += length
+        return seeds, tuple(lengths)
+
+
+class Site:
+    """A place in the model where a linear map stands; ``number`` is its order in the model."""
+
+    def __init__(self, module: nn.Module, number: int) -> None:
+        self.number = number
+        self.lora = module if isinstance(module, LoraLayer) else None
+        layer = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        assert isinstance(layer, nn.Linear | Conv1D), f"no linear map: {type(layer).__name__}"
+        self.layer = layer
+        self.frozen: FrozenWeight
+        if isinstance(layer, Conv1D):
+            self.frozen = TransposedWeight(layer.weight.detach())
+        else:
+            self.frozen = DenseWeight(layer.weight.detach())
+
+    def __call__(self, x_TI: Tensor, routing: Routing) -> Tensor:
+        """(T, in) -> (T, out) under the adapters of ``routing``."""
+        if len(routing.runs) == 1:
+            return self._one_run(x_TI, routing, *routing.runs[0])
+        return torch.cat([self._one_run(x_TI[first:end], routing, first, end, name) for first, end, name in routing.runs])
+
+    def _one_run(self, x_TI: Tensor, routing: Routing, first: int, end: int, adapter: str | None) -> Tensor:
+        if self.layer.weight.requires_grad:
+            return self._trainable(x_TI)
+        if adapter is None or self.lora is None or adapter not in self.lora.lora_A:
+            y_TO = frozen_linear(x_TI, self.frozen)
+        else:
+            a, b = self.lora.lora_A[adapter].weight, self.lora.lora_B[adapter].weight
+            dropped = self._dropped(x_TI, routing, first, end, adapter)
+            y_TO = lora_linear(x_TI, self.frozen, a, b, float(self.lora.scaling[adapter]), dropped)
+        bias = self.layer.bias
+        return y_TO if bias is None else y_TO + bias.to(y_TO.dtype)
+
+    def _dropped(self, x_TI: Tensor, routing: Routing, first: int, end: int, adapter: str) -> Tensor | None:
+        assert self.lora is not None
+        p = getattr(self.lora.lora_dropout[adapter], "p", 0.0)
+        keys = routing.dropout_for(first, end)
+        return dropout_rows(x_TI, p, *keys, self.number) if p > 0 and keys is not None else None
+
+    def _trainable(self, x_TI: Tensor) -> Tensor:
+        """Full tuning: fp32 master weights, multiplied in the dtype of x."""
+        weight = self.layer.weight.to(x_TI.dtype)
+        y_TO = x_TI @ weight if isinstance(self.layer, Conv1D) else nn.functional.linear(x_TI, weight)
+        bias = self.layer.bias
+        return y_TO if bias is None else y_TO + bias.to(x_TI.dtype)

@@ -1,0 +1,149 @@
+"""Load a base: where it lies, on which device, in which dtype, on which path."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from tunesmith.config import Config
+from tunesmith.errors import ConfigError, ModelError
+from tunesmith.kernels.head_loss import Head
+from tunesmith.models.blocks import Decoder, read_blocks
+from tunesmith.models.forward import hidden_states
+from tunesmith.models.resolve import EMBEDDED_MODEL, ResolvedModel, resolve_model
+from tunesmith.models.roles import Base
+from tunesmith.tokens.pack import pack_prompts
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+
+
+class ModelConfig(Config):
+    """Which base model, where it runs and how its numbers are stored."""
+
+    model_name_or_path: str = EMBEDDED_MODEL
+    """The embedded model's name, a hub id, a folder in transformers' layout, or a .gguf file."""
+    device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto"
+    """auto takes cuda, then mps, then cpu."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """auto: bfloat16 where the device multiplies it fast, else float16 on a GPU and float32 on a CPU."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a model; off unless you have read it."""
+    kernels: Literal["auto", "reference"] = "auto"
+    """reference runs transformers' own modules row by row: slow, any model, bit-equal whatever the batch."""
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device asked for, or the best there is. Raises ConfigError when it is not on this machine."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    kind = wanted.partition(":")[0]
+    if kind not in available:
+        raise ConfigError("device", f"'{wanted}' is not a device tunesmith knows.", "Use auto, cpu, cuda or mps.")
+    if not available[kind]:
+        raise ConfigError("device", f"'{wanted}' is not available on this machine.", "Use device: auto.")
+    return torch.device(wanted)
+
+
+def gemm_gflops(dtype: torch.dtype, device: torch.device, seconds: float = 0.15) -> float:
+    """Measured rate of a (1024, 576) x (576, 1536) product in GFLOP/s: the yardstick for this machine now."""
+    a, b = (torch.randn(n, 576, device=device).to(dtype) for n in (1024, 1536))
+    torch.nn.functional.linear(a, b)
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        torch.nn.functional.linear(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        count += 1
+    return count * 2 * 1024 * 576 * 1536 / (time.perf_counter() - begin) / 1e9
+
+
+def pick_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The dtype and the reason for it; on a CPU bf16 is chosen only where it multiplies faster than fp32."""
+    if wanted != "auto":
+        return DTYPES[wanted], "as set"
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+        return (torch.bfloat16, "the GPU has bf16") if fast else (torch.float16, "the GPU has no bf16")
+    if device.type == "mps":
+        return torch.float32, "bf16 is not reliable on every mps release"
+    bf16, fp32 = gemm_gflops(torch.bfloat16, device), gemm_gflops(torch.float32, device)
+    reason = f"probe: bf16 {bf16:.0f}, fp32 {fp32:.0f} GFLOP/s"
+    return (torch.bfloat16, reason) if bf16 > 1.2 * fp32 else (torch.float32, reason)
+
+
+def load_base(config: ModelConfig) -> Base:
+    """Resolve, load and freeze a base model. Raises ModelError when it cannot be found or loaded."""
+    resolved = resolve_model(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
+    device = pick_device(config.device)
+    dtype, reason = pick_dtype(config.dtype, device)
+    base = build_base(resolved, device, dtype, trust_remote_code=config.trust_remote_code, kernels=config.kernels)
+    base.notes.append(f"base in {str(dtype).removeprefix('torch.')} on {device} ({reason}).")
+    if base.reference_reason is not None and config.kernels == "auto":
+        base.notes.append(f"plain reference path, row by row: {base.reference_reason}.")
+    return base
+
+
+def build_base(
+    resolved: ResolvedModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    trust_remote_code: bool = False,
+    kernels: str = "auto",
+) -> Base:
+    """Load the weights of a resolved model in one dtype onto one device and choose its path."""
+    bar_was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolved.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(resolved.folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(resolved.name, f"{str(error).splitlines()[0].rstrip('.')}.", "Check the model folder.") from None
+    finally:
+        if bar_was_on:
+            transformers_logging.enable_progress_bar()
+    model.to(device).eval().requires_grad_(False)
+    base = Base(
+        resolved=resolved,
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        head=_read_head(model),
+        decoder=None,
+        reference_reason="kernels: reference is set",
+    )
+    if kernels == "auto":
+        decoder = read_blocks(model)
+        base.reference_reason = decoder if isinstance(decoder, str) else _differs(base, decoder)
+        base.decoder = decoder if isinstance(decoder, Decoder) and base.reference_reason is None else None
+    return base
+
+
+def _read_head(model: Any) -> Head:
+    config, layer = model.config, model.get_output_embeddings()
+    # Granite divides its logits, Cohere multiplies them, Gemma caps them.
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return Head(layer.weight, getattr(layer, "bias", None), softcap, scale)
+
+
+@torch.no_grad()
+def _differs(base: Base, decoder: Decoder) -> str | None:
+    """Why our blocks must not be used: they disagree with transformers' forward on one short sequence."""
+    ids = torch.arange(3, 27) % base.model.config.vocab_size
+    inner = base.model.get_decoder()
+    theirs = inner(input_ids=ids[None].to(base.device), use_cache=False).last_hidden_state[0].float()
+    base.decoder = decoder
+    ours = hidden_states(base, pack_prompts([ids.numpy()], [0], None)).float()
+    # Single nonsense tokens may sit where 16-bit rounding is amplified; a wrong path is wrong on most of them.
+    error = float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).median())
+    limit = 0.2 if base.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    return None if error < limit else f"our blocks differ from transformers' by {error:.3g} on a test sequence"

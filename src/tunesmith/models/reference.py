@@ -1,0 +1,75 @@
+"""The plain reference path: transformers' own modules, one segment at a time, for any causal model.
+
+Slow and right. The only thing replaced is the forward of PEFT's LoRA layers, so that the adapter is chosen by the
+call and not by module state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tunesmith.models.linear import Routing, Site
+
+_routing: ContextVar[Routing | None] = ContextVar("tunesmith_routing", default=None)
+
+
+@contextmanager
+def _route(routing: Routing) -> Iterator[None]:
+    token = _routing.set(routing)
+    try:
+        yield
+    finally:
+        _routing.reset(token)
+
+
+def route_lora_layers(model: Any) -> None:
+    """Give every LoRA layer of the model a forward that asks the current call which adapter acts."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for number, layer in enumerate(layers):
+        layer.forward = _routed_forward(Site(layer, number))  # type: ignore[method-assign]
+
+
+def _routed_forward(site: Site) -> Any:
+    def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        routing = _routing.get()
+        tokens = x.reshape(-1, x.shape[-1])
+        if routing is None:
+            # A plain transformers call, outside of ``forward``: the bare base answers.
+            routing = Routing(((0, tokens.shape[0], None),))
+        return site(tokens, routing).view(*x.shape[:-1], -1)
+
+    return forward
+
+
+def call_routed(model: Any, routing: Routing, **inputs: Any) -> Any:
+    """model(**inputs) with the adapters of ``routing`` in force."""
+    with _route(routing):
+        return model(**inputs)
+
+
+def run_segment(
+    model: Any, ids_L: Tensor, positions_L: Tensor, adapter: str | None, seed: int | None, checkpointing: bool
+) -> Tensor:
+    """Final hidden states (L, D) of one path of tokens, computed alone."""
+    length = int(ids_L.shape[0])
+    seeds = None if seed is None else (seed,)
+    routing = Routing(((0, length, adapter),), seeds, (length,))
+
+    def call() -> Tensor:
+        inner = model.get_decoder()
+        with _route(routing):
+            out = inner(input_ids=ids_L[None], position_ids=positions_L[None], use_cache=False)
+        return out.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    if checkpointing and torch.is_grad_enabled():
+        # The routing is set inside the recomputed function, so the recomputation runs the same adapter.
+        return checkpoint(call, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+    return call()

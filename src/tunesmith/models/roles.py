@@ -1,0 +1,69 @@
+"""One frozen base in memory and the roles played on it: policy, reference, critic, judge are adapters, not copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunesmith.kernels.head_loss import Head
+from tunesmith.models.blocks import Decoder
+from tunesmith.models.resolve import ResolvedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """Who acts: an adapter on the base (None: the bare base), and the parameters it alone owns.
+
+    parameters: name -> parameter in a fixed order; empty for a role that does not learn.
+    """
+
+    name: str
+    adapter: str | None
+    parameters: Mapping[str, nn.Parameter]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters.values())
+
+
+@dataclass(slots=True, kw_only=True)
+class Base:
+    """The model every role shares.
+
+    model: transformers' causal model; adapters are placed on it in its own module tree. dtype: what activations
+    are computed in. decoder: the fast path, or None with the reason in ``reference_reason``.
+    """
+
+    resolved: ResolvedModel
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    head: Head
+    decoder: Decoder | None
+    reference_reason: str | None
+    notes: list[str] = field(default_factory=list)
+    peft_model: Any = None
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence the model was made for."""
+        config = self.model.config
+        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2**20)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the base alone, tied ones once."""
+        return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Token ids that end a turn: the tokenizer's eos and what the model's generation config lists."""
+        ids = {self.tokenizer.eos_token_id}
+        listed = getattr(self.model.generation_config, "eos_token_id", None)
+        ids.update(listed if isinstance(listed, list) else [listed])
+        return frozenset(int(i) for i in ids if i is not None)

@@ -1,0 +1,108 @@
+"""The words every stage speaks: frozen records without torch, written once and first.
+
+Data flows rows -> Conversation or Document -> Example -> Packed -> loss -> adapter -> Rollout -> Verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+StopReason = Literal["end_of_turn", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place in the user's input; prints as ``file:line:field`` with the unknown parts left out."""
+
+    file: str
+    line: int | None = None
+    field: str | None = None
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.file, self.line, self.field) if part is not None)
+
+    def at(self, field_name: str) -> Where:
+        """The same line, pointing at one field."""
+        return Where(self.file, self.line, field_name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation; ``train`` False keeps an assistant turn out of the loss."""
+
+    role: Role
+    content: str
+    train: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A chat, ``row_id`` being its 0-based position in the source it was read from."""
+
+    messages: tuple[Message, ...]
+    row_id: int
+    where: Where
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """Raw text for continued training: every token is in the loss, no template is applied."""
+
+    text: str
+    row_id: int
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """Tokens ready to train on.
+
+    ids: (T,) int64. loss_weight: (T,) float32, the weight of predicting token t from the tokens before it;
+    0 keeps the token out of the loss, and position 0 is always 0 because nothing comes before it.
+    end_in_loss: every end-of-turn token of a trained turn is in the loss.
+    """
+
+    ids: NDArray[np.int64]
+    loss_weight: NDArray[np.float32]
+    row_id: int
+    where: Where
+    end_in_loss: bool = True
+    tokens_cut: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return int(np.count_nonzero(self.loss_weight))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One generated answer: ids (T,) without the prompt, logprobs (T,) natural log at temperature 1."""
+
+    prompt_ids: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    text: str
+    stop_reason: StopReason
+    adapter_digest: str
+    row_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a scorer says of one answer: named values in [0, 1] plus a free-text explanation."""
+
+    values: Mapping[str, float]
+    explanation: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,209 @@
+"""Prompts -> Rollouts: the generator protocol and the one that runs on our own base.
+
+Every draw is a function of (seed, row id, sample, position), so the batch a prompt lands in cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from tunesmith.config import Config
+from tunesmith.errors import DataError
+from tunesmith.kernels.head_loss import logits_of
+from tunesmith.models.adapters import adapter_digest
+from tunesmith.models.decoding import start_decoding
+from tunesmith.models.roles import Base
+from tunesmith.randomness import generator
+from tunesmith.records import Rollout, StopReason
+
+
+class Sampling(Config):
+    """How tokens are chosen; temperature 0 is greedy."""
+
+    max_new_tokens: int = Field(256, ge=1)
+    """Most tokens of one answer, the end-of-turn token included."""
+    temperature: float = Field(0.0, ge=0, le=10)
+    """Divides the logits before sampling; 0 takes the likeliest token."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Smallest set of tokens whose probability reaches this (arXiv:1904.09751)."""
+    top_k: int = Field(0, ge=0)
+    """Only the k likeliest tokens; 0 means all."""
+    seed: int = 0
+    """Keys every draw together with the row's id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Token ids (T,) with the generation prompt, the row they belong to and the how-manieth sample of it this is."""
+
+    ids: NDArray[np.int64]
+    row_id: int
+    sample: int = 0
+
+
+class Generator(Protocol):
+    """Anything that answers prompts: this process, an endpoint, another engine."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, adapter: str | None = None) -> list[Rollout]:
+        """One Rollout a prompt, in the order of the prompts."""
+        ...
+
+    def sync(self, adapter: str | None) -> str:
+        """Make the generator answer with the adapter's present weights; returns their digest."""
+        ...
+
+
+@dataclass(slots=True)
+class TokenCount:
+    """Tokens a generator has worked through since it was made."""
+
+    prefilled: int = 0
+    generated: int = 0
+
+
+@dataclass(slots=True)
+class _Row:
+    prompt: Prompt
+    draws: np.random.Generator
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stop: StopReason | None = None
+
+
+class LocalGenerator:
+    """Answers on our own base, in batches bounded by rows and by cache slots."""
+
+    def __init__(self, base: Base, *, max_rows: int = 32, max_cache_tokens: int = 16_384) -> None:
+        self.base, self.max_rows, self.max_cache_tokens = base, max_rows, max_cache_tokens
+        self.tokens = TokenCount()
+
+    def sync(self, adapter: str | None) -> str:
+        """The weights are shared with training, so nothing moves; returns the digest of what would answer now."""
+        return adapter_digest(self.base, adapter)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, adapter: str | None = None) -> list[Rollout]:
+        """One Rollout a prompt, in the order of the prompts. Raises DataError for a prompt beyond the context."""
+        digest = self.sync(adapter)
+        rollouts: dict[int, Rollout] = {}
+        for batch in self._batches(prompts, sampling):
+            rows = [_Row(prompts[i], _draws(sampling, prompts[i])) for i in batch]
+            for _ in self._decode(rows, sampling, adapter):
+                pass
+            for i, row in zip(batch, rows, strict=True):
+                rollouts[i] = self._finish(row, digest)
+        return [rollouts[i] for i in range(len(prompts))]
+
+    def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None = None) -> Iterator[str]:
+        """Pieces of the answer's text as they come; together they are the whole answer."""
+        row = _Row(prompt, _draws(sampling, prompt))
+        self._check_length(prompt, sampling)
+        shown = ""
+        for _ in self._decode([row], sampling, adapter):
+            text = self._text(row)
+            # A character whose bytes are not all there yet decodes to U+FFFD: wait for the rest.
+            if text.startswith(shown) and not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+        rest = self._text(row)
+        if rest != shown:
+            yield rest[len(shown) :]
+
+    def _batches(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[list[int]]:
+        """Neighbours in length share a batch; at most max_rows rows and max_cache_tokens slots."""
+        for prompt in prompts:
+            self._check_length(prompt, sampling)
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+        while order:
+            slots = len(prompts[order[0]].ids) + sampling.max_new_tokens
+            size = max(1, min(self.max_rows, self.max_cache_tokens // slots))
+            yield order[:size]
+            order = order[size:]
+
+    def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
+        need, limit = len(prompt.ids) + sampling.max_new_tokens, self.base.context_tokens
+        if need > limit:
+            raise DataError(
+                f"prompt {prompt.row_id}",
+                f"needs {need} tokens with its answer, the model reads {limit}.",
+                "Shorten it or lower max_new_tokens.",
+            )
+
+    def _decode(self, rows: list[_Row], sampling: Sampling, adapter: str | None) -> Iterator[None]:
+        self.tokens.prefilled += sum(len(row.prompt.ids) for row in rows)
+        state, hidden_BD = start_decoding(
+            self.base, [row.prompt.ids for row in rows], sampling.max_new_tokens, adapter
+        )
+        running = list(rows)
+        while True:
+            ids = _choose(self.base, hidden_BD, running, sampling)
+            self.tokens.generated += len(ids)
+            yield
+            going = [i for i, row in enumerate(running) if row.stop is None]
+            if not going:
+                return
+            if len(going) < len(running):
+                state.keep(going)
+                running = [running[i] for i in going]
+            hidden_BD = state.step(torch.tensor([row.ids[-1] for row in running], device=self.base.device))
+
+    def _text(self, row: _Row) -> str:
+        ids = row.ids[:-1] if row.stop == "end_of_turn" else row.ids
+        return str(self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _finish(self, row: _Row, digest: str) -> Rollout:
+        return Rollout(
+            prompt_ids=row.prompt.ids,
+            ids=np.array(row.ids, np.int64),
+            logprobs=np.array(row.logprobs, np.float32),
+            text=self._text(row),
+            stop_reason=row.stop or "length",
+            adapter_digest=digest,
+            row_id=row.prompt.row_id,
+        )
+
+
+def _draws(sampling: Sampling, prompt: Prompt) -> np.random.Generator:
+    return generator(sampling.seed, "sampling", prompt.row_id, prompt.sample)
+
+
+def _choose(base: Base, hidden_BD: Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
+    """Pick each row's next token, note its log-probability at temperature 1, and end rows that are done."""
+    logits_BV = logits_of(hidden_BD, base.head)
+    if sampling.temperature == 0:
+        chosen_B = logits_BV.argmax(-1)
+    else:
+        uniform_B = torch.tensor([row.draws.random() for row in rows], device=logits_BV.device)
+        chosen_B = _sample(logits_BV / sampling.temperature, uniform_B, sampling)
+    logprob_B = logits_BV.gather(1, chosen_B[:, None]).squeeze(1) - torch.logsumexp(logits_BV, dim=-1)
+    ids = [int(i) for i in chosen_B]
+    end_ids = base.end_ids
+    for row, token, logprob in zip(rows, ids, logprob_B.tolist(), strict=True):
+        row.ids.append(token)
+        row.logprobs.append(logprob)
+        if token in end_ids:
+            row.stop = "end_of_turn"
+        elif len(row.ids) >= sampling.max_new_tokens:
+            row.stop = "length"
+    return ids
+
+
+def _sample(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> Tensor:
+    """Invert the cumulative distribution at one uniform number a row, after top-k and top-p."""
+    probs_BV, index_BV = torch.softmax(logits_BV.double(), dim=-1).sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k:
+        probs_BV = probs_BV[:, : sampling.top_k]
+    before_BV = probs_BV.cumsum(-1) - probs_BV
+    # The likeliest token is always kept, whatever top_p is.
+    probs_BV = probs_BV.masked_fill(before_BV >= sampling.top_p * probs_BV.sum(-1, keepdim=True), 0.0)
+    cumulative_BV = probs_BV.cumsum(-1)
+    target_B1 = (uniform_B.double() * cumulative_BV[:, -1])[:, None]
+    rank_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).clamp_(max=probs_BV.shape[1] - 1)
+    return index_BV.gather(1, rank_B1).squeeze(1)

@@ -1,0 +1,130 @@
+"""Rendered rows on disk: flat memory-mapped arrays, so ten million tokens are no Python objects."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.errors import DataError
+from tunesmith.records import Conversation, Document, Example, Where
+from tunesmith.tokens.render import RenderConfig, render
+
+
+@dataclass(slots=True)
+class RenderReport:
+    """What rendering did to the rows; every row is used, dropped with a reason, or an error."""
+
+    num_rows: int = 0
+    num_examples: int = 0
+    num_tokens: int = 0
+    num_loss_tokens: int = 0
+    num_rows_without_end: int = 0
+    num_rows_cut: int = 0
+    tokens_cut: int = 0
+    longest_tokens: int = 0
+    num_rows_split: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def loss_share(self) -> float:
+        """Share of the tokens that are in the loss."""
+        return self.num_loss_tokens / max(1, self.num_tokens)
+
+    @property
+    def end_share(self) -> float:
+        """Share of the examples whose end-of-turn token is trained."""
+        return 1 - self.num_rows_without_end / max(1, self.num_examples)
+
+
+class TokenStore(Sequence[Example]):
+    """Examples read back from flat arrays: ids (int32), loss weights (float32), offsets, row ids and lines."""
+
+    def __init__(self, folder: Path, file: str) -> None:
+        self._file = file
+        self._ids: NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
+        self._weights: NDArray[np.float32] = np.load(folder / "weights.npy", mmap_mode="r")
+        self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
+        self._rows: NDArray[np.int64] = np.load(folder / "rows.npy")
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
+        row_id, line = (int(x) for x in self._rows[index])
+        return Example(
+            ids=np.asarray(self._ids[begin:end], np.int64),
+            loss_weight=np.array(self._weights[begin:end]),
+            row_id=row_id,
+            where=Where(self._file, line if line >= 0 else None),
+        )
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example."""
+        return [int(n) for n in np.diff(self._offsets)]
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self._offsets[-1])
+
+
+def build_store(
+    records: Iterable[Conversation | Document],
+    tokenizer: Any,
+    config: RenderConfig,
+    folder: Path,
+    *,
+    max_tokens: int,
+) -> tuple[TokenStore, RenderReport]:
+    """Render every record once and lay the examples into ``folder``. Raises DataError when nothing is left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report = RenderReport()
+    offsets, rows, file = [0], [], ""
+    with (folder / "ids.raw").open("wb") as ids, (folder / "weights.raw").open("wb") as weights:
+        for example in _examples(records, tokenizer, config, max_tokens, report):
+            ids.write(example.ids.astype(np.int32).tobytes())
+            weights.write(example.loss_weight.astype(np.float32).tobytes())
+            offsets.append(offsets[-1] + example.num_tokens)
+            rows.append((example.row_id, -1 if example.where.line is None else example.where.line))
+            file = example.where.file
+    if not rows:
+        raise DataError(file or "data", "no row is left to train on.", "Look at the reasons the rows were dropped for.")
+    for name, dtype in (("ids", np.int32), ("weights", np.float32)):
+        np.save(folder / f"{name}.npy", np.memmap(folder / f"{name}.raw", dtype=dtype, mode="r"))
+        (folder / f"{name}.raw").unlink()
+    np.save(folder / "offsets.npy", np.array(offsets, np.int64))
+    np.save(folder / "rows.npy", np.array(rows, np.int64))
+    return TokenStore(folder, file), report
+
+
+def _examples(
+    records: Iterable[Conversation | Document],
+    tokenizer: Any,
+    config: RenderConfig,
+    max_tokens: int,
+    report: RenderReport,
+) -> Iterator[Example]:
+    for record in records:
+        report.num_rows += 1
+        examples = render(record, tokenizer, config, max_tokens=max_tokens)
+        if not examples:
+            report.dropped[f"longer than {max_tokens} tokens"] += 1
+        report.num_rows_split += len(examples) > 1
+        for example in examples:
+            report.num_examples += 1
+            report.num_tokens += example.num_tokens
+            report.num_loss_tokens += example.num_loss_tokens
+            report.num_rows_without_end += not example.end_in_loss
+            report.num_rows_cut += example.tokens_cut > 0
+            report.tokens_cut += example.tokens_cut
+            report.longest_tokens = max(report.longest_tokens, example.num_tokens)
+            yield example

@@ -1,0 +1,78 @@
+"""AdamW over named parameters, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from tunesmith.config import Config
+
+
+class OptimConfig(Config):
+    """How parameters move."""
+
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    """Peak learning rate."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Decoupled weight decay on matrices; biases and norms have none."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the second moment."""
+    adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 never clips."""
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape after the warm-up; cosine and linear end at 0."""
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps spent raising the learning rate from 0."""
+    warmup_steps: int = Field(0, ge=0)
+    """The same as a number of steps."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> OptimConfig:
+        if self.warmup_ratio and self.warmup_steps:
+            raise ValueError("warmup_ratio and warmup_steps are both set; keep one")
+        return self
+
+
+def learning_rate_at(step: int, num_steps: int, config: OptimConfig) -> float:
+    """Learning rate of the 0-based ``step``; there is no scheduler object, so a resume has nothing to lose."""
+    warmup = config.warmup_steps or math.ceil(config.warmup_ratio * num_steps)
+    if step < warmup:
+        return config.learning_rate * step / warmup
+    if config.lr_scheduler_type == "constant":
+        return config.learning_rate
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    shape = 0.5 * (1 + math.cos(math.pi * progress)) if config.lr_scheduler_type == "cosine" else 1 - progress
+    return config.learning_rate * max(0.0, shape)
+
+
+def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2); parameters in the order of their names' map."""
+    matrices = [p for p in parameters.values() if p.dim() >= 2]
+    vectors = [p for p in parameters.values() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        # One pass over many small matrices; elementwise, so its order of work cannot change the result.
+        fused=all(p.device.type in ("cpu", "cuda") for p in parameters.values()),
+    )
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+    """Scale all gradients so that their joint 2-norm is at most ``max_norm`` (0: leave them); returns the norm before."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads)
+    if max_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(list(parameters), max_norm, norm)
+    return float(norm)
