@@ -1,22 +1,32 @@
-"""Sources -> records for training and validation, checked once, parsed when asked for."""
+"""Sources -> records for training and validation: every row is checked once, and parsed when it is asked for."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.config import Config
-from tunesmith.data.check import FaultLog
-from tunesmith.data.read import Rows, open_rows, split_file
-from tunesmith.data.shape import USED_COLUMNS, Shape, detect_shape, to_record
+from tunesmith.data.check import FaultLog, RowError, shown
+from tunesmith.data.read import Rows, Split, find_split, open_rows
+from tunesmith.data.shape import (
+    FIELD_NAMES,
+    Shape,
+    detect_shape,
+    drop_aliases,
+    fitting_shapes,
+    reads_column,
+    to_record,
+    unused_fields,
+)
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.randomness import derive_seed
 from tunesmith.records import Conversation, Document, Where
@@ -25,32 +35,44 @@ from tunesmith.records import Conversation, Document, Where
 class DataConfig(Config):
     """Where the rows are and how they are read."""
 
-    train: str
+    train: str = Field(min_length=1)
     """A .jsonl, .json, .csv, .parquet or .txt file, a folder with train and validation files, or a hub data set."""
-    validation: str | None = None
+    validation: str | None = Field(None, min_length=1)
     """The same for validation; empty: the folder's own file, else a share of the training rows."""
     validation_share: float = Field(0.1, ge=0, lt=1)
-    """Share of the rows held out when there is no validation source; copies of a row never cross the split."""
+    """Share of the different rows held out where there is no validation source; copies of a row stay together."""
     shape: Literal["auto"] | Shape = "auto"
     """What the columns mean; auto tells it from their names."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Our column name -> theirs, for files that name them differently."""
     on_bad_row: Literal["error", "drop"] = "error"
     """A faulty row stops the job, or is left out and counted by cause."""
     merge_same_role: bool = False
     """Join neighbouring turns of one speaker with a blank line instead of refusing them."""
     limit: int | None = Field(None, ge=1)
-    """Only the first rows of the training source, in its order."""
+    """Only the first rows of the training source, in its order; the rows behind them are not read."""
     validation_limit: int | None = Field(None, ge=1)
-    """Only the first rows of the validation set."""
+    """Only the first rows of the validation set, in its order."""
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        for ours in columns:
+            if ours not in FIELD_NAMES:
+                near = difflib.get_close_matches(ours, FIELD_NAMES, n=1)
+                hint = f"; did you mean '{near[0]}'" if near else f"; known are {', '.join(sorted(FIELD_NAMES))}"
+                raise ValueError(f"'{ours}' is not a column any shape reads{hint}")
+        if len(set(columns.values())) < len(columns):
+            raise ValueError("two columns are mapped to the same one")
+        return columns
 
 
-@dataclass(slots=True)
-class Source:
-    """A sequence of records over raw rows; ``index`` lists the rows that are used."""
+@dataclass(frozen=True, slots=True)
+class Records(Sequence[Conversation | Document]):
+    """Records of the rows that are used, in the source's order; ``index`` (N,) int64 holds their row numbers."""
 
     rows: Rows
-    shape: str
+    shape: Shape
     columns: Mapping[str, str]
     merge_same_role: bool
     index: NDArray[np.int64]
@@ -58,151 +80,265 @@ class Source:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, i: int) -> Conversation | Document:
-        return self.record(int(self.index[i]))
+    @overload
+    def __getitem__(self, i: int) -> Conversation | Document: ...
 
-    def __iter__(self) -> Iterator[Conversation | Document]:
-        return (self[i] for i in range(len(self)))
+    @overload
+    def __getitem__(self, i: slice) -> Records: ...
 
-    def record(self, row_id: int) -> Conversation | Document:
-        """The record of a row of the file. Raises DataError when it is faulty."""
+    def __getitem__(self, i: int | slice) -> Conversation | Document | Records:
+        if isinstance(i, slice):
+            return self.take(self.index[i])
+        row_id = int(self.index[i])
         row, where = self.rows[row_id]
-        renamed = _renamed(row, self.columns, where)
-        return to_record(renamed, self.shape, where, row_id, merge_same_role=self.merge_same_role)
+        return self.record(_renamed(row, self.columns, self.shape), where, row_id)
+
+    def take(self, index: NDArray[np.int64]) -> Records:
+        """The same source with other rows of it."""
+        return Records(self.rows, self.shape, self.columns, self.merge_same_role, index)
+
+    def record(self, renamed: Mapping[str, Any], where: Where, row_id: int) -> Conversation | Document:
+        """The record of a row whose columns carry our names. Raises RowError that names the columns as the file does."""
+        try:
+            return to_record(renamed, self.shape, where, row_id, merge_same_role=self.merge_same_role)
+        except RowError as error:
+            raise _in_their_words(error, self.columns) from None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedData:
-    """What was read: records, counts, and a digest of the rows."""
+    """What was read. ``rows_read`` = ``rows_used`` + all of ``rows_dropped`` + ``rows_beyond_limit``."""
 
-    train: Source
-    validation: Source | list[Conversation | Document]
+    train: Records
+    validation: Records
     rows_read: int
-    dropped: dict[str, int] = field(default_factory=dict)
+    rows_dropped: dict[str, int] = field(default_factory=dict)
+    """Cause -> number of rows left out because of it; empty unless on_bad_row is drop."""
+    rows_beyond_limit: int = 0
+    """Held-out rows that validation_limit leaves out of the validation set; they are not trained on either."""
+    validation_rows_in_train: int = 0
+    """Validation rows whose text is also a training row: what is measured on them is memory."""
     ignored_columns: list[str] = field(default_factory=list)
+    """Columns, and keys of turns, that the shape has no use for."""
     digest: str = ""
+    """SHA-256 of the source files, in hexadecimal; for two sources, of their two digests."""
 
     @property
-    def rows_dropped(self) -> int:
-        return sum(self.dropped.values())
+    def shape(self) -> Shape:
+        return self.train.shape
+
+    @property
+    def rows_used(self) -> int:
+        return len(self.train) + len(self.validation)
 
     def summary(self) -> dict[str, Any]:
-        """For run.json and the plan."""
+        """Plain values for the plan and run.json."""
         return {
-            "shape": self.train.shape,
+            "shape": self.shape,
             "rows_read": self.rows_read,
+            "rows_used": self.rows_used,
             "rows_train": len(self.train),
             "rows_validation": len(self.validation),
-            "rows_dropped": self.dropped,
+            "rows_dropped": self.rows_dropped,
+            "rows_beyond_limit": self.rows_beyond_limit,
+            "validation_rows_in_train": self.validation_rows_in_train,
             "ignored_columns": self.ignored_columns,
             "digest": self.digest,
         }
 
 
-def load_data(config: DataConfig, *, seed: int) -> LoadedData:
-    """Open, shape and check the training and validation rows; seed keys the held-out share.
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A source after its pass: keys (N,) int64 are seeded hashes of what the used rows say."""
 
-    Raises DataError with all faults of the files in one table, unless on_bad_row is drop.
+    records: Records
+    keys: NDArray[np.int64]
+    num_rows: int
+    ignored: set[str]
+
+
+def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
+    """Open, shape and check the rows for training and validation; ``seed`` picks the rows that are held out.
+
+    The validation set is ``config.validation``, else the validation file of a training folder, else the held-out
+    share: the rows with the smallest hashes of (seed, what the row says), so that equal rows fall on one side and the
+    order of the file has no say. Raises DataError with the faults of all files in one table unless on_bad_row is
+    drop, and ConfigError where the split leaves a side empty.
     """
-    train, dropped, ignored, digest = _open(config, config.train, "train", config.limit)
-    read = len(train) + sum(dropped.values())
-    validation_source = config.validation
-    if validation_source is None and Path(config.train).is_dir() and split_file(Path(config.train), "validation"):
-        validation_source = config.train
-    validation: Source | list[Conversation | Document] = []
-    if validation_source is not None:
-        validation, more, _, other = _open(config, validation_source, "validation", config.validation_limit)
-        dropped = {cause: dropped.get(cause, 0) + more.get(cause, 0) for cause in {**dropped, **more}}
-        read += len(validation) + sum(more.values())
-        digest = hashlib.sha256((digest + other).encode()).hexdigest()
+    faults = FaultLog()
+    checked = _check_source(config, config.train, "train", config.limit, faults, seed)
+    other_source = config.validation or (config.train if find_split(config.train, "validation") else None)
+    other = None
+    if other_source is not None:
+        other = _check_source(config, other_source, "validation", config.validation_limit, faults, seed)
+    rows_read = checked.num_rows + (other.num_rows if other else 0)
+    if config.on_bad_row == "error":
+        faults.raise_if_any(" and ".join(c.records.rows.path for c in (checked, other) if c), rows_read)
+    for part in (checked, other):
+        if part is not None and not len(part.records):
+            table = f"all {part.num_rows} rows are faulty.\n{faults.table()}\n"
+            raise DataError(part.records.rows.path, table, "Correct the rows.")
+    train, validation, beyond_limit = checked.records, checked.records.take(np.zeros(0, np.int64)), 0
+    digest = train.rows.digest()
+    shared = 0
+    if other is not None:
+        validation = other.records
+        digest = hashlib.sha256(f"{digest} {validation.rows.digest()}".encode()).hexdigest()
+        shared = int(np.isin(other.keys, checked.keys).sum())
     elif config.validation_share > 0:
-        train, validation = _hold_out(train, config, seed)
-    if len(train) == 0:
-        raise DataError(config.train, "no row is left to train on.", "Look at the faults, or lower validation_share.")
+        train, held_out = _hold_out(checked, config.validation_share)
+        validation = held_out[: config.validation_limit]
+        beyond_limit = len(held_out) - len(validation)
     return LoadedData(
-        train=train, validation=validation, rows_read=read, dropped=dropped, ignored_columns=ignored, digest=digest
+        train=train,
+        validation=validation,
+        rows_read=rows_read,
+        rows_dropped=faults.by_cause(),
+        rows_beyond_limit=beyond_limit,
+        validation_rows_in_train=shared,
+        ignored_columns=sorted(checked.ignored | (other.ignored if other else set())),
+        digest=digest,
     )
 
 
-def _open(
-    config: DataConfig, source: str, split: str, limit: int | None
-) -> tuple[Source, dict[str, int], list[str], str]:
-    """One pass over the rows: tell the shape, collect the faults, digest what is used."""
-    rows = open_rows(source, split=split)
-    size = min(len(rows), limit or len(rows))
-    shape = config.shape if config.shape != "auto" else _detect(rows, size, config)
-    out = Source(rows, shape, config.columns, config.merge_same_role, np.arange(size))
-    faults, good, seen, digest = FaultLog(rows.path), [], set[str](), hashlib.sha256()
-    for row_id in range(size):
+def _check_source(
+    config: DataConfig, source: str, split: Split, limit: int | None, faults: FaultLog, seed: int
+) -> _Checked:
+    """One pass over the rows of a source: collect the faults, the rows that are used, and their keys."""
+    rows = open_rows(source, split=split, limit=limit)
+    shape = _shape_of(rows, config)
+    records = Records(rows, shape, config.columns, config.merge_same_role, np.zeros(0, np.int64))
+    good, keys, seen, ignored = array("q"), array("q"), set[str](), set[str]()
+    for row_id in range(len(rows)):
         try:
             row, where = rows[row_id]
-            row = _renamed(row, config.columns, where)
-            seen |= set(row)
+            seen.update(row)
+            renamed = _renamed(row, config.columns, shape)
             if config.shape == "auto":
-                _same_shape(row, shape, where)
-            out.record(row_id)
-        except DataError as error:
-            faults.add(error)
+                _refuse_other_shape(renamed, shape, where)
+            record = records.record(renamed, where, row_id)
+        except RowError as error:
+            faults.add(error.fault)
             continue
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
         good.append(row_id)
-    if config.on_bad_row == "error":
-        faults.raise_if_any(size)
-    out.index = np.array(good, np.int64)
-    return out, faults.by_cause(), sorted(seen - USED_COLUMNS[shape]), digest.hexdigest()
+        keys.append(derive_seed(seed, "validation_split", _content(record)))
+        ignored |= _ignored(row, renamed, config.columns, shape)
+    if seen:
+        _check_mapping(config.columns, seen, rows.path)
+    index = np.frombuffer(good, np.int64) if good else np.zeros(0, np.int64)
+    key_array = np.frombuffer(keys, np.int64) if keys else np.zeros(0, np.int64)
+    return _Checked(records.take(index), key_array, len(rows), ignored)
 
 
-def _detect(rows: Rows, size: int, config: DataConfig) -> str:
-    first: DataError | None = None
-    for row_id in range(size):
+def _shape_of(rows: Rows, config: DataConfig) -> Shape:
+    """The stated shape, or that of the first row whose columns fit one; rows that fit none are checked against it."""
+    if config.shape != "auto":
+        for ours in config.columns:
+            if not reads_column(config.shape, ours):
+                raise ConfigError(
+                    f"data.columns.{ours}", f"the shape {config.shape} has no such column.", "Remove it from the map."
+                )
+        return config.shape
+    first_error: DataError | None = None
+    seen = set[str]()
+    for row_id in range(len(rows)):
         try:
             row, where = rows[row_id]
-        except DataError as error:
-            first = first or error
+        except RowError:
             continue
-        return detect_shape(_renamed(row, config.columns, where), where)
-    assert first is not None
-    raise first
+        seen.update(row)
+        names = _renamed(row, config.columns, None)
+        fitting = fitting_shapes(names)
+        if fitting:
+            return detect_shape(_renamed(row, config.columns, fitting[0]), where)
+        if first_error is None:
+            try:
+                detect_shape(names, where)
+            except DataError as error:
+                first_error = error
+    if first_error is not None:
+        _check_mapping(config.columns, seen, rows.path)
+        raise first_error
+    # No row can be read at all, so every one of them is a fault already and its shape is never asked for.
+    return "messages"
 
 
-def _same_shape(row: Mapping[str, Any], shape: str, where: Where) -> None:
-    try:
-        found = detect_shape(row, where)
-    except DataError:
-        # A row that lacks a column is reported as that, not as a shape of its own.
-        return
-    if found != shape:
-        raise DataError(
-            where, f"has the shape {found}, the rows before it {shape}.", "Put each shape into a file of its own."
+def _check_mapping(columns: Mapping[str, str], seen: set[str], path: str) -> None:
+    for ours, theirs in columns.items():
+        if theirs not in seen:
+            near = difflib.get_close_matches(theirs, seen, n=1)
+            listed = ", ".join(map(shown, sorted(seen)))
+            hint = f"Did you mean '{shown(near[0])}'?" if near else f"The columns are {listed}."
+            raise DataError(path, f"data.columns maps '{ours}' to '{theirs}', which no row has.", hint)
+
+
+def _refuse_other_shape(renamed: Mapping[str, Any], shape: Shape, where: Where) -> None:
+    fitting = fitting_shapes(renamed)
+    # A row that fits none lacks a column, and is reported as that.
+    if fitting and fitting != [shape]:
+        raise RowError(
+            where,
+            "the row has another shape than the rows before it.",
+            "Put each shape into a file of its own, or set data.shape.",
+            detail=f"{' and '.join(fitting)}, not {shape}",
         )
 
 
-def _renamed(row: Mapping[str, Any], columns: Mapping[str, str], where: Where) -> dict[str, Any]:
-    """Apply data.columns; a column that is mapped away takes its old name with it."""
+def _renamed(row: Mapping[str, Any], columns: Mapping[str, str], shape: Shape | None) -> dict[str, Any]:
+    """Apply data.columns: a mapped column takes our name, and whatever stood under that name or an alias is left out."""
     if not columns:
         return dict(row)
+    taken = set(columns.values())
+    out = {name: value for name, value in row.items() if name not in taken and name not in columns}
     for ours, theirs in columns.items():
-        if theirs not in row:
-            raise DataError(where.at(theirs), f"data.columns maps '{ours}' to it, but the row lacks it.", "Check it.")
-    rest = {key: value for key, value in row.items() if key not in columns.values() and key not in columns}
-    return {**{ours: row[theirs] for ours, theirs in columns.items()}, **rest}
+        if theirs in row:
+            out[ours] = row[theirs]
+    if shape is not None:
+        for ours in columns:
+            out = drop_aliases(out, ours, shape)
+    return out
 
 
-def _hold_out(train: Source, config: DataConfig, seed: int) -> tuple[Source, Source]:
-    """Split by a hash of the row's content, so that copies stay together and a new row moves no other."""
-    keys = []
-    for row_id in train.index:
-        row, _ = train.rows[int(row_id)]
-        keys.append(derive_seed(seed, "validation_split", json.dumps(row, sort_keys=True, default=str)))
-    order = sorted(set(keys))
-    held = set(order[: round(len(order) * config.validation_share)])
-    if not held or len(held) == len(order):
+def _ignored(row: Mapping[str, Any], renamed: Mapping[str, Any], columns: Mapping[str, str], shape: Shape) -> set[str]:
+    """What a row holds beyond its record, in the file's own names."""
+    unused = unused_fields(renamed, shape)
+    used = {columns.get(name, name) for name in renamed if name not in unused}
+    turn_keys = set()
+    for name in unused:
+        if "[]." in name:
+            column, _, key = name.partition("[].")
+            turn_keys.add(f"{columns.get(column, column)}[].{key}")
+    return {name for name in row if name not in used} | turn_keys
+
+
+def _in_their_words(error: RowError, columns: Mapping[str, str]) -> RowError:
+    """The same fault with the column called as in the file."""
+    fault = error.fault
+    if fault.where.field is None or not columns:
+        return error
+    for ours, theirs in columns.items():
+        rest = fault.where.field.removeprefix(ours)
+        if len(rest) < len(fault.where.field) and rest[:1] in ("", "[", "."):
+            return RowError(fault.where.at(shown(theirs) + rest), fault.cause, fault.fix, detail=fault.detail)
+    return error
+
+
+def _content(record: Conversation | Document) -> str:
+    """What a record says, without the ids and notes around it, by which copies of one row may differ."""
+    if isinstance(record, Document):
+        return json.dumps(record.text)
+    return json.dumps([[message.role, message.content] for message in record.messages])
+
+
+def _hold_out(checked: _Checked, share: float) -> tuple[Records, Records]:
+    """(training, held-out) records; at least one different row on each side."""
+    different = np.unique(checked.keys)
+    if len(different) < 2:
         raise ConfigError(
             "data.validation_share",
-            f"{config.validation_share} of {len(order)} different rows leaves one side empty.",
+            "there is only one different row, which cannot be split.",
             "Add rows, name data.validation, or set validation_share: 0.",
         )
-    mask = np.array([key in held for key in keys])
-    valid_index = train.index[mask][: config.validation_limit]
-    valid = Source(train.rows, train.shape, train.columns, train.merge_same_role, valid_index)
-    return Source(train.rows, train.shape, train.columns, train.merge_same_role, train.index[~mask]), valid
+    num_held = min(max(1, round(len(different) * share)), len(different) - 1)
+    held = checked.keys <= different[num_held - 1]
+    return checked.records.take(checked.records.index[~held]), checked.records.take(checked.records.index[held])

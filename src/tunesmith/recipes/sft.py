@@ -154,6 +154,11 @@ class Trained:
     num_tokens: int
     peak_bytes: int
 
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: everything but the model."""
+        kept = {name: getattr(self, name) for name in self.__slots__ if name not in ("base", "role")}
+        return {**kept, "output_dir": str(self.output_dir)}
+
 
 def train(config: SFTConfig, *, tweak_gradients: Callable[[Role], None] | None = None) -> Trained:
     """Run the recipe. tweak_gradients: called before each optimiser step; the quality check of bench/ breaks it."""
@@ -366,3 +371,24 @@ def _stop_on_signal() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def describe_result(trained: Trained, config: SFTConfig, recipe: Path) -> list[str]:
+    """What to tell the user at the end: the numbers, what was written, the next command."""
+    before, after = trained.initial_eval_loss, trained.final_eval_loss
+    if trained.interrupted:
+        return [
+            f"stopped after step {trained.num_steps}; nothing is lost.",
+            f"next:  tunesmith sft {recipe} output_dir={trained.output_dir} resume_from_checkpoint=auto",
+        ]
+    lines = [] if before is None or after is None else [f"validation loss {before:.4f} -> {after:.4f} nats a token"]
+    if trained.stopped_early:
+        lines.append(f"stopped early after {trained.num_steps} steps; the weights of step {trained.best_step} were kept.")
+    rate = trained.num_tokens / max(trained.train_seconds, 1e-9)
+    lines.append(
+        f"{trained.num_steps} steps, {trained.num_tokens} tokens, {trained.train_seconds:.0f} s ({rate:.0f} tok/s), "
+        f"peak {trained.peak_bytes / 1e9:.2f} GB"
+    )
+    lines.append(f"wrote {trained.output_dir}: adapter, metrics.jsonl, loss.png")
+    what = f"--adapter {trained.output_dir}" if config.adapter.method == "lora" else f"--model {trained.output_dir}"
+    return [*lines, f"next:  tunesmith chat {what}"]

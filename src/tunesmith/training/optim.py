@@ -43,34 +43,52 @@ class OptimConfig(Config):
 
 
 def learning_rate_at(step: int, num_steps: int, config: OptimConfig) -> float:
-    """Learning rate of the 0-based ``step``; there is no scheduler object, so a resume has nothing to lose."""
+    """Learning rate of the 0-based ``step`` out of ``num_steps``; no scheduler object, so a resume loses nothing.
+
+    Rises from 0 over the warm-up, then falls as a half cosine (arXiv:1608.03983, equation 5, without restarts), falls
+    linearly, or stays. The share of a ``warmup_ratio`` is rounded up to whole steps.
+    """
     warmup = config.warmup_steps or math.ceil(config.warmup_ratio * num_steps)
     if step < warmup:
         return config.learning_rate * step / warmup
     if config.lr_scheduler_type == "constant":
         return config.learning_rate
-    progress = (step - warmup) / max(1, num_steps - warmup)
+    progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
     shape = 0.5 * (1 + math.cos(math.pi * progress)) if config.lr_scheduler_type == "cosine" else 1 - progress
-    return config.learning_rate * max(0.0, shape)
+    return config.learning_rate * shape
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2); parameters in the order of their names' map."""
+    """AdamW (arXiv:1711.05101, algorithm 2) over two named groups: matrices decay, vectors (biases, norms) do not.
+
+    Raises ValueError when there is nothing to train or a parameter has less precision than fp32: its moments would
+    share that precision, and steps smaller than its rounding would be lost.
+    """
+    if not parameters:
+        raise ValueError("no parameters to train")
+    if low := [name for name, p in parameters.items() if p.dtype not in (torch.float32, torch.float64)]:
+        raise ValueError(f"{len(low)} trained parameters are not fp32, the first being {low[0]}")
     matrices = [p for p in parameters.values() if p.dim() >= 2]
     vectors = [p for p in parameters.values() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"name": "matrices", "params": matrices, "weight_decay": config.weight_decay},
+        {"name": "vectors", "params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
-        # One pass over many small matrices; elementwise, so its order of work cannot change the result.
+        # One pass over many small matrices; elementwise, so neither threads nor alignment can change the result.
         fused=all(p.device.type in ("cpu", "cuda") for p in parameters.values()),
     )
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
-    """Scale all gradients so that their joint 2-norm is at most ``max_norm`` (0: leave them); returns the norm before."""
+    """Scale all gradients so that their joint 2-norm is at most ``max_norm`` (0: leave them); returns the norm before.
+
+    A norm that is infinite or not a number is returned for the caller to judge; the gradients are then useless.
+    """
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads)
     if max_norm > 0:

@@ -1,0 +1,91 @@
+"""One report builder: a self-contained HTML file without scripts; everything that is shown is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tunesmith.runs import atomic_write_text
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2330; --soft: #5c6678; --line: #d9dee7; --card: #f6f7fa; --mark: #b5482a; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ef; --soft: #9aa4b5; --line: #343b48; --card: #1d222c; --mark: #e98a6b; }
+  body { background: #14181f; }
+}
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.soft, figcaption, footer { color: var(--soft); font-size: .88rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .38rem .7rem .38rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--soft); font-weight: 600; }
+pre { background: var(--card); padding: .7rem .9rem; border-radius: 6px; white-space: pre-wrap;
+  overflow-wrap: anywhere; font-size: .85rem; unicode-bidi: isolate; margin: .3rem 0; }
+figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; border-radius: 6px; }
+.label { color: var(--mark); font-size: .8rem; font-weight: 600; margin-top: .7rem; }
+footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }
+"""
+
+
+class Report:
+    """Sections in the order they are added; ``write`` makes the file."""
+
+    def __init__(self, title: str, subtitle: str = "") -> None:
+        self._title = title
+        self._parts = [f"<h1>{_escape(title)}</h1>"]
+        if subtitle:
+            self._parts.append(f'<p class="soft">{_escape(subtitle)}</p>')
+        self._footer = ""
+
+    def heading(self, text: str) -> None:
+        """Begin a section."""
+        self._parts.append(f"<h2>{_escape(text)}</h2>")
+
+    def text(self, text: str) -> None:
+        """A paragraph."""
+        self._parts.append(f"<p>{_escape(text)}</p>")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """A table; cells are shown as text. Raises ValueError for a row of another length than the columns."""
+        if any(len(row) != len(columns) for row in rows):
+            raise ValueError("a row has another number of cells than there are columns")
+        head = "".join(f"<th>{_escape(name)}</th>" for name in columns)
+        body = "".join("<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        self._parts.append(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>')
+
+    def figure(self, picture: Path, caption: str) -> None:
+        """A PNG, carried inside the file."""
+        data = base64.b64encode(picture.read_bytes()).decode()
+        self._parts.append(
+            f'<figure><img alt="{_escape(caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{_escape(caption)}</figcaption></figure>"
+        )
+
+    def example(self, parts: Mapping[str, str]) -> None:
+        """One example: label -> text, shown as it is, line breaks kept."""
+        for label, text in parts.items():
+            self._parts.append(f'<div class="label">{_escape(label)}</div><pre>{_escape(text)}</pre>')
+
+    def footer(self, facts: Mapping[str, object]) -> None:
+        """Where the numbers come from."""
+        self._footer = " · ".join(f"{_escape(key)}: {_escape(value)}" for key, value in facts.items())
+
+    def write(self, path: Path) -> None:
+        """Write the page whole or not at all."""
+        page = (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{_escape(self._title)}</title><style>{STYLE}</style></head><body>"
+            + "\n".join(self._parts)
+            + f"<footer>{self._footer}</footer></body></html>\n"
+        )
+        atomic_write_text(path, page)
+
+
+def _escape(value: object) -> str:
+    """HTML-escape, and make direction-changing characters visible, since a model can write them."""
+    text = html.escape(str(value))
+    return "".join(f"\\u{ord(c):04x}" if "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069" else c for c in text)
