@@ -107,7 +107,7 @@ def setup_text(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     allocator = ", ".join(f"`{name}={value}`" for name, value in report["allocator"].items())
     lines = [
-        f"- date: {report['date']} (sweep: {report['sweep']['date']}); load average before: {report['load_before']:.2f}",
+        f"- date: {report['date']} (sweep: {report['sweep']['date']}); load before: {report['load_before']:.2f}",
         (
             f"- machine: {machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
             f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, {machine['libc']}, Python {machine['python']}, "
@@ -130,16 +130,11 @@ def setup_text(report: Report) -> str:
 
 
 def more_ratios(report: Report) -> str:
-    rows = []
-    for name in ("trl_defaults", "trl_best"):
-        rows.append(
-            [
-                WHO[name],
-                spread(round_ratios(report, "ours", name, "steady_tokens_per_second")),
-                spread(round_ratios(report, "ours", name, "peak_rss_bytes")),
-                spread(round_ratios(report, "ours", name, "cold_start_seconds")),
-            ]
-        )
+    keys = ("steady_tokens_per_second", "peak_rss_bytes", "cold_start_seconds")
+    rows = [
+        [WHO[name], *(spread(round_ratios(report, "ours", name, key)) for key in keys)]
+        for name in ("trl_defaults", "trl_best")
+    ]
     return table(["ours over", "tokens/s", "peak memory", "cold start time"], rows)
 
 

@@ -189,7 +189,10 @@ def untuned_allocator(sides: Sides, rows: Rows, best: Setting) -> dict[str, Any]
 def versions(sides: Sides) -> dict[str, str]:
     """Package versions in the peers' environment and in ours."""
     names = ["torch", "transformers", "peft", "trl", "accelerate", "datasets"]
-    code = "import json, sys; from importlib.metadata import version; print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
+    code = (
+        "import json, sys; from importlib.metadata import version as v; "
+        "print(json.dumps({n: v(n) for n in sys.argv[1:]}))"
+    )
     theirs = run_json([str(sides.peers_python), "-c", code, *names], {}, sides.out / "versions.log")
     ours = run_json([sys.executable, "-c", code, "tunesmith", *names[:3]], {}, sides.out / "versions.log")
     return {**{f"peers: {n}": v for n, v in theirs.items()}, **{f"ours: {n}": v for n, v in ours.items()}}

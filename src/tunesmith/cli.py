@@ -6,7 +6,6 @@ Heavy imports stay inside the verbs, so that ``tunesmith --help`` answers at onc
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.errors import TunesmithError
+from tunesmith.runtime import tune_process
 
 app = typer.Typer(
     name="tunesmith",
@@ -63,7 +63,8 @@ def sft(
     """Tune a base on your rows. Example: tunesmith sft recipes/chat.yaml data.train=rows.jsonl learning_rate=5e-4."""
     with _errors_in_one_paragraph(debug):
         from tunesmith.config import load_config
-        from tunesmith.recipes.sft import SFTConfig, describe_result, train
+        from tunesmith.recipes.prepare import SFTConfig
+        from tunesmith.recipes.sft import describe_result, train
 
         config, notes = load_config(SFTConfig, recipe, overrides or [])
         trained = train(config)
@@ -82,11 +83,12 @@ def plan(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Everything up to the first step: rows, tokens, loss share, memory, time. Example: tunesmith plan recipes/chat.yaml."""
+    """Everything up to the first step: rows, tokens, memory, time. Example: tunesmith plan recipes/chat.yaml."""
     with _errors_in_one_paragraph(debug):
-        from tunesmith.config import load_config
         from tunesmith.recipes.plan import describe, make_plan
-        from tunesmith.recipes.sft import SFTConfig
+
+        from tunesmith.config import load_config
+        from tunesmith.recipes.prepare import SFTConfig
 
         config, notes = load_config(SFTConfig, recipe, overrides or [])
         report = make_plan(config)
@@ -133,9 +135,7 @@ def generate(
         from tunesmith.rollout.generate import Sampling
 
         texts = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-        sampling = Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
-        )
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         session = Session.open(model, adapter)
         for text, rollout in zip(texts, session.answer_all(texts, system, sampling), strict=True):
             row: dict[str, Any] = {"prompt": text, "answer": rollout.text, "stop_reason": rollout.stop_reason}
@@ -153,7 +153,7 @@ def chat(
     seed: Annotated[int, typer.Option()] = 0,
     debug: Debug = False,
 ) -> None:
-    """Talk to a model, several turns, streaming; /help lists the commands. Example: tunesmith chat --adapter runs/demo."""
+    """Talk to a model, streaming; /help lists the commands. Example: tunesmith chat --adapter runs/demo."""
     with _errors_in_one_paragraph(debug):
         from tunesmith.recipes.chat import Session, talk
         from tunesmith.rollout.generate import Sampling
@@ -191,9 +191,7 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    # No library may phone home or print its own progress bars over ours.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    tune_process()
     app()
 
 

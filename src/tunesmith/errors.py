@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tunesmith.records import Where
 
 
@@ -13,7 +15,7 @@ class TunesmithError(Exception):
 
     exit_code = 2
 
-    def __init__(self, place: str | Where, cause: str, fix: str) -> None:
+    def __init__(self, place: str | Where | Path, cause: str, fix: str) -> None:
         self.place = str(place)
         self.cause = cause
         self.fix = fix

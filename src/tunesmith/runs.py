@@ -149,7 +149,9 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _write(self) -> None:
@@ -180,7 +182,13 @@ class Run:
 
     def _clear(self) -> None:
         """Delete what a run writes, and nothing else that may lie in the folder."""
-        for pattern in ("checkpoint-*", ".checkpoint-*", "adapter_*", "model*.safetensors", "tunesmith_provenance.json"):
+        for pattern in (
+            "checkpoint-*",
+            ".checkpoint-*",
+            "adapter_*",
+            "model*.safetensors",
+            "tunesmith_provenance.json",
+        ):
             for path in self.folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for name in ("run.json", "recipe.yaml", METRICS_FILE, "loss.png"):

@@ -102,7 +102,7 @@ def test_token_logprobs_equal_log_softmax_with_gradients() -> None:
     full = torch.log_softmax(logits_of(hidden, head), -1)
     torch.testing.assert_close(logprobs, full.gather(1, targets[:, None]).squeeze(1))
     torch.testing.assert_close(entropy, -(full.exp() * full).sum(-1))
-    mix = lambda lp, e: (lp * targets).sum() - 0.3 * (e * e).sum()  # noqa: E731
+    mix = lambda lp, e: (lp * targets).sum() - 0.3 * (e * e).sum()
     ours = torch.autograd.grad(mix(logprobs, entropy), (hidden, weight))
     expected = torch.autograd.grad(
         mix(full.gather(1, targets[:, None]).squeeze(1), -(full.exp() * full).sum(-1)), (hidden, weight)

@@ -171,13 +171,9 @@ def test_a_paired_difference_is_tighter_than_an_unpaired_one() -> None:
 def test_intervals_cover_the_truth_as_often_as_they_claim(seed: int) -> None:
     """2000 samples of 40: the share of 95 % intervals that hold the truth lies in 0.95 +- 0.02."""
     rng = np.random.default_rng(seed)
-    covered = [
-        (i := wilson_interval(int(k), 40)).low <= 0.3 <= i.high for k in rng.binomial(40, 0.3, size=2000)
-    ]
+    covered = [(i := wilson_interval(int(k), 40)).low <= 0.3 <= i.high for k in rng.binomial(40, 0.3, size=2000)]
     assert abs(float(np.mean(covered)) - 0.95) < 0.02
-    narrow = [
-        (i := wilson_interval(int(k), 40, 0.8)).low <= 0.3 <= i.high for k in rng.binomial(40, 0.3, size=2000)
-    ]
+    narrow = [(i := wilson_interval(int(k), 40, 0.8)).low <= 0.3 <= i.high for k in rng.binomial(40, 0.3, size=2000)]
     assert float(np.mean(narrow)) < 0.9, "the measurement can tell a narrower interval"
 
 

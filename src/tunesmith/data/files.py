@@ -329,7 +329,7 @@ class Parquet:
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         # First row of each row group; an empty group shares it with the next, and bisect_right skips it.
         self._firsts = list(itertools.accumulate(sizes, initial=0))[:-1]
-        self._num_rows = min(sum(sizes), sum(sizes) if limit is None else limit)
+        self._num_rows: int = min(sum(sizes), sum(sizes) if limit is None else limit)
         self._loaded: tuple[int, Any] | None = None
 
     def __len__(self) -> int:

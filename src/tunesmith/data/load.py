@@ -69,16 +69,16 @@ class DataConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class Records(Sequence[Conversation | Document]):
-    """Records of the rows that are used, in the source's order; ``index`` (N,) int64 holds their row numbers."""
+    """Records of the rows that are used, in the source's order; ``row_ids`` (N,) int64 are their numbers there."""
 
     rows: Rows
     shape: Shape
     columns: Mapping[str, str]
     merge_same_role: bool
-    index: NDArray[np.int64]
+    row_ids: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.row_ids)
 
     @overload
     def __getitem__(self, i: int) -> Conversation | Document: ...
@@ -88,17 +88,17 @@ class Records(Sequence[Conversation | Document]):
 
     def __getitem__(self, i: int | slice) -> Conversation | Document | Records:
         if isinstance(i, slice):
-            return self.take(self.index[i])
-        row_id = int(self.index[i])
+            return self.take(self.row_ids[i])
+        row_id = int(self.row_ids[i])
         row, where = self.rows[row_id]
         return self.record(_renamed(row, self.columns, self.shape), where, row_id)
 
-    def take(self, index: NDArray[np.int64]) -> Records:
+    def take(self, row_ids: NDArray[np.int64]) -> Records:
         """The same source with other rows of it."""
-        return Records(self.rows, self.shape, self.columns, self.merge_same_role, index)
+        return Records(self.rows, self.shape, self.columns, self.merge_same_role, row_ids)
 
     def record(self, renamed: Mapping[str, Any], where: Where, row_id: int) -> Conversation | Document:
-        """The record of a row whose columns carry our names. Raises RowError that names the columns as the file does."""
+        """The record of a row under our column names. Raises RowError that names the columns as the file does."""
         try:
             return to_record(renamed, self.shape, where, row_id, merge_same_role=self.merge_same_role)
         except RowError as error:
@@ -225,9 +225,9 @@ def _check_source(
         ignored |= _ignored(row, renamed, config.columns, shape)
     if seen:
         _check_mapping(config.columns, seen, rows.path)
-    index = np.frombuffer(good, np.int64) if good else np.zeros(0, np.int64)
+    row_ids = np.frombuffer(good, np.int64) if good else np.zeros(0, np.int64)
     key_array = np.frombuffer(keys, np.int64) if keys else np.zeros(0, np.int64)
-    return _Checked(records.take(index), key_array, len(rows), ignored)
+    return _Checked(records.take(row_ids), key_array, len(rows), ignored)
 
 
 def _shape_of(rows: Rows, config: DataConfig) -> Shape:
@@ -285,7 +285,7 @@ def _refuse_other_shape(renamed: Mapping[str, Any], shape: Shape, where: Where) 
 
 
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str], shape: Shape | None) -> dict[str, Any]:
-    """Apply data.columns: a mapped column takes our name, and whatever stood under that name or an alias is left out."""
+    """Apply data.columns: a mapped column takes our name; what stood under that name or an alias is left out."""
     if not columns:
         return dict(row)
     taken = set(columns.values())
@@ -341,4 +341,4 @@ def _hold_out(checked: _Checked, share: float) -> tuple[Records, Records]:
         )
     num_held = min(max(1, round(len(different) * share)), len(different) - 1)
     held = checked.keys <= different[num_held - 1]
-    return checked.records.take(checked.records.index[~held]), checked.records.take(checked.records.index[held])
+    return checked.records.take(checked.records.row_ids[~held]), checked.records.take(checked.records.row_ids[held])

@@ -36,7 +36,7 @@ def skip_bom(head: bytes, path: str) -> int:
 
 
 def decode_utf8(data: bytes, where: Where, offset_bytes: int) -> str:
-    """Text of a piece of a file that starts at ``where`` and ``offset_bytes``. Raises RowError at the first bad byte."""
+    """Text of a piece of a file that starts at ``where`` and ``offset_bytes``. Raises RowError with the bad byte."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,8 +27,6 @@ SPLIT_NAMES: dict[str, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-_READERS = {".jsonl": JsonLines, ".json": JsonList, ".csv": Csv, ".parquet": Parquet, ".txt": Text}
-SUFFIXES = tuple(_READERS)
 
 
 class Rows(Protocol):
@@ -38,6 +41,16 @@ class Rows(Protocol):
     def digest(self) -> str:
         """SHA-256 of the content, in hexadecimal."""
         ...
+
+
+_READERS: dict[str, Callable[[Path, int | None], Rows]] = {
+    ".jsonl": JsonLines,
+    ".json": JsonList,
+    ".csv": Csv,
+    ".parquet": Parquet,
+    ".txt": Text,
+}
+SUFFIXES = tuple(_READERS)
 
 
 def open_rows(source: str, *, split: Split = "train", limit: int | None = None) -> Rows:
@@ -101,7 +114,7 @@ def _open_file(path: Path, limit: int | None) -> Rows:
         )
     if path.stat().st_size == 0:
         raise DataError(str(path), "the file is empty.", "Check how it was written.")
-    rows: Rows = _READERS[suffix](path, limit)
+    rows = _READERS[suffix](path, limit)
     if len(rows) == 0:
         raise DataError(str(path), "the file holds no row.", "Check how it was written.")
     return rows
@@ -134,6 +147,9 @@ def _hub_rows(source: str, split: Split, limit: int | None) -> Rows:
     looks_local = Path(source).suffix.lower() in SUFFIXES or source.startswith(("/", ".", "~")) or source.count("/") > 1
     if looks_local or not source.strip():
         raise DataError(source or "data.train", "no such file or folder.", "Check the path.")
+    offline = _is_offline()
+    if not offline:
+        _require_hub(source)
     import datasets
 
     try:
@@ -143,9 +159,31 @@ def _hub_rows(source: str, split: Split, limit: int | None) -> Rows:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             source,
-            f"is no local file or folder, and the hub has not given it ({shown(lines[0].rstrip('.'), most=160)}).",
-            "Check the spelling; without a network, unset HF_HUB_OFFLINE or name a local file.",
+            f"is no local file or folder, and no data set could be loaded ({shown(lines[0].rstrip('.'), most=160)}).",
+            "Check the spelling, or unset HF_HUB_OFFLINE to ask the hub." if offline else "Check the spelling.",
         ) from error
     if len(table) == 0:
         raise DataError(source, f"the {split} split holds no row.", "Choose another data set.")
     return HubRows(source, table, limit)
+
+
+def _is_offline() -> bool:
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
+
+
+def _require_hub(source: str) -> None:
+    """Raise DataError at once where the hub's name does not resolve; the hub's client would retry for half a minute."""
+    if urllib.request.getproxies():
+        # Behind a proxy names are resolved elsewhere.
+        return
+    host = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        raise DataError(
+            source,
+            f"is no local file or folder, and the hub ({host}) cannot be reached.",
+            "Check the spelling; without a network, name a local file, or set HF_HUB_OFFLINE=1 for a data set that "
+            "was loaded here before.",
+        ) from None

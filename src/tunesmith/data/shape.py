@@ -73,7 +73,7 @@ def detect_shape(columns: Iterable[str], place: Where) -> Shape:
 
 
 def drop_aliases(row: dict[str, Any], name: str, shape: Shape) -> dict[str, Any]:
-    """The row without the other names that ``shape`` knows for a column, because the user has named the one he means."""
+    """The row without the other names that ``shape`` knows for a column, since the user has named the one meant."""
     group = next((group for group in _FIELDS[shape] if name in group), ())
     return {key: value for key, value in row.items() if key == name or key not in group}
 

@@ -1,4 +1,4 @@
-"""Task = data set + solver + scorer: plain values and functions, no framework."""
+"""Task = data set + solver + scorer: plain values and functions, no framework, no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.randomness import permutation
-from tunesmith.records import Message, Verdict
+from tunesmith.records import Message, StopReason, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +20,37 @@ class Item:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-# A solver turns an item into the messages the model is shown.
-Solver = Callable[[Item], tuple[Message, ...]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a solver asks the model about one item."""
+
+    item: Item
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the model said to a request, and whether it came to an end by itself."""
+
+    request: Request
+    text: str
+    stop_reason: StopReason
+
+
+# Requests to replies, in their order. A request asked before is answered from the results file.
+Generate = Callable[[Sequence[Request]], Sequence[Reply]]
+# Items to their final replies, one an item and in their order; it may ask as often as it needs to.
+Solver = Callable[[Sequence[Item], Generate], Sequence[Reply]]
 # A scorer looks at an item and an answer's text.
 Scorer = Callable[[Item, str], Verdict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A versioned evaluation; raising the version makes earlier results incomparable, and that is its purpose."""
+    """A versioned evaluation; raising the version makes earlier results incomparable, and that is its purpose.
+
+    metrics: the names of the scorer's values that are reported. Raises ValueError without items or with two of one id.
+    """
 
     name: str
     version: int
@@ -37,18 +59,26 @@ class Task:
     scorer: Scorer
     metrics: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        ids = [item.id for item in self.items]
+        if not ids:
+            raise ValueError(f"task '{self.name}' has no items")
+        if twice := sorted({name for name in ids if ids.count(name) > 1}):
+            raise ValueError(f"task '{self.name}' has several items called {', '.join(twice)}")
 
-def bare_prompt(item: Item) -> tuple[Message, ...]:
-    """The item as it is."""
-    return item.messages
+
+def bare_prompt(items: Sequence[Item], generate: Generate) -> Sequence[Reply]:
+    """Ask each item as it is."""
+    return generate([Request(item=item, messages=item.messages) for item in items])
 
 
 def few_shot(examples: Sequence[Item], num_shots: int, seed: int) -> Solver:
-    """Earlier turns with solved examples before the item's own question; the same ones for every item.
+    """Put solved examples before each item's own question as earlier turns; the same ones for every item.
 
-    The examples' system messages are dropped, since the item brings its own. Raises ValueError with too few examples.
+    The examples' system messages are dropped, since the item brings its own. Raises ValueError with too few examples,
+    and when a shot is itself among the items asked.
     """
-    if num_shots > len(examples):
+    if not 0 <= num_shots <= len(examples):
         raise ValueError(f"{num_shots} shots need as many examples, there are {len(examples)}")
     chosen = [examples[i] for i in permutation(len(examples), seed, "few_shot")[:num_shots]]
     shots = tuple(
@@ -60,9 +90,16 @@ def few_shot(examples: Sequence[Item], num_shots: int, seed: int) -> Solver:
         )
     )
 
-    def solve(item: Item) -> tuple[Message, ...]:
-        system = tuple(message for message in item.messages if message.role == "system")
-        rest = tuple(message for message in item.messages if message.role != "system")
-        return (*system, *shots, *rest)
+    def solve(items: Sequence[Item], generate: Generate) -> Sequence[Reply]:
+        shown = {example.messages for example in chosen}
+        if told := [item.id for item in items if item.messages in shown]:
+            raise ValueError(f"items {told} are among the shots, which tell their answers")
+        return generate([Request(item=item, messages=_with_shots(item, shots)) for item in items])
 
     return solve
+
+
+def _with_shots(item: Item, shots: tuple[Message, ...]) -> tuple[Message, ...]:
+    system = tuple(message for message in item.messages if message.role == "system")
+    rest = tuple(message for message in item.messages if message.role != "system")
+    return (*system, *shots, *rest)

@@ -136,9 +136,7 @@ def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
     return AttentionPlan(packed, tuple(buckets), scatter_T.to(device))
 
 
-def packed_attention(
-    q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: AttentionPlan, rules: AttentionRules
-) -> Tensor:
+def packed_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: AttentionPlan, rules: AttentionRules) -> Tensor:
     """(T, H, D): attention within each segment of the plan's pack; equals ``attention_reference``."""
     if plan.buckets is None or plan.scatter_T is None:
         return attention_reference(q_THD, k_TGD, v_TGD, plan.packed, rules)

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from pydantic import Field
 from safetensors.torch import load_file, save_file
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config import Config
 from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError
@@ -53,10 +54,12 @@ def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role
     lora = LoraConfig(
         r=config.r,
         # PEFT stores what it is given; a whole number keeps the file readable by strict readers.
-        lora_alpha=int(config.lora_alpha) if config.lora_alpha == int(config.lora_alpha) else config.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=int(config.lora_alpha) if config.lora_alpha == int(config.lora_alpha) else config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets,
         use_rslora=config.use_rslora,
+        # GPT-2 stores its weights (in, out).
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
@@ -91,9 +94,7 @@ def lora_role(base: Base, name: str, *, trainable: bool = True) -> Role:
     """The role of an adapter already on the base; its parameters are listed in module order."""
     marker = f".{name}."
     parameters = {
-        key: parameter
-        for key, parameter in base.model.named_parameters()
-        if "lora_" in key and marker in key
+        key: parameter for key, parameter in base.model.named_parameters() if "lora_" in key and marker in key
     }
     # PEFT flips requires_grad for its notion of the active adapter; here each role states its own.
     for parameter in parameters.values():
@@ -104,12 +105,16 @@ def lora_role(base: Base, name: str, *, trainable: bool = True) -> Role:
 def full_role(base: Base) -> Role:
     """Every weight of the base learns, from fp32 master copies; the base can then not be shared with other roles."""
     if base.peft_model is not None:
-        raise ConfigError("adapter.method", "full tuning rewrites a base that adapters share.", "Load a base of its own.")
+        raise ConfigError(
+            "adapter.method", "full tuning rewrites a base that adapters share.", "Load a base of its own."
+        )
     base.model.float()
     parameters = dict(base.model.named_parameters())
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    base.head = type(base.head)(base.model.get_output_embeddings().weight, base.head.bias_V, base.head.softcap, base.head.scale)
+    base.head = type(base.head)(
+        base.model.get_output_embeddings().weight, base.head.bias_V, base.head.softcap, base.head.scale
+    )
     return Role(name="full", adapter=None, parameters=parameters)
 
 
@@ -218,4 +223,3 @@ def trainable_share(base: Base, role: Role) -> float:
 def is_adapter_folder(folder: Path) -> bool:
     """Whether a folder holds an adapter rather than a whole model."""
     return (folder / "adapter_config.json").is_file()
-

@@ -62,8 +62,9 @@ def read_blocks(model: Any) -> Decoder | str:
         return f"model type '{config.model_type}' has no fast path"
     if getattr(config, "hidden_act", "silu") != "silu":
         return f"activation '{config.hidden_act}' has no fast path"
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    # Where a config lists its layers' kinds they decide; where it does not, the window holds for all.
+    layer_types = set(getattr(config, "layer_types", None) or [])
     if len(layer_types) > 1:
         return "layers of several attention types have no fast path"
     if layer_types == {"full_attention"}:

@@ -32,9 +32,7 @@ class Budget:
     @property
     def peak_bytes(self) -> int:
         """Predicted peak of the process (CPU) or of the GPU's allocator."""
-        return (
-            self.in_use_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.head_bytes
-        )
+        return self.in_use_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.head_bytes
 
     @property
     def fits(self) -> bool:
@@ -69,9 +67,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def predict(
-    base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool
-) -> Budget:
+def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool) -> Budget:
     """Predict the peak of a training step from what our kernels save a token and a layer."""
     tokens = max(micro_batch_tokens, longest_tokens)
     config, element = base.model.config, torch.finfo(base.dtype).bits // 8

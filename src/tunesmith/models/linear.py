@@ -60,7 +60,9 @@ class Site:
         """(T, in) -> (T, out) under the adapters of ``routing``."""
         if len(routing.runs) == 1:
             return self._one_run(x_TI, routing, *routing.runs[0])
-        return torch.cat([self._one_run(x_TI[first:end], routing, first, end, name) for first, end, name in routing.runs])
+        return torch.cat(
+            [self._one_run(x_TI[first:end], routing, first, end, name) for first, end, name in routing.runs]
+        )
 
     def _one_run(self, x_TI: Tensor, routing: Routing, first: int, end: int, adapter: str | None) -> Tensor:
         if self.layer.weight.requires_grad:

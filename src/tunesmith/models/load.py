@@ -105,7 +105,9 @@ def build_base(
         )
         tokenizer = AutoTokenizer.from_pretrained(resolved.folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(resolved.name, f"{str(error).splitlines()[0].rstrip('.')}.", "Check the model folder.") from None
+        raise ModelError(
+            resolved.name, f"{str(error).splitlines()[0].rstrip('.')}.", "Check the model folder."
+        ) from None
     finally:
         if bar_was_on:
             transformers_logging.enable_progress_bar()

@@ -34,7 +34,7 @@ def route_lora_layers(model: Any) -> None:
     """Give every LoRA layer of the model a forward that asks the current call which adapter acts."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for number, layer in enumerate(layers):
-        layer.forward = _routed_forward(Site(layer, number))  # type: ignore[method-assign]
+        layer.forward = _routed_forward(Site(layer, number))
 
 
 def _routed_forward(site: Site) -> Any:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tunesmith.errors import DataError
 from tunesmith.models.adapters import PROVENANCE_FILE, is_adapter_folder, load_adapter
-from tunesmith.models.load import EMBEDDED_MODEL, ModelConfig, load_base
+from tunesmith.models.load import ModelConfig, load_base
+from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.models.roles import Base
 from tunesmith.records import Message, Rollout
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
@@ -45,7 +46,10 @@ class Session:
     def answer_all(self, texts: Sequence[str], system: str | None, sampling: Sampling) -> list[Rollout]:
         """One single-turn answer a text."""
         prompts = [
-            Prompt(ids=render_prompt(_opening(system) + [Message(role="user", content=text)], self.base.tokenizer), row_id=i)
+            Prompt(
+                ids=render_prompt(_opening(system) + [Message(role="user", content=text)], self.base.tokenizer),
+                row_id=i,
+            )
             for i, text in enumerate(texts)
         ]
         return self.generator.generate(prompts, sampling, self.adapter)

@@ -18,9 +18,11 @@ from tunesmith.evals.run import Comparison, TaskResult, compare, run_task
 from tunesmith.evals.suites.support_desk import METRICS, support_desk_task
 from tunesmith.models.adapters import AdapterConfig
 from tunesmith.models.budget import peak_memory_bytes
-from tunesmith.models.load import EMBEDDED_MODEL, ModelConfig, gemm_gflops, load_base
+from tunesmith.models.load import ModelConfig, gemm_gflops, load_base
+from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.models.roles import Base
-from tunesmith.recipes.sft import SFTConfig, Trained, train
+from tunesmith.recipes.prepare import ADAPTER_NAME, SFTConfig
+from tunesmith.recipes.sft import Trained, train
 from tunesmith.reports.html import Report
 from tunesmith.rollout.generate import LocalGenerator, Sampling, TokenCount
 from tunesmith.runs import machine_summary
@@ -65,27 +67,23 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> dict[str, Any]:
     base = load_base(ModelConfig(model_name_or_path=config.model_name_or_path))
     say(f"{base.notes[0]} GEMM probe: {probe:.0f} GFLOP/s.")
     results_path = folder / "results.jsonl"
-    before = LocalGenerator(base)
+    generator = LocalGenerator(base)
     results = [
-        _measure(config, base, before, label, shots, None, results_path, say)
+        _measure(config, base, generator, label, shots, None, results_path, say)
         for label, shots in zip(LABELS[:2], (0, 3), strict=True)
     ]
     # 2. Tune.
     say(f"tuning on {_num_train(config)} rows …")
-    del base
-    trained = train(recipe)
+    trained = train(recipe, base=base)
     if trained.interrupted:
         say(f"stopped; go on with: tunesmith demo --output-dir {config.output_dir}")
         return {"interrupted": True, "output_dir": str(folder)}
     # 3. The same rows again.
-    after = LocalGenerator(trained.base)
-    results.append(_measure(config, trained.base, after, LABELS[2], 0, "default", results_path, say))
+    results.append(_measure(config, base, generator, LABELS[2], 0, ADAPTER_NAME, results_path, say))
     measured = Measured(
         results=tuple(results),
         against_shots=tuple(compare(results[1], results[2], metric) for metric in METRICS),
-        tokens=TokenCount(
-            before.tokens.prefilled + after.tokens.prefilled, before.tokens.generated + after.tokens.generated
-        ),
+        tokens=generator.tokens,
     )
     # 4. Report.
     seconds = time.perf_counter() - began

@@ -23,7 +23,7 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: i
         axes.plot(*zip(*valid, strict=True), color="#b5482a", marker="o", markersize=4, label="validation")
         kept = [point for point in valid if point[0] == best_step]
         if kept:
-            axes.scatter(*zip(*kept, strict=True), s=90, facecolors="none", edgecolors="#b5482a", label="kept")
+            axes.plot(*kept[-1], "o", markersize=10, markerfacecolor="none", color="#b5482a", label="kept")
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss, nats a token")
     axes.set_ylim(bottom=0)

@@ -138,9 +138,7 @@ class LocalGenerator:
 
     def _decode(self, rows: list[_Row], sampling: Sampling, adapter: str | None) -> Iterator[None]:
         self.tokens.prefilled += sum(len(row.prompt.ids) for row in rows)
-        state, hidden_BD = start_decoding(
-            self.base, [row.prompt.ids for row in rows], sampling.max_new_tokens, adapter
-        )
+        state, hidden_BD = start_decoding(self.base, [row.prompt.ids for row in rows], sampling.max_new_tokens, adapter)
         running = list(rows)
         while True:
             ids = _choose(self.base, hidden_BD, running, sampling)

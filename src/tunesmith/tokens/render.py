@@ -1,17 +1,17 @@
 """Conversation -> token ids and loss weights, through the model's own chat template.
 
 The loss covers exactly what the assistant says and the token that ends its turn. What inference would feed the model
-before a turn is an exact prefix of what training feeds it; where a template rewrites earlier turns (reasoning
-models drop old thoughts), each assistant turn becomes an example of its own.
+before a turn is, token for token, what training feeds it. Where one sequence cannot hold that for all turns, because
+the template rewrites earlier ones (reasoning models drop old thoughts), ends none, or the tokenizer merges across the
+turn's beginning, each trained turn becomes an example of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -19,16 +19,7 @@ from pydantic import Field
 from tunesmith.config import Config
 from tunesmith.errors import DataError
 from tunesmith.records import Conversation, Document, Example, Message, Where
-
-# For base models without a template: plain text that needs no new tokens; the tokenizer's eos ends a turn.
-DEFAULT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
-    "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token + '\n' }}"
-    "{% else %}{{ message['role'] | capitalize + ': ' + message['content'] + '\n' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
-)
+from tunesmith.tokens.template import apply_template, chat_format, encode, encode_as_text, mark, plain
 
 
 class RenderConfig(Config):
@@ -37,220 +28,257 @@ class RenderConfig(Config):
     max_length: int | None = Field(None, ge=8)
     """Most tokens of one row; empty: what the model reads."""
     over_length: Literal["error", "drop", "truncate"] = "error"
-    """A longer row is an error, dropped and counted, or cut at its end; raw text is split, losing nothing."""
+    """A longer chat is an error, dropped and counted, or cut at its end; raw text is split, losing nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One assistant turn inside a text: where it begins, and where its end-of-turn token ends."""
+    """An assistant turn in a text, by characters; end_token stands at words_end, or is None where nothing ends it."""
 
     begin: int
-    end: int
-    has_end_token: bool
-    train: bool
+    words_end: int
+    end_token: str | None
 
 
 def render(record: Conversation | Document, tokenizer: Any, config: RenderConfig, *, max_tokens: int) -> list[Example]:
-    """Tokens of one record with at most ``max_tokens`` each; an empty list is a row dropped for its length.
+    """Examples of one record with at most ``max_tokens`` each; an empty list is a row dropped for its length.
 
-    Raises DataError for a row that is too long (over_length: error), that the template refuses, that spells one of
-    the tokenizer's control tokens, or that leaves nothing in the loss.
+    Usually one; several for a long document, and for a conversation whose turns need one each. Raises DataError for a
+    row that is too long (over_length: error), that the template refuses or rewrites, or that leaves nothing in the
+    loss.
     """
     if isinstance(record, Document):
         return _render_document(record, tokenizer, max_tokens)
-    _refuse_control_tokens(record, tokenizer)
-    out = []
-    for text, turns in _texts(record, tokenizer):
-        example = _tokenise(record, text, turns, tokenizer)
-        fitted = _fit(example, config.over_length, max_tokens)
-        if fitted is None:
-            return []
-        if fitted.num_loss_tokens == 0:
-            raise DataError(record.where, "no token of this row is in the loss.", "Raise max_length or set train: true.")
-        out.append(fitted)
-    return out
-
-
-def render_prompt(messages: Sequence[Message], tokenizer: Any) -> NDArray[np.int64]:
-    """Token ids (T,) of a conversation up to where the assistant is to speak."""
-    text = _apply(tokenizer, messages, Where("prompt"), generation=True)
-    return np.array(_ids(tokenizer, text), np.int64)
-
-
-def template_of(tokenizer: Any) -> str:
-    """The chat template in use: the model's own, or the documented default."""
-    return str(tokenizer.chat_template or DEFAULT_TEMPLATE)
-
-
-def _apply(tokenizer: Any, messages: Sequence[Message], where: Where, *, generation: bool = False) -> str:
-    rows = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        # transformers renders in a sandbox that cannot reach attributes of Python objects.
-        return str(
-            tokenizer.apply_chat_template(
-                rows, tokenize=False, add_generation_prompt=generation, chat_template=template_of(tokenizer)
-            )
-        )
-    except jinja2.exceptions.TemplateError as error:
+    if not any(message.role == "assistant" and message.train for message in record.messages):
+        raise DataError(record.where, "no token of this row is in the loss.", "Set train: true on an assistant turn.")
+    whole = _whole(record, tokenizer)
+    examples = [whole] if whole is not None else _one_each(record, tokenizer)
+    longest = max(example.num_tokens for example in examples)
+    if longest <= max_tokens:
+        return examples
+    if config.over_length == "error":
         raise DataError(
-            where,
-            f"the model's chat template refuses this conversation: {str(error).rstrip('.')}.",
-            "Reorder the turns, or move the system message into the first user turn.",
-        ) from None
+            record.where,
+            f"the row has {longest} tokens, {max_tokens} are allowed.",
+            "Shorten it, raise max_length as far as the model reads, or set over_length: drop or truncate.",
+        )
+    return [] if config.over_length == "drop" else _truncate(examples, max_tokens)
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def render_prompt(
+    messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Mapping[str, Any]] = ()
+) -> NDArray[np.int64]:
+    """Token ids (T,) of a conversation up to where the assistant is to speak.
+
+    Training sees exactly these before the answer. Raises DataError when the template refuses the conversation.
+    """
+    where = Where("prompt")
+    text = apply_template(tokenizer, messages, where, generation=True, tools=tools)
+    return np.array(encode(text, tokenizer, where), np.int64)
 
 
-def _texts(record: Conversation, tokenizer: Any) -> list[tuple[str, list[_Turn]]]:
-    """One text with all its turns where the template keeps prefixes, else one text a trained turn."""
+def template_notes(tokenizer: Any) -> list[str]:
+    """What a user should know of the template in use: sentences, none where there is nothing to say."""
+    notes = []
+    if not tokenizer.chat_template:
+        notes.append("the model has no chat template; tunesmith's plain one is used (User:/Assistant: lines).")
+    messages = (Message(role="user", content="a"), Message(role="assistant", content="b"))
+    record = Conversation(messages=messages * 2, row_id=0, where=Where("chat template"))
+    try:
+        text = apply_template(tokenizer, messages, record.where)
+        before = apply_template(tokenizer, messages[:1], record.where, generation=True)
+        ends = _turn(text, len(before), len(text), messages[1], tokenizer, record.where).end_token is not None
+        whole = _whole(record, tokenizer) is not None
+    except DataError as error:
+        return [*notes, error.cause]
+    if not ends:
+        notes.append("the chat template ends no assistant turn; the tokenizer's eos is put there.")
+    if not whole:
+        notes.append("each trained turn becomes an example of its own, with the turns before it as its prompt.")
+    return notes
+
+
+def _whole(record: Conversation, tokenizer: Any) -> Example | None:
+    """All turns in one sequence, or None where that would not be what inference sees."""
     messages, where = record.messages, record.where
     assistant = [i for i, message in enumerate(messages) if message.role == "assistant"]
     last = assistant[-1] + 1
-    full = _apply(tokenizer, messages[:last], where)
-    turns = []
+    full = apply_template(tokenizer, messages[:last], where, tools=record.tools)
+    _check_nothing_left_out(replace(record, messages=messages[:last]), full, tokenizer)
+    ids = encode(full, tokenizer, where)
+    weight = np.zeros(len(ids), np.float32)
     for i in assistant:
-        before = _apply(tokenizer, messages[:i], where, generation=True)
-        through = full if i + 1 == last else _apply(tokenizer, messages[: i + 1], where)
-        if not (full.startswith(before) and full.startswith(through) and through.startswith(before)):
-            return _one_text_a_turn(record, tokenizer, assistant)
-        turns.append(_turn(full, len(before), len(through), messages[i].train, tokenizer))
-    return [(full, turns)]
+        before = apply_template(tokenizer, messages[:i], where, generation=True, tools=record.tools)
+        through = full if i + 1 == last else apply_template(tokenizer, messages[: i + 1], where, tools=record.tools)
+        if not (through.startswith(before) and full.startswith(through)):
+            return None
+        turn = _turn(full, len(before), len(through), messages[i], tokenizer, where)
+        prompt = encode(before, tokenizer, where)
+        if turn.end_token is None or ids[: len(prompt)] != prompt:
+            return None
+        end = _end_index(ids, len(prompt), full, turn, tokenizer)
+        if end is None:
+            return None
+        weight[max(len(prompt), 1) : end] = float(messages[i].train)
+    return Example(ids=np.array(ids, np.int64), loss_weight=weight, row_id=record.row_id, where=where)
 
 
-def _one_text_a_turn(record: Conversation, tokenizer: Any, assistant: list[int]) -> list[tuple[str, list[_Turn]]]:
+def _one_each(record: Conversation, tokenizer: Any) -> list[Example]:
+    """One example for each trained turn, ending with it."""
     out = []
-    for i in assistant:
-        if not record.messages[i].train:
+    for i, message in enumerate(record.messages):
+        if message.role != "assistant" or not message.train:
             continue
-        before = _apply(tokenizer, record.messages[:i], record.where, generation=True)
-        through = _apply(tokenizer, record.messages[: i + 1], record.where)
+        where, tools = record.where, record.tools
+        before = apply_template(tokenizer, record.messages[:i], where, generation=True, tools=tools)
+        through = apply_template(tokenizer, record.messages[: i + 1], where, tools=tools)
         if not through.startswith(before):
             raise DataError(
-                record.where,
-                f"the template writes something else before assistant turn {i + 1} in training than in use.",
+                where,
+                f"the chat template writes something else before message {i + 1} in training than in use.",
                 "Give the model a chat template whose generation prompt opens the assistant's turn.",
             )
-        out.append((through, [_turn(through, len(before), len(through), True, tokenizer)]))
-    if not out:
-        raise DataError(record.where, "no token of this row is in the loss.", "Set train: true on a turn.")
+        turn = _turn(through, len(before), len(through), message, tokenizer, where)
+        prompt = encode(before, tokenizer, where)
+        ids = encode(through[: turn.words_end], tokenizer, where)
+        if ids[: len(prompt)] != prompt:
+            ids = prompt + _continuation(prompt, ids, through[turn.begin : turn.words_end], tokenizer, where)
+        form = chat_format(tokenizer)
+        end_id = tokenizer.eos_token_id if turn.end_token is None else form.control_ids[turn.end_token]
+        weight = np.ones(len(ids) + (end_id is not None), np.float32)
+        weight[: max(len(prompt), 1)] = 0.0
+        out.append(
+            Example(
+                ids=np.array(ids if end_id is None else [*ids, end_id], np.int64),
+                loss_weight=weight,
+                row_id=record.row_id,
+                where=where,
+                end_in_loss=end_id is not None,
+            )
+        )
     return out
 
 
-def _turn(text: str, begin: int, end: int, train: bool, tokenizer: Any) -> _Turn:
-    """The end-of-turn token is the first control token after the assistant's words."""
-    found = [(text.find(token, begin, end), token) for token in _control_tokens(tokenizer)]
-    found = [(at, token) for at, token in found if at >= 0]
-    if not found:
-        return _Turn(begin, begin + len(text[begin:end].rstrip()), False, train)
-    at, token = min(found, key=lambda pair: (pair[0], -len(pair[1])))
-    return _Turn(begin, at + len(token), True, train)
-
-
-def _control_tokens(tokenizer: Any) -> list[str]:
-    """Texts of the tokens that steer the model: specials, and what was added as special."""
-    cached = getattr(tokenizer, "_tunesmith_control_tokens", None)
-    if cached is None:
-        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        cached = sorted({*tokenizer.all_special_tokens, *added}, key=lambda token: (-len(token), token))
-        tokenizer._tunesmith_control_tokens = cached
-    return list(cached)
-
-
-def _refuse_control_tokens(record: Conversation, tokenizer: Any) -> None:
-    """A row that spells '<|im_end|>' could forge a turn."""
-    for number, message in enumerate(record.messages):
-        for token in _control_tokens(tokenizer):
-            if token in message.content:
+def _turn(text: str, begin: int, end: int, message: Message, tokenizer: Any, where: Where) -> _Turn:
+    """Where an assistant's words end in text[begin:end], and the control token the template writes right after."""
+    words = mark(message.content, tokenizer, where)
+    found = [match for match in chat_format(tokenizer).written.finditer(text, begin, end) if match[1]]
+    for match in found:
+        if text[begin : match.start()].rstrip().endswith(words.rstrip()):
+            if match is not found[0]:
                 raise DataError(
-                    record.where.at(f"messages[{number}]"),
-                    f"the text spells the model's control token {token!r}.",
-                    "Remove it or write it differently.",
+                    where,
+                    f"the chat template writes {found[0][1]!r} between generation prompt and the assistant's words.",
+                    "Give the model a chat template whose generation prompt opens the assistant's turn.",
                 )
-
-
-def _tokenise(record: Conversation, text: str, turns: list[_Turn], tokenizer: Any) -> Example:
-    """Ids and weights; a token is in the loss when it lies inside a trained turn.
-
-    The whole text is tokenised at once, and checked: what comes before each turn must tokenise to the same ids alone,
-    since that is what inference sees. Where merges reach over that edge, the text is tokenised piece by piece.
-    """
-    whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = list(whole["input_ids"]), whole["offset_mapping"]
-    starts = [next((k for k, (a, _) in enumerate(offsets) if a >= turn.begin), len(ids)) for turn in turns]
-    ends = [next((k for k, (a, _) in enumerate(offsets) if a >= turn.end), len(ids)) for turn in turns]
-    aligned = all(
-        ids[:start] == _ids(tokenizer, text[: turn.begin]) and (end == 0 or offsets[end - 1][1] <= turn.end)
-        for turn, start, end in zip(turns, starts, ends, strict=True)
-    )
-    if not aligned:
-        ids, starts, ends = _by_pieces(text, turns, tokenizer)
-    if not turns[-1].has_end_token and tokenizer.eos_token_id is not None:
-        # The template ends no turn; without an end the model would never stop.
-        ids = [*ids[: ends[-1]], tokenizer.eos_token_id]
-        ends[-1] += 1
-    weight = np.zeros(len(ids), np.float32)
-    for turn, start, end in zip(turns, starts, ends, strict=True):
-        weight[max(start, 1) : end] = 1.0 if turn.train else 0.0
-    return Example(
-        ids=np.array(ids, np.int64),
-        loss_weight=weight,
-        row_id=record.row_id,
-        where=record.where,
-        end_in_loss=all(turn.has_end_token for turn in turns[:-1] if turn.train) and bool(weight[ends[-1] - 1]),
-    )
-
-
-def _by_pieces(text: str, turns: list[_Turn], tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
-    ids: list[int] = []
-    starts, ends, at = [], [], 0
-    for turn in turns:
-        ids += _ids(tokenizer, text[at : turn.begin])
-        starts.append(len(ids))
-        ids += _ids(tokenizer, text[turn.begin : turn.end])
-        ends.append(len(ids))
-        at = turn.end
-    return ids + (_ids(tokenizer, text[at:]) if at < len(text) else []), starts, ends
-
-
-def _fit(example: Example, over_length: str, max_tokens: int) -> Example | None:
-    excess = example.num_tokens - max_tokens
-    if excess <= 0:
-        return example
-    if over_length == "error":
+            return _Turn(begin, match.start(), match[1])
+    if not _says(text[begin:end], words):
         raise DataError(
-            example.where,
-            f"the row has {example.num_tokens} tokens, {max_tokens} are allowed.",
-            "Raise max_length, or set over_length: drop or truncate.",
+            where, "the chat template leaves out some of the assistant's words.", "Write the answer without markup."
         )
-    if over_length == "drop":
-        return None
-    lost = int(np.count_nonzero(example.loss_weight[max_tokens:]))
-    return Example(
-        ids=example.ids[:max_tokens],
-        loss_weight=example.loss_weight[:max_tokens],
-        row_id=example.row_id,
-        where=example.where,
-        end_in_loss=example.end_in_loss and lost == 0,
-        tokens_cut=excess,
+    if found:
+        return _Turn(begin, found[-1].start(), found[-1][1])
+    at = text.find(words, begin, end)
+    words_end = at + len(words) if at >= 0 else begin + len(text[begin:end].rstrip())
+    return _Turn(begin, words_end, None)
+
+
+def _says(text: str, words: str) -> bool:
+    """Whether words stand in a text; templates may trim and re-space them."""
+    return words.strip() in text or "".join(plain(words).split()) in "".join(plain(text).split())
+
+
+def _check_nothing_left_out(record: Conversation, text: str, tokenizer: Any) -> None:
+    """A template must write what was asked; one that has no place for a system message often drops it in silence."""
+    for number, message in enumerate(record.messages):
+        if message.role != "assistant" and not _says(text, mark(message.content, tokenizer, record.where)):
+            raise DataError(
+                record.where.at(f"messages[{number}]"),
+                f"the model's chat template leaves out this {message.role} message.",
+                "Move its text into a user turn.",
+            )
+    if record.tools and text == apply_template(tokenizer, record.messages, record.where):
+        raise DataError(
+            record.where.at("tools"),
+            "the model's chat template has no place for tools.",
+            "Describe them in the system message.",
+        )
+
+
+def _end_index(ids: list[int], start: int, text: str, turn: _Turn, tokenizer: Any) -> int | None:
+    """The index after a turn's end token, its text being known to stand at words_end."""
+    form = chat_format(tokenizer)
+    assert turn.end_token is not None
+    earlier = sum(match[1] == turn.end_token for match in form.written.finditer(text, turn.begin, turn.words_end))
+    end_id = form.control_ids[turn.end_token]
+    at = [k for k in range(start, len(ids)) if ids[k] == end_id][earlier : earlier + 1]
+    return at[0] + 1 if at else None
+
+
+def _continuation(prompt: list[int], whole: list[int], words: str, tokenizer: Any, where: Where) -> list[int]:
+    """Tokens of the words after a prompt whose last token would merge with them; together they give the same text."""
+    anchor = next(iter(chat_format(tokenizer).control_ids), "")
+    # SentencePiece puts a space before what begins a text; behind a control token the words do not begin it.
+    for candidate in (encode(words, tokenizer, where), encode(anchor + words, tokenizer, where)[bool(anchor) :]):
+        if _decode(prompt + candidate, tokenizer) == _decode(whole, tokenizer):
+            return candidate
+    raise DataError(
+        where,
+        "the tokenizer merges the chat template's generation prompt with the assistant's first word.",
+        "Give the model a chat template whose generation prompt ends in a line break.",
     )
+
+
+def _decode(ids: list[int], tokenizer: Any) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _truncate(examples: list[Example], max_tokens: int) -> list[Example]:
+    """Cut at the end; what is cut is counted, also where nothing trainable is left of an example."""
+    kept: list[Example] = []
+    lost_tokens = 0
+    for example in examples:
+        excess = max(0, example.num_tokens - max_tokens)
+        lost = int(np.count_nonzero(example.loss_weight[max_tokens:]))
+        cut = replace(
+            example,
+            ids=example.ids[:max_tokens],
+            loss_weight=example.loss_weight[:max_tokens],
+            end_in_loss=example.end_in_loss and lost == 0,
+            tokens_cut=excess,
+        )
+        if cut.num_loss_tokens:
+            kept.append(cut)
+        else:
+            lost_tokens += lost
+    if not kept:
+        raise DataError(
+            examples[0].where,
+            f"no token of this row is in the loss once it is cut to {max_tokens} tokens.",
+            "Raise max_length, or set over_length: drop.",
+        )
+    if lost_tokens:
+        kept[-1] = replace(kept[-1], end_in_loss=False, tokens_cut=kept[-1].tokens_cut + lost_tokens)
+    return kept
 
 
 def _render_document(record: Document, tokenizer: Any, max_tokens: int) -> list[Example]:
-    """Raw text: the tokenizer's own start token if it has one, an eos at the end, consecutive chunks if long."""
-    ids = list(tokenizer(record.text)["input_ids"])
-    if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
+    """Raw text: the tokenizer's own start token if it puts one, an eos at the end, chunks where it is long.
+
+    Neighbouring chunks share one token, so that every token but the first is predicted exactly once.
+    """
+    begin_id = chat_format(tokenizer).begin_id
+    ids = encode_as_text(record.text, tokenizer, record.where)
+    if begin_id is not None:
+        ids = [begin_id, *ids]
+    if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
     if len(ids) < 2:
         raise DataError(record.where, "the text has no token to predict.", "Remove the row.")
     out = []
-    for begin in range(0, len(ids), max_tokens):
-        # A chunk of one token has nothing to predict; one token of overlap keeps it in the loss.
-        chunk = ids[begin : begin + max_tokens] if len(ids) - begin > 1 else ids[begin - 1 :]
+    for start in range(0, len(ids) - 1, max_tokens - 1):
+        chunk = np.array(ids[start : start + max_tokens], np.int64)
         weight = np.ones(len(chunk), np.float32)
         weight[0] = 0.0
-        out.append(
-            Example(ids=np.array(chunk, np.int64), loss_weight=weight, row_id=record.row_id, where=record.where)
-        )
+        out.append(Example(ids=chunk, loss_weight=weight, row_id=record.row_id, where=record.where))
     return out

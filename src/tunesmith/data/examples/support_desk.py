@@ -1,212 +1,73 @@
 """The demo's rows: a customer's message becomes a fixed JSON ticket. Seeded, ours, no network.
 
 Labelling guide; every label can be decided from the message alone:
-category   delivery (not arrived), damaged (broken or not working), billing (money taken wrongly), return (wants to
-           send it back), question (wants to know something)
-priority   high when a deadline or danger is named, low when the customer says there is no hurry, else normal
-product    the product's name as written
+category   delivery (not arrived), damaged (broken or not working), billing (invoice, price or payment is wrong), return
+           (wants to give it back or exchange it), question (wants to know something about the product)
+priority   high when a deadline or danger is named, else normal
+product    the product's name as written: two words
 order_id   as written, two capital letters, a hyphen, five digits; null when none is given
 sentiment  angry, happy, or neutral when no feeling is voiced
-reply      the brand's tone: cheerful, at most 25 words, exactly one emoji
+reply      the brand's tone: cheerful, at most 25 words, exactly one emoji; it thanks as the sentiment asks for, says
+           what happens next as the category asks for, and names the product
 
-Wordings, products and names of the three splits are disjoint, so nothing learnt by heart helps on the test rows.
+Wordings, products, names and order ids of the three splits are disjoint, so nothing learnt by heart helps on the test
+rows. One row in five carries a typo; none touches a product, a name or an order id. A ticket is compact JSON with its
+keys in the order above: ten tokens less a row than with blanks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tunesmith.data.examples.support_desk_wording import (
+    ASIDES,
+    BRANDS,
+    CLOSINGS,
+    DANGERS,
+    DEADLINES,
+    DEVICES,
+    FEELINGS,
+    GREETINGS,
+    NAMES,
+    ORDERS,
+    PROBLEMS,
+)
 from tunesmith.randomness import generator
 
 SEED = 20261123
 SIZES = {"train": 900, "valid": 100, "test": 200}
 SYSTEM = (
-    "Write a JSON ticket: category (delivery, damaged, billing, return, question), priority (high, normal, low), "
-    "product, order_id or null, sentiment (angry, neutral, happy), reply (cheerful, 25 words at most, one emoji)."
+    "Write a JSON ticket: category (delivery, damaged, billing, return, question), priority (high, normal), product, "
+    "order_id, sentiment (angry, neutral, happy), reply (cheerful, one emoji)."
 )
 FIELDS = ("category", "priority", "product", "order_id", "sentiment")
+CATEGORIES = ("delivery", "damaged", "billing", "return", "question")
+PRIORITIES = ("high", "normal")
+SENTIMENTS = ("angry", "neutral", "happy")
 
-# split -> names; {P}, {O} and {N} stand for product, order and name in the wordings below.
-PRODUCTS: Mapping[str, list[str]] = {
-    "train": [
-        "Aurora Lamp", "Pebble Speaker", "Willow Desk", "Falcon Backpack", "Maple Blender", "Orbit Headphones",
-        "Cedar Bookshelf", "Tundra Jacket", "Comet Charger", "Harbor Mug", "Lotus Yoga Mat", "Breeze Fan",
-        "Ember Grill", "Quartz Watch", "Panda Slippers", "Violet Keyboard", "Summit Tent", "Coral Vase",
-        "Badger Drill", "Meadow Quilt", "Ivory Toaster", "Zephyr Bike", "Canyon Boots", "Pixel Frame",
-    ],
-    "valid": ["Juniper Clock", "Otter Umbrella", "Granite Pan", "Saffron Rug", "Polar Cooler", "Sparrow Scarf"],
-    "test": [
-        "Nimbus Kettle", "Walnut Chair", "Lynx Camera", "Indigo Sofa", "Heron Suitcase", "Basil Planter",
-        "Cobalt Printer", "Fern Curtain", "Raven Monitor", "Velvet Pillow",
-    ],
-}  # fmt: skip
-NAMES: Mapping[str, list[str]] = {
-    "train": ["Anna", "Ben", "Carla", "David", "Elif", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kemi", "Lars"],
-    "valid": ["Mona", "Nils", "Olga", "Pablo"],
-    "test": ["Quinn", "Rosa", "Samir", "Tess", "Umar", "Vera"],
+THANKS = {
+    "angry": "Thanks for telling us!",
+    "neutral": "Thanks for writing!",
+    "happy": "How lovely to hear from you!",
 }
-LETTERS: Mapping[str, list[str]] = {
-    "train": ["KX", "AB", "TR", "MN", "PQ", "LD", "GH", "WS"],
-    "valid": ["EC", "VY"],
-    "test": ["ZB", "HK", "JT", "RF"],
+NEXT_STEP = {
+    "delivery": "We gladly track down your {P} today 🚚",
+    "damaged": "We gladly replace your {P} right away 🎁",
+    "billing": "We gladly put the bill for your {P} right 💛",
+    "return": "We gladly take back your {P} 📦",
+    "question": "We gladly tell you all about the {P} 😊",
 }
-PROBLEMS: Mapping[str, Mapping[str, list[str]]] = {
-    "delivery": {
-        "train": [
-            "My {P} has still not arrived.", "Where is my {P}? It should have been here days ago.",
-            "I am waiting for the {P} and nothing has come.", "The {P} was never delivered.",
-            "The parcel with my {P} seems to be lost.", "Tracking says my {P} has not moved for a week.",
-            "The courier did not bring the {P}.", "No sign of the {P} I bought.",
-            "The delivery of my {P} is late.", "I have not received my {P} yet.",
-        ],
-        "valid": ["The {P} has gone missing on its way.", "My shipment of the {P} is overdue."],
-        "test": [
-            "I am still without the {P}; the package has not turned up.", "The {P} has not reached my door.",
-            "My {P} is stuck somewhere with the carrier.", "The van never came with the {P}.",
-        ],
-    },
-    "damaged": {
-        "train": [
-            "My {P} arrived broken.", "The {P} has a big crack.", "The {P} stopped working after one day.",
-            "The {P} came with a scratch all over it.", "My new {P} does not switch on.", "The {P} fell apart in my hands.",
-            "A part of the {P} is snapped off.", "The {P} was smashed when I opened the box.",
-            "My {P} is faulty.", "The {P} is dented and does not work.",
-        ],
-        "valid": ["The {P} is defective.", "The {P} came out of the box in pieces."],
-        "test": [
-            "The {P} turned up shattered.", "My {P} died within hours.", "The {P} has a torn side and a bent piece.",
-            "The {P} I unpacked is cracked and useless.",
-        ],
-    },
-    "billing": {
-        "train": [
-            "I was charged twice for the {P}.", "The invoice for my {P} is wrong.",
-            "You took too much money for the {P}.", "My card was billed again for the {P}.",
-            "I paid for the {P} but the discount is missing on the bill.", "The price on my {P} receipt is not what I agreed to.",
-            "There is a payment for a {P} that I did not make.", "Please correct the bill for the {P}.",
-            "My refund for the {P} has not been paid out.", "The {P} shows up two times on my bank statement.",
-        ],
-        "valid": ["I see a double payment for the {P}.", "The amount on the {P} bill is too high."],
-        "test": [
-            "You have debited my account two times for the {P}.", "The {P} cost more on my statement than in the shop.",
-            "My invoice lists the {P} at the wrong price.", "I got billed for a {P} a second time.",
-        ],
-    },
-    "return": {
-        "train": [
-            "I want to send the {P} back.", "How can I return my {P}?", "The {P} does not fit, I would like to return it.",
-            "I changed my mind about the {P} and want my money back.", "Please take the {P} back.",
-            "I would like to swap the {P} for another one.", "The {P} is not for me, I wish to return it.",
-            "Can I exchange the {P}?", "I need a return label for the {P}.", "I do not want to keep the {P}.",
-        ],
-        "valid": ["I would like to give the {P} back.", "Please send me a return slip for the {P}."],
-        "test": [
-            "I wish to hand the {P} back to you.", "The {P} is the wrong size, so I am returning it.",
-            "May I trade in the {P} for a different one?", "I have decided not to keep the {P}; please arrange a return.",
-        ],
-    },
-    "question": {
-        "train": [
-            "Does the {P} come in blue?", "How do I clean the {P}?", "Is the {P} safe for children?",
-            "How long is the warranty of the {P}?", "What does the {P} weigh?", "Can I use the {P} outdoors?",
-            "Is there a manual for the {P}?", "Which size of the {P} should I choose?",
-            "Will the {P} be back in stock?", "What is the {P} made of?",
-        ],
-        "valid": ["How big is the {P}?", "Does the {P} need batteries?"],
-        "test": [
-            "What colours does the {P} come in?", "How many years of guarantee does the {P} have?",
-            "Could you tell me whether the {P} is waterproof?", "How should I look after the {P}?",
-        ],
-    },
-}  # fmt: skip
-PRIORITY: Mapping[str, Mapping[str, list[str]]] = {
-    "high": {
-        "train": [
-            "I need this solved today.", "This is urgent.", "It is a birthday gift for tomorrow.",
-            "It gave off smoke, this is dangerous.", "I travel tomorrow morning and need it.",
-            "Please act immediately.", "The party is tonight.", "I need an answer right now.",
-        ],
-        "valid": ["I must have this sorted by tonight.", "It sparks, and I am afraid of a fire."],
-        "test": [
-            "This cannot wait, I need it by tomorrow.", "It is an emergency.", "Please fix it at once, it is for tonight.",
-            "It got so hot that it burned my hand.",
-        ],
-    },
-    "low": {
-        "train": [
-            "There is no hurry.", "Take your time.", "It is not urgent at all.", "Whenever you have a moment.",
-            "No rush.", "It can wait until next week.",
-        ],
-        "valid": ["I am in no hurry.", "This can wait."],
-        "test": ["Do not rush on my account.", "Any time next week is fine.", "It is not pressing."],
-    },
-}  # fmt: skip
-MOOD: Mapping[str, Mapping[str, list[str]]] = {
-    "angry": {
-        "train": [
-            "I am furious.", "This is unacceptable!", "I am very upset.", "What a terrible service.",
-            "I am really annoyed.", "This makes me so angry!", "I am fed up.", "Worst shop ever.",
-        ],
-        "valid": ["I am outraged.", "This is a disgrace!"],
-        "test": ["I am livid.", "Absolutely awful experience!", "I am so mad about this.", "This is outrageous."],
-    },
-    "happy": {
-        "train": [
-            "I love your shop!", "Thanks, you are always great.", "I am a very happy customer.",
-            "Your team is wonderful.", "I really enjoy your products!", "You have been fantastic so far.",
-            "Great shop, by the way.", "I am delighted with your service.",
-        ],
-        "valid": ["Your shop is amazing.", "I adore what you do!"],
-        "test": [
-            "You folks are brilliant!", "I am thrilled with your shop.", "Lovely service as always.",
-            "I am so pleased with you all.",
-        ],
-    },
-}  # fmt: skip
-GREETINGS = {
-    "train": ["Hi,", "Hello,", "Dear team,", "Good morning,", "Hey,"],
-    "valid": ["Hi there,"],
-    "test": ["Greetings,", "Good day,"],
-}
-ORDERS = {
-    "train": ["Order {O}.", "My order number is {O}.", "({O})", "Order id: {O}."],
-    "valid": ["The order is {O}."],
-    "test": ["It is order {O}.", "Reference {O}."],
-}
-CLOSINGS = {
-    "train": ["Best, {N}", "Thanks, {N}", "Regards, {N}", "{N}"],
-    "valid": ["Cheers, {N}"],
-    "test": ["Yours, {N}", "Kind regards, {N}"],
-}
-REPLIES: Mapping[str, list[str]] = {
-    "delivery": [
-        "Thanks for telling us! We are happy to track down your {P} and get it moving today 🚚",
-        "Great that you wrote! Your {P} gets our full attention and a speedy trip to you 🚚",
-    ],
-    "damaged": [
-        "Thanks for letting us know! A happy new {P} is on its way to you 🎁",
-        "Great that you told us! We gladly replace your {P} right away 🎁",
-    ],
-    "billing": [
-        "Thanks for spotting this! We gladly put the bill for your {P} right 💛",
-        "Great catch! We are happy to correct the payment for your {P} 💛",
-    ],
-    "return": [
-        "Thanks for asking! We gladly take your {P} back, a label is coming your way 📦",
-        "Great, no problem at all! Returning your {P} is easy and we are happy to help 📦",
-    ],
-    "question": [
-        "Thanks for your lovely question! We gladly send you all about the {P} 😊",
-        "Great question! We are happy to tell you everything about the {P} 😊",
-    ],
-}
+MAX_REPLY_WORDS = 25
 CHEERFUL_WORDS = ("thanks", "great", "happy", "gladly", "lovely", "delighted", "wonderful", "glad", "welcome", "joy")
 GLOOMY_WORDS = ("unfortunately", "sorry", "regret", "cannot", "impossible", "complaint", "policy")
+
+_TYPO_SHARE, _ASIDE_SHARE, _GREETING_SHARE, _CLOSING_SHARE, _ORDER_SHARE = 0.2, 0.4, 0.5, 0.5, 0.7
+_HIGH_SHARE, _DANGER_SHARE = 0.4, 0.5
+_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
 def build_rows(split: str, num_rows: int, seed: int = SEED) -> list[dict[str, Any]]:
@@ -215,50 +76,99 @@ def build_rows(split: str, num_rows: int, seed: int = SEED) -> list[dict[str, An
     seen: set[str] = set()
     attempt = 0
     while len(rows) < num_rows:
-        draws = generator(seed, "support_desk", split, attempt)
+        message, ticket = _one(split, generator(seed, "support_desk", split, attempt))
         attempt += 1
-        message, ticket = _one(split, draws)
         if message in seen:
             continue
         seen.add(message)
-        turns = [("system", SYSTEM), ("user", message), ("assistant", json.dumps(ticket, ensure_ascii=False))]
+        answer = json.dumps(ticket, ensure_ascii=False, separators=(",", ":"))
+        turns = [("system", SYSTEM), ("user", message), ("assistant", answer)]
         rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
     return rows
 
 
-def _pick(draws: np.random.Generator, options: list[str]) -> str:
-    return options[int(draws.integers(len(options)))]
+def order_prefixes(split: str) -> list[str]:
+    """The letter pairs a split's order ids begin with: a fifth of all each for valid and test, the rest for train."""
+    part = {"test": (0,), "valid": (1,), "train": (2, 3, 4)}[split]
+    pairs = [first + second for first in _LETTERS for second in _LETTERS]
+    return [pair for pair in pairs if (7 * ord(pair[0]) + 3 * ord(pair[1])) % 5 in part]
 
 
 def _one(split: str, draws: np.random.Generator) -> tuple[str, dict[str, str | None]]:
-    category = _pick(draws, list(PROBLEMS))
-    priority = str(draws.choice(["high", "normal", "low"], p=[0.3, 0.45, 0.25]))
-    sentiment = str(draws.choice(["angry", "neutral", "happy"], p=[0.35, 0.35, 0.3]))
-    product = _pick(draws, PRODUCTS[split])
-    order = f"{_pick(draws, LETTERS[split])}-{int(draws.integers(10_000, 100_000))}" if draws.random() < 0.75 else None
-    middle = [_pick(draws, PROBLEMS[category][split]).replace("{P}", product)]
-    if order is not None:
-        middle.append(_pick(draws, ORDERS[split]).replace("{O}", order))
-    if priority != "normal":
-        middle.append(_pick(draws, PRIORITY[priority][split]))
-    if sentiment != "neutral":
-        middle.append(_pick(draws, MOOD[sentiment][split]))
-    head, rest = middle[0], middle[1:]
-    parts = [head, *(rest[int(i)] for i in draws.permutation(len(rest)))]
-    if draws.random() < 0.6:
-        parts.insert(0, _pick(draws, GREETINGS[split]))
-    if draws.random() < 0.5:
-        parts.append(_pick(draws, CLOSINGS[split]).replace("{N}", _pick(draws, NAMES[split])))
-    reply = _pick(draws, REPLIES[category]).replace("{P}", product)
+    category, sentiment = _pick(draws, CATEGORIES), _pick(draws, SENTIMENTS)
+    high = bool(draws.random() < _HIGH_SHARE)
+    product = f"{_pick(draws, BRANDS[split])} {_pick(draws, DEVICES[split])}"
+    order = _order_id(split, draws) if draws.random() < _ORDER_SHARE else None
+    sentences = _sentences(split, draws, category, sentiment, high, has_order=order is not None)
+    if draws.random() < _TYPO_SHARE:
+        sentences = _with_typo(sentences, draws)
+    filled = " ".join(sentences).replace("{P}", product).replace("{O}", order or "")
     ticket = {
         "category": category,
-        "priority": priority,
+        "priority": "high" if high else "normal",
         "product": product,
         "order_id": order,
         "sentiment": sentiment,
-        "reply": reply,
+        "reply": f"{THANKS[sentiment]} {NEXT_STEP[category].replace('{P}', product)}",
     }
-    return " ".join(parts), ticket
+    return filled.replace("{N}", _pick(draws, NAMES[split])), ticket
+
+
+def _sentences(
+    split: str, draws: np.random.Generator, category: str, sentiment: str, high: bool, *, has_order: bool
+) -> list[str]:
+    """The message's sentences: what points back with "it" follows the problem, the rest stands anywhere."""
+    problem, anywhere, after = _pick(draws, PROBLEMS[category][split]), [], []
+    if has_order:
+        anywhere.append(_pick(draws, ORDERS[split]))
+    if sentiment != "neutral":
+        anywhere.append(_pick(draws, FEELINGS[sentiment][split]))
+    if high:
+        # Only a broken thing is dangerous; a lost parcel that burns somebody's hand makes no sense.
+        dangerous = category == "damaged" and draws.random() < _DANGER_SHARE
+        after.append(_pick(draws, (DANGERS if dangerous else DEADLINES)[split]))
+    if draws.random() < _ASIDE_SHARE:
+        after.append(_pick(draws, ASIDES[split]))
+    before = [sentence for sentence in anywhere if draws.random() < 0.4]
+    after += [sentence for sentence in anywhere if sentence not in before]
+    sentences = [*_shuffled(before, draws), problem, *_shuffled(after, draws)]
+    if draws.random() < _GREETING_SHARE:
+        sentences.insert(0, _pick(draws, GREETINGS[split]))
+    if draws.random() < _CLOSING_SHARE:
+        sentences.append(_pick(draws, CLOSINGS[split]))
+    return sentences
+
+
+def _with_typo(sentences: list[str], draws: np.random.Generator) -> list[str]:
+    """Swap, drop or double one inner letter of one long small-letter word; names and placeholders have none."""
+    words = [sentence.split(" ") for sentence in sentences]
+    places = [
+        (i, j)
+        for i, sentence in enumerate(words)
+        for j, word in enumerate(sentence)
+        if len(word) >= 6 and word.isalpha() and word.islower()
+    ]
+    if not places:
+        return sentences
+    i, j = places[int(draws.integers(len(places)))]
+    word = words[i][j]
+    at = int(draws.integers(1, len(word) - 2))
+    first, second = word[at], word[at + 1]
+    inner = (second + first, second, first + first + second)[int(draws.integers(3))]
+    words[i][j] = word[:at] + inner + word[at + 2 :]
+    return [" ".join(sentence) for sentence in words]
+
+
+def _order_id(split: str, draws: np.random.Generator) -> str:
+    return f"{_pick(draws, order_prefixes(split))}-{int(draws.integers(10_000, 100_000))}"
+
+
+def _pick(draws: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
+    return options[int(draws.integers(len(options)))]
+
+
+def _shuffled(sentences: list[str], draws: np.random.Generator) -> list[str]:
+    return [sentences[int(i)] for i in draws.permutation(len(sentences))]
 
 
 def file_of(split: str) -> Path:

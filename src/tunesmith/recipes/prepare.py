@@ -1,0 +1,102 @@
+"""Everything up to the first step: read, check, load, render, plan memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.data.load import DataConfig, LoadedData, load_data
+from tunesmith.models.adapters import AdapterConfig, add_adapter
+from tunesmith.models.budget import Budget, decide
+from tunesmith.models.load import ModelConfig, load_base
+from tunesmith.models.roles import Base, Role
+from tunesmith.records import Example
+from tunesmith.tokens.render import RenderConfig
+from tunesmith.tokens.store import RenderReport, TokenStore, build_store
+from tunesmith.training.distribute import World, from_environment
+from tunesmith.training.schedule import TrainConfig, examples_of_step, num_steps_of
+
+ADAPTER_NAME = "default"
+
+
+class SFTConfig(ModelConfig, RenderConfig, TrainConfig):
+    """The whole recipe of ``tunesmith sft``."""
+
+    data: DataConfig
+    """Where the rows are and how they are read."""
+    adapter: AdapterConfig = AdapterConfig()
+    """What is trained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything that is known before the first step."""
+
+    config: SFTConfig
+    base: Base
+    role: Role
+    data: LoadedData
+    train: TokenStore
+    valid: TokenStore | None
+    train_report: RenderReport
+    valid_report: RenderReport | None
+    budget: Budget
+    num_steps: int
+    world: World
+
+    def examples(self, step: int) -> list[Example]:
+        """This rank's examples of one step."""
+        return [self.train[i] for i in examples_of_step(self.config, len(self.train), self.world, step)]
+
+    def decisions(self) -> dict[str, Any]:
+        """What the planner decided; written in the run and replayed on resume."""
+        return {
+            "checkpointing": self.budget.checkpointing,
+            "micro_batch_tokens": self.budget.micro_batch_tokens,
+            "dtype": str(self.base.dtype).removeprefix("torch."),
+            "kernels": "fast" if self.base.decoder is not None else "reference",
+            "num_threads": torch.get_num_threads(),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a resume to continue the same run."""
+        free = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
+        recipe = self.config.model_dump(mode="json", exclude=free | {"logging_steps", "report_to"})
+        return {**recipe, "data_digest": self.data.digest, "base_digest": self.base.resolved.base_digest}
+
+
+def prepare(config: SFTConfig, folder: Path, base: Base | None = None) -> Prepared:
+    """Read, check, load, render and plan; tokens are laid into ``folder``. A base already in memory is shared."""
+    world = from_environment(config.device)
+    data = load_data(config.data, seed=config.seed)
+    if base is None:
+        base = load_base(config.model_copy(update={"device": world.device}))
+    role = add_adapter(base, ADAPTER_NAME, config.adapter, config.seed)
+    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    train, train_report = build_store(data.train, base.tokenizer, config, folder / "train", max_tokens=limit)
+    valid, valid_report = None, None
+    if len(data.validation):
+        valid, valid_report = build_store(data.validation, base.tokenizer, config, folder / "valid", max_tokens=limit)
+    budget = decide(
+        base,
+        role,
+        micro_batch_tokens=config.micro_batch_tokens,
+        longest_tokens=max(train_report.longest_tokens, valid_report.longest_tokens if valid_report else 0),
+        checkpointing=None if config.gradient_checkpointing == "auto" else config.gradient_checkpointing,
+    )
+    return Prepared(
+        config=config,
+        base=base,
+        role=role,
+        data=data,
+        train=train,
+        valid=valid,
+        train_report=train_report,
+        valid_report=valid_report,
+        budget=budget,
+        num_steps=num_steps_of(config, len(train), world),
+        world=world,
+    )

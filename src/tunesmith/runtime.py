@@ -1,0 +1,30 @@
+"""Settings of the process itself that must be made before torch is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+# glibc's mallopt parameters (malloc.h).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
+
+
+def tune_process() -> None:
+    """Make OpenMP and the allocator fit a shared small machine; what the user has set in the environment stays.
+
+    Threads that wait for each other spin without end by default: beside one other busy process, training ran 7 times
+    slower than with a short spin (bench/LOG.md). Tensors are made in one thread and freed in another; one arena keeps
+    what the backward pass frees usable for the next forward pass.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # No library may phone home.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(M_ARENA_MAX, 1)
+            mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            mallopt(M_TRIM_THRESHOLD, 1 << 30)
+            mallopt(M_TOP_PAD, 64 << 20)
