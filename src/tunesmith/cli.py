@@ -85,9 +85,8 @@ def plan(
 ) -> None:
     """Everything up to the first step: rows, tokens, memory, time. Example: tunesmith plan recipes/chat.yaml."""
     with _errors_in_one_paragraph(debug):
-        from tunesmith.recipes.plan import describe, make_plan
-
         from tunesmith.config import load_config
+        from tunesmith.recipes.plan import describe, make_plan
         from tunesmith.recipes.prepare import SFTConfig
 
         config, notes = load_config(SFTConfig, recipe, overrides or [])

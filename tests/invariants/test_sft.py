@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.models.adapters import AdapterConfig, add_adapter, adapter_digest, load_adapter, save_role
+from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter, load_adapter, save_role
 from tunesmith.models.forward import forward, hidden_states
 from tunesmith.models.roles import Role
 from tunesmith.randomness import generator

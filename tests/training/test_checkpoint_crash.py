@@ -280,12 +280,9 @@ def test_kill_9_at_random_moments_always_leaves_a_whole_checkpoint(tmp_path: Pat
     assert num_interrupted >= 5
 
 
-OPERATIONS = [
-    (os, "fsync"),
-    (module, "save_file"),
-    *((Path, n) for n in ("mkdir", "rename", "write_text", "write_bytes")),
-]
-OPERATIONS.append((shutil, "rmtree"))
+# A death is not a power cut: what was written stays, so the moments around fsync differ in nothing.
+OPERATIONS = [(module, "save_file"), (shutil, "rmtree")]
+OPERATIONS += [(Path, name) for name in ("mkdir", "rename", "write_text", "write_bytes")]
 
 
 def die_before(number: int) -> None:

@@ -100,11 +100,12 @@ def run_task(
     taken over from other settings. Raises DataError naming the item whose prompt does not fit, RunError for a results
     file that is damaged, and ValueError for a solver or scorer that breaks its contract.
     """
+    adapter_digest = generator.sync(adapter)
     settings = {
         "task": task.name,
         "version": task.version,
         "model": model_digest,
-        "adapter": generator.sync(adapter),
+        "adapter": adapter_digest,
         "sampling": sampling.model_dump(),
     }
     results = ResultsFile(results_path)
@@ -114,7 +115,7 @@ def run_task(
         todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in results}
         for portion in _portions(list(todo)):
             asked = [todo[key] for key in portion]
-            replies = _ask(asked, generator, tokenizer, sampling, adapter, settings["adapter"])
+            replies = _ask(asked, generator, tokenizer, sampling, adapter, adapter_digest)
             results.append(
                 [
                     {"key": key, "label": label, "item": reply.request.item.id, **settings, **_as_row(task, reply)}

@@ -14,16 +14,54 @@ from tunesmith.records import Verdict
 
 
 def parse_json_object(text: str) -> dict[str, Any] | None:
-    """The answer as one JSON object and nothing around it but white space, else None; NaN is not JSON."""
+    """The answer as one JSON object and nothing around it but white space, else None.
 
-    def refuse(name: str) -> None:
-        raise ValueError(name)
-
+    Strict: NaN and Infinity are not JSON, and a key that stands twice in one object is refused.
+    """
     try:
-        value = json.loads(text, parse_constant=refuse)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        raise ValueError("a key stands twice")
+    return out
+
+
+def json_fields(fields: Sequence[str]) -> Scorer:
+    """Score a JSON answer against the item's target, itself a JSON object.
+
+    Values (0 or 1): valid_json (one object with the target's keys and no others), one a field (equal to the target's,
+    letter by letter and of the same type), all_fields (valid and every field right).
+    """
+
+    def score(item: Item, text: str) -> Verdict:
+        target, answer = json.loads(item.target), parse_json_object(text)
+        right = {field: answer is not None and _same(answer, target, field) for field in fields}
+        valid = answer is not None and answer.keys() == target.keys()
+        values = {
+            "valid_json": float(valid),
+            **{field: float(ok) for field, ok in right.items()},
+            "all_fields": float(valid and all(right.values())),
+        }
+        faults = [] if valid else ["no JSON object" if answer is None else "keys missing or added"]
+        faults += [f"wrong {field}" for field, ok in right.items() if not ok]
+        return Verdict(values=values, explanation="; ".join(faults))
+
+    return score
+
+
+def _same(answer: dict[str, Any], target: dict[str, Any], field: str) -> bool:
+    # Compared as JSON, where true is not 1 and 1 is not 1.0 as they are in Python.
+    return field in answer and json.dumps(answer[field], sort_keys=True) == json.dumps(target[field], sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,23 +75,30 @@ class ToneRules:
 
 
 def num_emojis(text: str) -> int:
-    """Emojis in a text; one with a variation selector, a skin tone or joined parts counts once."""
-    count, joined = 0, False
+    """Pictographs in a text: characters of Unicode category So from U+2190 on.
+
+    One with a variation selector, a skin tone or joined parts counts once, and so does a flag.
+    """
+    count, joined, in_flag, drawn = 0, False, False, False
     for character in text:
         if character == "\u200d":
-            joined = True
-            continue
-        modifier = character == "\ufe0f" or "\U0001f3fb" <= character <= "\U0001f3ff"
-        symbol = unicodedata.category(character) == "So" and ord(character) >= 0x2190
-        if symbol and not modifier:
+            joined = drawn
+        elif "\U0001f1e6" <= character <= "\U0001f1ff":
+            # A flag is two letters: the second one completes it.
+            in_flag = not in_flag
+            count += in_flag
+            joined, drawn = False, True
+        elif unicodedata.category(character) == "So" and ord(character) >= 0x2190:
             count += not joined
-            joined = False
+            joined, in_flag, drawn = False, False, True
+        elif character != "\ufe0f" and not "\U0001f3fb" <= character <= "\U0001f3ff":
+            joined, in_flag, drawn = False, False, False
     return count
 
 
 def tone_faults(text: str, rules: ToneRules) -> list[str]:
     """The rules a reply breaks, in words; an empty list means the tone is right."""
-    words = re.findall(r"[\w'-]+", text.lower())
+    words = re.findall(r"[\w'’-]*\w[\w'’-]*", text.lower())
     faults = []
     if not words:
         faults.append("says nothing")
@@ -69,35 +114,30 @@ def tone_faults(text: str, rules: ToneRules) -> list[str]:
 
 
 def json_ticket(fields: Sequence[str], tone_field: str, rules: ToneRules) -> Scorer:
-    """Score a JSON answer against the item's target.
-
-    Values (0 or 1): valid_json (one object, the target's keys and no others), one a field (exact match),
-    all_fields (every field at once), tone (the text in ``tone_field`` keeps every rule).
-    """
+    """json_fields, and the value ``tone``: the text in ``tone_field`` keeps every rule of the tone."""
+    score_fields = json_fields(fields)
 
     def score(item: Item, text: str) -> Verdict:
-        target, answer = json.loads(item.target), parse_json_object(text)
-        right = {field: answer is not None and field in answer and answer[field] == target[field] for field in fields}
-        valid = answer is not None and set(answer) == set(target)
+        verdict, answer = score_fields(item, text), parse_json_object(text)
         reply = answer.get(tone_field) if answer is not None else None
-        faults = tone_faults(reply, rules) if isinstance(reply, str) else ["no reply"]
-        values = {
-            "valid_json": float(valid),
-            **{field: float(ok) for field, ok in right.items()},
-            "all_fields": float(valid and all(right.values())),
-            "tone": float(not faults),
-        }
-        wrong = [field for field, ok in right.items() if not ok]
-        return Verdict(values=values, explanation="; ".join([*(f"wrong {field}" for field in wrong), *faults]))
+        faults = tone_faults(reply, rules) if isinstance(reply, str) else [f"no {tone_field}"]
+        explanation = "; ".join(part for part in (verdict.explanation, *faults) if part)
+        return Verdict(values={**verdict.values, "tone": float(not faults)}, explanation=explanation)
 
     return score
 
 
-def exact_expansion(item: Item, text: str) -> Verdict:
-    """Whether the answer contains the target's words in order, case and punctuation aside."""
-    said, target = _plain(text), _plain(item.target)
-    return Verdict(values={"exact": float(f" {target} " in f" {said} ")})
+def exact_text(item: Item, text: str) -> Verdict:
+    """Whether an answer is the target, letter case and punctuation aside.
+
+    Values (0 or 1): exact (the target and nothing else), contained (the target's words stand in the answer, in a row).
+    """
+    said, target = normalised(text), normalised(item.target)
+    exact, contained = said == target, f" {target} " in f" {said} "
+    explanation = "" if exact else f"'{target}' was expected"
+    return Verdict(values={"exact": float(exact), "contained": float(contained)}, explanation=explanation)
 
 
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.lower()))
+def normalised(text: str) -> str:
+    """A text's words in small letters with single blanks between them: Unicode form NFKC, no punctuation."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower()))

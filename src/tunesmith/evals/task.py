@@ -67,6 +67,27 @@ class Task:
             raise ValueError(f"task '{self.name}' has several items called {', '.join(twice)}")
 
 
+def items_from_rows(rows: Sequence[Mapping[str, Any]], split: str) -> list[Item]:
+    """Rows of the ``messages`` shape as items called <split>-<place>; the last message is the target."""
+    items = []
+    for i, row in enumerate(rows):
+        *asked, answer = row["messages"]
+        messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in asked)
+        items.append(Item(id=f"{split}-{i}", messages=messages, target=answer["content"]))
+    return items
+
+
+def subset(items: Sequence[Item], num_items: int | None, seed: int) -> tuple[Item, ...]:
+    """The first ``num_items`` of a seeded shuffle, all of them for None; every condition sees the same ones.
+
+    Raises ValueError when there are not that many.
+    """
+    size = len(items) if num_items is None else num_items
+    if not 1 <= size <= len(items):
+        raise ValueError(f"a subset of {size} items cannot be taken from {len(items)}")
+    return tuple(items[i] for i in permutation(len(items), seed, "eval_subset")[:size])
+
+
 def bare_prompt(items: Sequence[Item], generate: Generate) -> Sequence[Reply]:
     """Ask each item as it is."""
     return generate([Request(item=item, messages=item.messages) for item in items])

@@ -47,7 +47,7 @@ class Session:
         """One single-turn answer a text."""
         prompts = [
             Prompt(
-                ids=render_prompt(_opening(system) + [Message(role="user", content=text)], self.base.tokenizer),
+                ids=render_prompt([*_opening(system), Message(role="user", content=text)], self.base.tokenizer),
                 row_id=i,
             )
             for i, text in enumerate(texts)
