@@ -81,7 +81,7 @@ def test_jsonl_gives_back_any_rows_with_their_lines(
 def test_json_list_gives_back_any_rows_with_their_lines(
     rows: list[dict[str, Any]], indent: int | str | None, escape: bool, wrapped: bool, window_bytes: int
 ) -> None:
-    value: Any = {"version": 1, "rows": rows, "note": {"a": "]"}} if wrapped else rows
+    value: Any = {"version": 1234567890, "rows": rows, "note": {"a": "]"}} if wrapped else rows
     text = "\n \n" + json.dumps(value, ensure_ascii=escape, indent=indent) + "\n"
     # The line of a row is that of its opening brace: found again by counting braces outside of strings.
     depth, lines, in_string, i, line = 0, [], False, 0, 1

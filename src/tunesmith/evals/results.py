@@ -41,6 +41,8 @@ class ResultsFile:
             with self.path.open("ab") as stream:
                 self._cut_torn_line(stream)
                 stream.write(data)
+        except RunError:
+            raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise DiskFullError(self.path, "no space left to write it.", "Free some space.") from None

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tunesmith.errors import DataError
 from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.task import Item, Reply, Request, Task
@@ -97,8 +100,8 @@ def run_task(
     """Answer and score every item; answers already in the results file are used again.
 
     The key of an answer is a digest of task, version, item, messages, base, adapter and sampling, so that nothing is
-    taken over from other settings. Raises DataError naming the item whose prompt does not fit, RunError for a results
-    file that is damaged, and ValueError for a solver or scorer that breaks its contract.
+    taken over from other settings. Raises DataError naming the item that cannot be asked, RunError for a results file
+    that is damaged, and ValueError for a solver or scorer that breaks its contract.
     """
     adapter_digest = generator.sync(adapter)
     settings = {
@@ -158,7 +161,7 @@ def _ask(
     # Draws are keyed by the item, not by its place: a subset of the items gets the same answers.
     row_ids = [derive_seed(0, "eval_item", request.item.id) for request in requests]
     prompts = [
-        Prompt(ids=render_prompt(request.messages, tokenizer), row_id=row_id)
+        Prompt(ids=_render(request, tokenizer), row_id=row_id)
         for request, row_id in zip(requests, row_ids, strict=True)
     ]
     try:
@@ -172,6 +175,13 @@ def _ask(
         Reply(request=request, text=rollout.text, stop_reason=rollout.stop_reason)
         for request, rollout in zip(requests, rollouts, strict=True)
     ]
+
+
+def _render(request: Request, tokenizer: Any) -> NDArray[np.int64]:
+    try:
+        return render_prompt(request.messages, tokenizer)
+    except DataError as error:
+        raise DataError(f"item {request.item.id}", error.cause, error.fix) from None
 
 
 def _as_row(task: Task, reply: Reply) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class FastDecoding:
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
+        """One token a row: its key and value go to the row's next slot, and it sees the slots up to there."""
         rules, rows_B, slot_B = self.decoder.rules, torch.arange(len(ids_B), device=ids_B.device), self.length_B
         end = int(slot_B.max()) + 1
         slots_L = torch.arange(end, device=ids_B.device)

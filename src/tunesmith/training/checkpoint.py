@@ -260,23 +260,17 @@ def _as_dict(value: Any) -> dict[str, Any]:
 def _parameter_tensors(parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
     """Name to tensor on the CPU, tied parameters once: safetensors refuses two names for one storage."""
     first_names = {id(p): name for name, p in reversed(list(parameters.items()))}
-    return {name: _on_cpu(p) for name, p in parameters.items() if first_names[id(p)] == name}
+    return {name: p.detach().cpu().contiguous() for name, p in parameters.items() if first_names[id(p)] == name}
 
 
 def _optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
     return {
-        f"{name}|{key}": _on_cpu(value)
+        f"{name}|{key}": value.detach().cpu().contiguous()
         for name in _parameter_tensors(parameters)
         for key, value in optimizer.state.get(parameters[name], {}).items()
     }
-
-
-def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    out = tensor.detach().cpu().contiguous()
-    # A view would drag its whole storage into the file's bookkeeping.
-    return out.clone() if out.untyped_storage().nbytes() != out.nbytes else out
 
 
 def _restore_optimizer(

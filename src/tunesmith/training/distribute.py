@@ -52,7 +52,7 @@ class World:
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace each gradient by its sum over all ranks, in flat exchanges.
 
-        A rank without a gradient counts as zero; a parameter that no rank has a gradient for keeps None, so that the
+        Mixed types travel in the widest of them. A rank without a gradient counts as zero; a parameter that no rank has a gradient for keeps None, so that the
         optimiser skips it as it does in one process.
         """
         if self.size == 1:
@@ -128,11 +128,11 @@ def _integer(name: str, default: int) -> int:
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Neighbours of one type, up to BUCKET_BYTES together; the same cut on every rank."""
+    """Neighbours, up to BUCKET_BYTES together; the same cut on every rank."""
     bucket: list[nn.Parameter] = []
     size_bytes = 0
     for p in parameters:
-        if bucket and (p.dtype != bucket[0].dtype or size_bytes + p.nbytes > BUCKET_BYTES):
+        if bucket and size_bytes + p.nbytes > BUCKET_BYTES:
             yield bucket
             bucket, size_bytes = [], 0
         bucket.append(p)

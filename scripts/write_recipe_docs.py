@@ -1,0 +1,51 @@
+"""Write docs/recipe.md from the config classes, so that a key and its page cannot drift apart."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tunesmith.config import ALIASES, Config
+from tunesmith.data.load import DataConfig
+from tunesmith.models.adapters import AdapterConfig
+from tunesmith.recipes.prepare import SFTConfig
+
+HEAD = """# Recipe keys
+
+A recipe is a YAML file; `key=value` on the command line overrides it, with dots for groups
+(`data.train=rows.jsonl`). An unknown key is an error that names the nearest one. This page is written by
+`scripts/write_recipe_docs.py` from the config classes.
+"""
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a reader writes it."""
+    text = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+    return text.replace("typing.", "").replace("Literal", "").replace("|", "or").replace("NoneType", "empty")
+
+
+def table(kind: type[Config], prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
+    """A Markdown table of a config's keys."""
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in kind.model_fields.items():
+        if name in skip:
+            continue
+        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        lines.append(f"| `{prefix}{name}` | `{type_name(field.annotation)}` | `{default}` | {field.description} |")
+    return lines
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD, *table(SFTConfig, "", ("data", "adapter")), "", "## data", "", *table(DataConfig, "data.")]
+    parts += ["", "## adapter", "", *table(AdapterConfig, "adapter."), "", "## Names other tools use", ""]
+    parts += [f"- `{alias}` is taken as `{name}`, with a note." for alias, name in ALIASES.items()]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    target = Path(__file__).parents[1] / "docs" / "recipe.md"
+    if "--check" in sys.argv:
+        sys.exit(target.read_text(encoding="utf-8") != page())
+    target.write_text(page(), encoding="utf-8")
