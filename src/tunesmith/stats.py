@@ -76,8 +76,12 @@ def exact_mcnemar(first: Sequence[float], second: Sequence[float]) -> McNemar:
 def exact_mcnemar_p(only_first: int, only_second: int) -> float:
     """min(1, 2 P[X <= min(b, c)]) with X ~ Binomial(b + c, 1/2)."""
     n, k = only_first + only_second, min(only_first, only_second)
-    # Whole numbers until the last division: exact for any count.
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / (1 << n))
+    # Whole numbers until the last division: exact for any count. term is n over i.
+    term = total = 1
+    for i in range(k):
+        term = term * (n - i) // (i + 1)
+        total += term
+    return min(1.0, 2 * total / (1 << n))
 
 
 def newcombe_paired_difference(first: Sequence[bool], second: Sequence[bool], confidence: float = 0.95) -> Interval:

@@ -34,7 +34,7 @@ ITEM = Item(id="a", messages=(), target=json.dumps(TARGET))
 SCORE = json_ticket(support_desk.FIELDS, "reply", TONE)
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )

@@ -315,8 +315,8 @@ def test_embedded_model_is_what_it_should_be(embedded: Any) -> None:
 def test_embedded_model_reads_english_and_notices_its_rows_out_of_order(embedded: Any) -> None:
     _, model, tokenizer = embedded
     total, count = (sum(column) for column in zip(*(nats(model, tokenizer, text) for text in PASSAGES), strict=True))
-    # Measured once: 2.71 nats a token, 3.99 with the rows as GGUF keeps them.
-    assert total / count == pytest.approx(2.71, abs=0.05)
+    # Measured once: 2.70 nats a token, 4.00 with the rows as GGUF keeps them.
+    assert total / count == pytest.approx(2.70, abs=0.05)
     for layer in model.model.layers:
         for projection, heads in ((layer.self_attn.q_proj, 9), (layer.self_attn.k_proj, 3)):
             kept = projection.weight.data

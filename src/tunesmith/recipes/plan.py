@@ -10,6 +10,7 @@ from typing import Any
 from tunesmith.models.adapters import trainable_share
 from tunesmith.models.budget import memory_in_use_bytes, peak_memory_bytes
 from tunesmith.recipes.prepare import Prepared, SFTConfig, prepare
+from tunesmith.tokens.render import template_notes
 from tunesmith.tokens.store import RenderReport
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.schedule import examples_of_step
@@ -27,7 +28,7 @@ def make_plan(config: SFTConfig) -> dict[str, Any]:
         return {
             "base": prepared.base.resolved.name,
             "base_folder": str(prepared.base.resolved.folder),
-            "notes": prepared.base.notes,
+            "notes": [*prepared.base.notes, *template_notes(prepared.base.tokenizer)],
             "rows": prepared.data.summary(),
             "training": _rendered(prepared.train_report),
             "validation": _rendered(prepared.valid_report) if prepared.valid_report else None,
@@ -117,6 +118,10 @@ def describe(plan: dict[str, Any], recipe: Path) -> list[str]:
         f"{rows['rows_validation']} to validate, {sum(rows['rows_dropped'].values())} faulty and dropped",
         *(f"           dropped {count} x {cause}" for cause, count in rows["rows_dropped"].items()),
     ]
+    if rows["rows_beyond_limit"]:
+        lines.append(f"           {rows['rows_beyond_limit']} rows beyond data.limit were not read")
+    if rows["validation_rows_in_train"]:
+        lines.append(f"           {rows['validation_rows_in_train']} validation rows stand in the training rows too")
     if rows["ignored_columns"]:
         lines.append(f"           columns not used: {', '.join(rows['ignored_columns'])}")
     for cause, count in training["rows_dropped"].items():

@@ -83,9 +83,9 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
         # 2. The run folder, and where to go on.
         checkpoint = _checkpoint_to_resume(config)
         recipe = config.model_dump(mode="json")
-        run = Run.create(
-            config.output_dir, recipe, resume=checkpoint is not None, overwrite=config.overwrite_output_dir
-        )
+        # Every rank keeps books, but only the first one's are the run's.
+        output_dir = Path(config.output_dir) if prepared.world.is_main else Path(folder) / "books"
+        run = Run.create(output_dir, recipe, resume=checkpoint is not None, overwrite=config.overwrite_output_dir)
         with run:
             optimizer = build_optimizer(prepared.role.parameters, config)
             state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
@@ -106,7 +106,9 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
             )
             # 3. The loop, and 4. what it leaves.
             interrupted = _loop(job)
-            return _finish(job, interrupted)
+            trained = _finish(job, interrupted)
+        prepared.world.close()
+        return trained
 
 
 def _loop(job: _Job) -> bool:
@@ -114,12 +116,16 @@ def _loop(job: _Job) -> bool:
     prepared, state, config = job.prepared, job.state, job.prepared.config
     eval_every = config.eval_steps or max(1, math.ceil(prepared.num_steps / 10))
     save_every = config.save_steps or eval_every
+    patience, stopping = config.early_stopping_patience, False
+    job.stopped_early = bool(patience) and state.evaluations_without_improvement >= patience
     with stop_on_signal() as stop, Watch(prepared.num_steps, state.step, prepared.base.device) as watch:
         if state.step == 0 and prepared.valid is not None:
             state.initial_metric = _evaluate(job)
             job.log({"eval_loss": state.initial_metric})
-        while state.step < prepared.num_steps and not stop.asked and not job.stopped_early:
+        while state.step < prepared.num_steps and not stopping and not job.stopped_early:
             metrics = _step(job)
+            # One rank asked to stop stops them all, after the same step.
+            stopping = prepared.world.sum(float(stop.asked)) > 0
             watch.update(state.step, metrics)
             if state.step % config.logging_steps == 0:
                 job.log(metrics)
@@ -129,13 +135,12 @@ def _loop(job: _Job) -> bool:
                 improved = state.judge(loss)
                 watch.update(state.step, {"eval_loss": loss})
                 job.log({"eval_loss": loss, "generalization_gap": loss - metrics["loss"]})
-                patience = config.early_stopping_patience
                 job.stopped_early = bool(patience) and state.evaluations_without_improvement >= patience
                 if improved:
                     _save(job)
-            if state.step % save_every == 0 or stop.asked or last:
+            if state.step % save_every == 0 or stopping or last:
                 _save(job)
-    return stop.asked and state.step < prepared.num_steps
+    return stopping and state.step < prepared.num_steps
 
 
 def _step(job: _Job) -> dict[str, float]:
@@ -198,12 +203,12 @@ def _save(job: _Job) -> None:
 
 def _finish(job: _Job, interrupted: bool) -> Trained:
     """The best weights are the result; an interrupted run keeps its checkpoint instead."""
-    prepared, state, run = job.prepared, job.state, job.run
+    prepared, state, run, config = job.prepared, job.state, job.run, job.prepared.config
     seconds = time.perf_counter() - job.began
     final = state.last_metric
     if not interrupted:
         if state.best_step not in (0, state.step):
-            load_checkpoint(run.folder / f"checkpoint-{state.best_step}", None, prepared.role.parameters)
+            load_checkpoint(Path(config.output_dir) / f"checkpoint-{state.best_step}", None, prepared.role.parameters)
             final = state.best_metric
         if prepared.world.is_main:
             digest = adapter_digest(prepared.base, prepared.role.adapter)

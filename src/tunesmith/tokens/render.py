@@ -116,10 +116,8 @@ def _whole(record: Conversation, tokenizer: Any) -> Example | None:
         prompt = encode(before, tokenizer, where)
         if turn.end_token is None or ids[: len(prompt)] != prompt:
             return None
-        end = _end_index(ids, len(prompt), full, turn, tokenizer)
-        if end is None:
-            return None
-        weight[max(len(prompt), 1) : end] = float(messages[i].train)
+        end = ids.index(chat_format(tokenizer).control_ids[turn.end_token], len(prompt))
+        weight[max(len(prompt), 1) : end + 1] = float(messages[i].train)
     return Example(ids=np.array(ids, np.int64), loss_weight=weight, row_id=record.row_id, where=where)
 
 
@@ -160,27 +158,23 @@ def _one_each(record: Conversation, tokenizer: Any) -> list[Example]:
 
 
 def _turn(text: str, begin: int, end: int, message: Message, tokenizer: Any, where: Where) -> _Turn:
-    """Where an assistant's words end in text[begin:end], and the control token the template writes right after."""
+    """Where an assistant's words end in text[begin:end]: at the first control token the template writes there."""
     words = mark(message.content, tokenizer, where)
-    found = [match for match in chat_format(tokenizer).written.finditer(text, begin, end) if match[1]]
-    for match in found:
-        if text[begin : match.start()].rstrip().endswith(words.rstrip()):
-            if match is not found[0]:
-                raise DataError(
-                    where,
-                    f"the chat template writes {found[0][1]!r} between generation prompt and the assistant's words.",
-                    "Give the model a chat template whose generation prompt opens the assistant's turn.",
-                )
-            return _Turn(begin, match.start(), match[1])
+    found = next((m for m in chat_format(tokenizer).written.finditer(text, begin, end) if m[1]), None)
     if not _says(text[begin:end], words):
         raise DataError(
             where, "the chat template leaves out some of the assistant's words.", "Write the answer without markup."
         )
-    if found:
-        return _Turn(begin, found[-1].start(), found[-1][1])
-    at = text.find(words, begin, end)
-    words_end = at + len(words) if at >= 0 else begin + len(text[begin:end].rstrip())
-    return _Turn(begin, words_end, None)
+    if found is None:
+        at = text.find(words, begin, end)
+        return _Turn(begin, at + len(words) if at >= 0 else begin + len(text[begin:end].rstrip()), None)
+    if not _says(text[begin : found.start()], words):
+        raise DataError(
+            where,
+            f"the chat template writes {found[1]!r} between generation prompt and the assistant's words.",
+            "Give the model a chat template whose generation prompt opens the assistant's turn.",
+        )
+    return _Turn(begin, found.start(), found[1])
 
 
 def _says(text: str, words: str) -> bool:
@@ -203,16 +197,6 @@ def _check_nothing_left_out(record: Conversation, text: str, tokenizer: Any) -> 
             "the model's chat template has no place for tools.",
             "Describe them in the system message.",
         )
-
-
-def _end_index(ids: list[int], start: int, text: str, turn: _Turn, tokenizer: Any) -> int | None:
-    """The index after a turn's end token, its text being known to stand at words_end."""
-    form = chat_format(tokenizer)
-    assert turn.end_token is not None
-    earlier = sum(match[1] == turn.end_token for match in form.written.finditer(text, turn.begin, turn.words_end))
-    end_id = form.control_ids[turn.end_token]
-    at = [k for k in range(start, len(ids)) if ids[k] == end_id][earlier : earlier + 1]
-    return at[0] + 1 if at else None
 
 
 def _continuation(prompt: list[int], whole: list[int], words: str, tokenizer: Any, where: Where) -> list[int]:

@@ -52,8 +52,8 @@ class World:
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace each gradient by its sum over all ranks, in flat exchanges.
 
-        Mixed types travel in the widest of them. A rank without a gradient counts as zero; a parameter that no rank has a gradient for keeps None, so that the
-        optimiser skips it as it does in one process.
+        Mixed types travel in the widest of them. A rank without a gradient counts as zero; a parameter that no rank has
+        a gradient for keeps None, so that the optimiser skips it as it does in one process.
         """
         if self.size == 1:
             return

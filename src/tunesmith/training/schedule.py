@@ -31,7 +31,7 @@ class TrainConfig(OptimConfig):
     """Rows of one device that enter a step together with the accumulated ones."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Multiplies the rows of a step; batch x accumulation x world rows make one step, always."""
-    micro_batch_tokens: int = Field(2048, ge=64)
+    micro_batch_tokens: int = Field(1024, ge=64)
     """Most tokens in memory at once; never changes the step, only its memory."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass; auto: only where memory demands it."""
