@@ -22,7 +22,9 @@ A recipe is a YAML file; `key=value` on the command line overrides it, with dots
 def type_name(annotation: Any) -> str:
     """A type as a reader writes it."""
     text = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
-    return text.replace("typing.", "").replace("Literal", "").replace("|", "or").replace("NoneType", "empty")
+    for old, new in (("typing.", ""), ("Literal", ""), ("Union", "one of "), ("|", "or"), ("NoneType", "empty")):
+        text = text.replace(old, new)
+    return text
 
 
 def table(kind: type[Config], prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
