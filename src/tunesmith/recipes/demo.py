@@ -28,7 +28,7 @@ from tunesmith.rollout.generate import LocalGenerator, Sampling, TokenCount
 from tunesmith.runs import machine_summary
 
 # The subset that keeps the demo at some minutes on two cores; --full takes every row.
-TRAIN_ROWS, TEST_ROWS, VALID_ROWS = 330, 80, 40
+TRAIN_ROWS, TEST_ROWS, VALID_ROWS = 370, 80, 24
 LABELS = ("base, bare prompt", "base, 3 shots", "tuned")
 
 
@@ -108,8 +108,8 @@ def sft_recipe(config: DemoConfig) -> SFTConfig:
         adapter=AdapterConfig(r=16, lora_alpha=32),
         learning_rate=config.learning_rate,
         warmup_ratio=0.05,
-        per_device_train_batch_size=8,
-        eval_steps=10,
+        per_device_train_batch_size=4,
+        eval_steps=20,
         seed=config.seed,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,11 +24,19 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-
 th, td { text-align: left; padding: .38rem .7rem .38rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 pre { background: var(--card); padding: .7rem .9rem; border-radius: 6px; white-space: pre-wrap;
-  overflow-wrap: anywhere; font-size: .85rem; unicode-bidi: isolate; margin: .3rem 0; }
+  overflow-wrap: anywhere; font-size: .85rem; margin: .3rem 0; }
+pre, td { unicode-bidi: isolate; } td { overflow-wrap: anywhere; min-width: 4rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; border-radius: 6px; }
 .label { color: var(--mark); font-size: .8rem; font-weight: 600; margin-top: .7rem; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }
 """
+# No script, no other file, no address: even text that got past the escaping could load and send nothing.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# What a reader does not see and a model can write: C0 and C1 controls but tab and line feed, direction changes,
+# invisible operators and tags, lone surrogates. Joiners and direction marks stay: scripts and emoji need them.
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f\ud800-\udfff]"
+)
 
 
 class Report:
@@ -53,7 +62,9 @@ class Report:
         if any(len(row) != len(columns) for row in rows):
             raise ValueError("a row has another number of cells than there are columns")
         head = "".join(f"<th>{_escape(name)}</th>" for name in columns)
-        body = "".join("<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        body = "".join(
+            "<tr>" + "".join(f'<td dir="auto">{_escape(cell)}</td>' for cell in row) + "</tr>" for row in rows
+        )
         self._parts.append(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>')
 
     def figure(self, picture: Path, caption: str) -> None:
@@ -67,7 +78,7 @@ class Report:
     def example(self, parts: Mapping[str, str]) -> None:
         """One example: label -> text, shown as it is, line breaks kept."""
         for label, text in parts.items():
-            self._parts.append(f'<div class="label">{_escape(label)}</div><pre>{_escape(text)}</pre>')
+            self._parts.append(f'<div class="label">{_escape(label)}</div><pre dir="auto">{_escape(text)}</pre>')
 
     def footer(self, facts: Mapping[str, object]) -> None:
         """Where the numbers come from."""
@@ -77,6 +88,7 @@ class Report:
         """Write the page whole or not at all."""
         page = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{_escape(self._title)}</title><style>{STYLE}</style></head><body>"
             + "\n".join(self._parts)
@@ -86,6 +98,5 @@ class Report:
 
 
 def _escape(value: object) -> str:
-    """HTML-escape, and make direction-changing characters visible, since a model can write them."""
-    text = html.escape(str(value))
-    return "".join(f"\\u{ord(c):04x}" if "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069" else c for c in text)
+    """HTML-escape, and write invisible characters as their code."""
+    return INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", html.escape(str(value)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +19,9 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
-from tunesmith.errors import MissingExtraError
+from tunesmith.errors import MissingExtraError, RunError
 from tunesmith.models.budget import memory_in_use_bytes
 
 # Without a terminal a line now and then says that the job is alive.
@@ -29,24 +29,27 @@ QUIET_SECONDS = 20.0
 
 
 class Watch:
-    """A progress bar with loss, tokens/s, time left and memory; plain lines where there is no terminal."""
+    """A progress bar with loss, learning rate, tokens/s, memory and time left; plain lines where there is no terminal.
 
-    def __init__(self, num_steps: int, first_step: int, device: torch.device) -> None:
-        self.num_steps, self.device = num_steps, device
+    console: where to show it, standard error by default.
+    """
+
+    def __init__(self, num_steps: int, first_step: int, device: torch.device, console: Console | None = None) -> None:
+        self.num_steps, self.first_step, self.device = num_steps, first_step, device
+        self._console = console or Console(stderr=True)
         self._metrics: dict[str, float] = {}
-        self._last_line = time.perf_counter()
+        self._began = self._last_line = time.perf_counter()
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        if sys.stderr.isatty():
+        if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
-                BarColumn(),
-                TextColumn("{task.fields[text]}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[text]}", markup=False),
                 TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=self._console,
+                expand=True,
             )
             self._task = self._progress.add_task("steps", total=num_steps, completed=first_step, text="")
 
@@ -62,46 +65,79 @@ class Watch:
             self._progress.stop()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the newest numbers of a step."""
+        """Show the newest numbers of a step; numbers not given keep their last value."""
         self._metrics.update(metrics)
-        shown = [f"loss {self._metrics.get('loss', float('nan')):.3f}"]
-        if "eval_loss" in self._metrics:
-            shown.append(f"eval {self._metrics['eval_loss']:.3f}")
-        shown.append(f"{self._metrics.get('tokens_per_second', 0.0):.0f} tok/s")
-        shown.append(f"{memory_in_use_bytes(self.device) / 1e9:.1f} GB")
-        text = "  ".join(shown)
+        now = time.perf_counter()
+        text = "  ".join([*self._numbers(), self._left(step, now - self._began)])
         if self._progress is not None:
             self._progress.update(self._task, completed=step, text=text)
-        elif time.perf_counter() - self._last_line > QUIET_SECONDS or step == self.num_steps:
-            self._last_line = time.perf_counter()
-            print(f"step {step}/{self.num_steps}  {text}", file=sys.stderr, flush=True)
+        elif now - self._last_line > QUIET_SECONDS or step == self.num_steps:
+            self._last_line = now
+            print(f"step {step}/{self.num_steps}  {text}", file=self._console.file, flush=True)
+
+    def _numbers(self) -> list[str]:
+        formats = {
+            "loss": "loss {:.3f}",
+            "eval_loss": "eval {:.3f}",
+            "learning_rate": "lr {:.1e}",
+            "tokens_per_second": "{:.0f} tok/s",
+        }
+        shown = [text.format(self._metrics[key]) for key, text in formats.items() if key in self._metrics]
+        return [*shown, f"{memory_in_use_bytes(self.device) / 1e9:.1f} GB"]
+
+    def _left(self, step: int, seconds: float) -> str:
+        """Time left at the pace since this process began, evaluations and checkpoints included."""
+        done = step - self.first_step
+        return f"{_clock(seconds / done * (self.num_steps - step))} left" if done > 0 else "-:-- left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 class Trackers:
-    """The trackers of ``report_to``, through their own libraries; none of them is imported unless asked for."""
+    """The trackers of ``report_to``, through their own libraries; none of them is imported unless asked for.
 
-    def __init__(self, names: Sequence[str], folder: Path, recipe: Mapping[str, Any]) -> None:
+    folder: the run folder, whose name becomes the run's. first_step: where a resumed run goes on; TensorBoard then
+    drops what an interrupted run had written beyond it. Use it as a context manager, so that a run that fails is
+    closed too. Raises MissingExtraError, and RunError when a tracker refuses to start.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path, recipe: Mapping[str, Any], first_step: int = 0) -> None:
         self._wandb: Any = None
         self._trackio: Any = None
         self._tensorboard: Any = None
+        start: dict[str, Callable[[], None]] = {
+            "tensorboard": lambda: self._start_tensorboard(folder, first_step),
+            "wandb": lambda: self._start_wandb(folder, recipe),
+            "trackio": lambda: self._start_trackio(folder, recipe),
+        }
         try:
-            if "tensorboard" in names:
-                from torch.utils.tensorboard import SummaryWriter
+            for name in dict.fromkeys(names):
+                if name != "none":
+                    _start(name, start[name])
+        except BaseException:
+            self.close(failed=True)
+            raise
 
-                self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
-            if "wandb" in names:
-                import wandb
+    def _start_tensorboard(self, folder: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-                self._wandb = wandb.init(project="tunesmith", dir=str(folder), config=dict(recipe))
-            if "trackio" in names:
-                import trackio
+        purge = first_step + 1 if first_step else None
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
-                trackio.init(project="tunesmith", config=dict(recipe))
-                self._trackio = trackio
-        except ImportError as error:
-            raise MissingExtraError(
-                "report_to", f"{error.name} is not installed.", "Run: pip install 'tunesmith[track]'"
-            ) from None
+    def _start_wandb(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+        import wandb
+
+        self._wandb = wandb.init(project="tunesmith", name=folder.name, dir=str(folder), config=dict(recipe))
+
+    def _start_trackio(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+        import trackio
+
+        self._trackio = trackio
+        trackio.init(project="tunesmith", name=folder.name, config=dict(recipe))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send one step's metrics to every tracker."""
@@ -113,11 +149,39 @@ class Trackers:
         if self._trackio is not None:
             self._trackio.log(dict(metrics), step=step)
 
-    def close(self) -> None:
-        """Flush and leave every tracker."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-        if self._trackio is not None:
-            self._trackio.finish()
+    def close(self, *, failed: bool = False) -> None:
+        """Flush and leave every tracker; a second call does nothing."""
+        with redirect_stdout(sys.stderr):
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+            if self._wandb is not None:
+                self._wandb.finish(exit_code=int(failed))
+            if self._trackio is not None:
+                self._trackio.finish()
+        self._tensorboard = self._wandb = self._trackio = None
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=error is not None)
+
+
+def _start(name: str, begin: Callable[[], None]) -> None:
+    place = f"report_to: {name}"
+    try:
+        # What a tracker prints must not land in the middle of --json.
+        with redirect_stdout(sys.stderr):
+            begin()
+    except ImportError as error:
+        raise MissingExtraError(
+            place, f"{error.name or name} is not installed.", "Run: pip install 'tunesmith[track]'"
+        ) from None
+    except Exception as error:
+        raise RunError(
+            place,
+            f"did not start: {str(error).rstrip('.') or type(error).__name__}.",
+            "Log in or choose its offline mode (WANDB_MODE=offline), or take it out of report_to.",
+        ) from error

@@ -11,8 +11,9 @@ reply      the brand's tone: cheerful, at most 25 words, exactly one emoji; it t
            what happens next as the category asks for, and names the product
 
 Wordings, products, names and order ids of the three splits are disjoint, so nothing learnt by heart helps on the test
-rows. One row in five carries a typo; none touches a product, a name or an order id. A ticket is compact JSON with its
-keys in the order above: ten tokens less a row than with blanks.
+rows. One row in five carries a typo; none touches a product, a name or an order id. A ticket is JSON as json.dumps
+writes it, blanks after commas and colons: compact JSON saves ten tokens a row, but the base shown 3 examples of it
+then writes valid JSON in 2 of 80 rows instead of 60, and beating that would prove nothing.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ MAX_REPLY_WORDS = 25
 CHEERFUL_WORDS = ("thanks", "great", "happy", "gladly", "lovely", "delighted", "wonderful", "glad", "welcome", "joy")
 GLOOMY_WORDS = ("unfortunately", "sorry", "regret", "cannot", "impossible", "complaint", "policy")
 
-_TYPO_SHARE, _ASIDE_SHARE, _GREETING_SHARE, _CLOSING_SHARE, _ORDER_SHARE = 0.2, 0.4, 0.5, 0.5, 0.7
-_HIGH_SHARE, _DANGER_SHARE = 0.4, 0.5
+_TYPO_SHARE, _ASIDE_SHARE, _GREETING_SHARE, _CLOSING_SHARE, _ORDER_SHARE = 0.2, 0.3, 0.4, 0.4, 0.7
+_HIGH_SHARE, _DANGER_SHARE, _BEFORE_SHARE = 0.45, 0.5, 0.25
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
@@ -81,7 +82,7 @@ def build_rows(split: str, num_rows: int, seed: int = SEED) -> list[dict[str, An
         if message in seen:
             continue
         seen.add(message)
-        answer = json.dumps(ticket, ensure_ascii=False, separators=(",", ":"))
+        answer = json.dumps(ticket, ensure_ascii=False)
         turns = [("system", SYSTEM), ("user", message), ("assistant", answer)]
         rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
     return rows
@@ -129,7 +130,7 @@ def _sentences(
         after.append(_pick(draws, (DANGERS if dangerous else DEADLINES)[split]))
     if draws.random() < _ASIDE_SHARE:
         after.append(_pick(draws, ASIDES[split]))
-    before = [sentence for sentence in anywhere if draws.random() < 0.4]
+    before = [sentence for sentence in anywhere if draws.random() < _BEFORE_SHARE]
     after += [sentence for sentence in anywhere if sentence not in before]
     sentences = [*_shuffled(before, draws), problem, *_shuffled(after, draws)]
     if draws.random() < _GREETING_SHARE:
