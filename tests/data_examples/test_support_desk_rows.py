@@ -121,18 +121,21 @@ def label_of(message: str, split: str) -> dict[str, Any]:
 
 
 def close(template: str, message: str) -> bool:
-    """The template stands in the message, one mistyped word allowed."""
-    parts = [re.escape(part) for part in re.split(r"\{[PON]\}", template)]
-    if re.search(r"(?:^|(?<=\s))" + r"\S+(?: \S+)?".join(parts), message):
-        return True
+    """The template stands in the message, one word mistyped at most: two letters swapped, one dropped or doubled."""
     words = template.split(" ")
+    spellings = [template]
     for at, word in enumerate(words):
         if len(word) >= 6 and word.isalpha() and word.islower():
-            holed = " ".join([*words[:at], "{P}", *words[at + 1 :]])
-            parts = [re.escape(part) for part in re.split(r"\{[PON]\}", holed)]
-            if re.search(r"(?:^|(?<=\s))" + r"\S+(?: \S+)?".join(parts), message):
-                return True
-    return False
+            spellings += [" ".join([*words[:at], typo, *words[at + 1 :]]) for typo in typos(word)]
+    holed = ["\\S+(?: \\S+)?".join(map(re.escape, re.split(r"\{[PON]\}", text))) for text in spellings]
+    return re.search(r"(?:^|(?<=\s))(?:" + "|".join(holed) + ")", message) is not None
+
+
+def typos(word: str) -> set[str]:
+    inner = range(1, len(word) - 2)
+    swapped = {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in inner}
+    dropped = {word[:i] + word[i + 1 :] for i in inner}
+    return swapped | dropped | {word[: i + 1] + word[i:] for i in inner}
 
 
 @pytest.mark.parametrize("split", SPLITS)

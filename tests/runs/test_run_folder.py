@@ -211,6 +211,23 @@ def test_of_many_that_grab_a_stale_lock_at_once_one_gets_it(tmp_path: Path) -> N
     assert answers == ["refused"] * 5 + ["taken"]
 
 
+def test_a_lock_deleted_while_it_is_being_taken_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Between our open and our flock its holder ends, deleting the file, and another run makes and holds a new one.
+    real, rivals = runs._held_elsewhere, []
+
+    def interrupted(stream: Any) -> bool | None:
+        if not rivals:
+            (tmp_path / ".lock").unlink()
+            rivals.append((tmp_path / ".lock").open("a+"))
+            assert real(rivals[0]) is False
+        return real(stream)
+
+    monkeypatch.setattr(runs, "_held_elsewhere", interrupted)
+    with pytest.raises(RunError, match="in use"):
+        start(tmp_path)
+    rivals[0].close()
+
+
 def test_metrics_are_on_disk_at_once_and_finite(tmp_path: Path) -> None:
     with start(tmp_path) as run:
         run.log_metrics(1, {"loss": 2.5, "learning_rate": 1e-4})

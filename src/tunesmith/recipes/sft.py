@@ -23,6 +23,7 @@ from tunesmith.randomness import derive_seed
 from tunesmith.recipes.prepare import Prepared, SFTConfig, prepare
 from tunesmith.reports.plots import loss_curve
 from tunesmith.runs import Run, read_metrics
+from tunesmith.runtime import release_memory
 from tunesmith.training.checkpoint import ResumeState, find_latest_valid, load_checkpoint, prune, save_checkpoint
 from tunesmith.training.optim import build_optimizer, clip_gradients, learning_rate_at
 from tunesmith.training.schedule import rows_per_step, stop_on_signal
@@ -85,28 +86,33 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
         recipe = config.model_dump(mode="json")
         # Every rank keeps books, but only the first one's are the run's.
         output_dir = Path(config.output_dir) if prepared.world.is_main else Path(folder) / "books"
-        run = Run.create(output_dir, recipe, resume=checkpoint is not None, overwrite=config.overwrite_output_dir)
+        run = Run.create(
+            output_dir, recipe, resume=config.resume_from_checkpoint is not None, overwrite=config.overwrite_output_dir
+        )
         with run:
             optimizer = build_optimizer(prepared.role.parameters, config)
             state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
             if checkpoint is not None:
                 state = load_checkpoint(checkpoint, optimizer, prepared.role.parameters, recipe=prepared.identity())
-                run.truncate_metrics(after_step=state.step)
+            # A run that died before its first checkpoint begins anew.
+            run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
             facts = {"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": prepared.data.summary()}
             run.note({**facts, "notes": prepared.base.notes})
-            job = _Job(
-                prepared=prepared,
-                run=run,
-                state=state,
-                optimizer=optimizer,
-                trackers=Trackers(config.report_to, run.folder, recipe),
-                tweak=tweak_gradients,
-                began=time.perf_counter(),
-                first_tokens=state.num_tokens,
-            )
-            # 3. The loop, and 4. what it leaves.
-            interrupted = _loop(job)
-            trained = _finish(job, interrupted)
+            names = config.report_to if prepared.world.is_main else []
+            with Trackers(names, run.folder, recipe, first_step=state.step) as trackers:
+                job = _Job(
+                    prepared=prepared,
+                    run=run,
+                    state=state,
+                    optimizer=optimizer,
+                    trackers=trackers,
+                    tweak=tweak_gradients,
+                    began=time.perf_counter(),
+                    first_tokens=state.num_tokens,
+                )
+                # 3. The loop, and 4. what it leaves.
+                interrupted = _loop(job)
+                trained = _finish(job, interrupted)
         prepared.world.close()
         return trained
 
@@ -184,7 +190,9 @@ def _evaluate(job: _Job) -> float:
     prepared = job.prepared
     assert prepared.valid is not None
     budget = int(job.state.plan["micro_batch_tokens"])
-    return mean_loss(prepared.base, prepared.role, prepared.valid, prepared.world, budget)
+    loss = mean_loss(prepared.base, prepared.role, prepared.valid, prepared.world, budget)
+    release_memory()
+    return loss
 
 
 def _save(job: _Job) -> None:
@@ -216,7 +224,6 @@ def _finish(job: _Job, interrupted: bool) -> Trained:
             save_role(prepared.base, prepared.role, run.folder, extra)
             loss_curve(read_metrics(run.folder / "metrics.jsonl"), run.folder / "loss.png", best_step=state.best_step)
             run.finish({"eval_loss": final, "best_step": state.best_step, "stopped_early": job.stopped_early})
-    job.trackers.close()
     return Trained(
         output_dir=run.folder,
         base=prepared.base,

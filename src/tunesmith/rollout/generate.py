@@ -23,6 +23,7 @@ from tunesmith.models.decoding import start_decoding
 from tunesmith.models.roles import Base
 from tunesmith.randomness import generator
 from tunesmith.records import Rollout, StopReason
+from tunesmith.runtime import release_memory
 
 
 class Sampling(Config):
@@ -81,7 +82,7 @@ class _Row:
 class LocalGenerator:
     """Answers on our own base, in batches bounded by rows and by cache slots."""
 
-    def __init__(self, base: Base, *, max_rows: int = 32, max_cache_tokens: int = 16_384) -> None:
+    def __init__(self, base: Base, *, max_rows: int = 32, max_cache_tokens: int = 8_192) -> None:
         self.base, self.max_rows, self.max_cache_tokens = base, max_rows, max_cache_tokens
         self.tokens = TokenCount()
 
@@ -99,6 +100,7 @@ class LocalGenerator:
                 pass
             for i, row in zip(batch, rows, strict=True):
                 rollouts[i] = self._finish(row, digest)
+            release_memory()
         return [rollouts[i] for i in range(len(prompts))]
 
     def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None = None) -> Iterator[str]:

@@ -12,8 +12,8 @@ reply      the brand's tone: cheerful, at most 25 words, exactly one emoji; it t
 
 Wordings, products, names and order ids of the three splits are disjoint, so nothing learnt by heart helps on the test
 rows. One row in five carries a typo; none touches a product, a name or an order id. A ticket is JSON as json.dumps
-writes it, blanks after commas and colons: compact JSON saves ten tokens a row, but the base shown 3 examples of it
-then writes valid JSON in 2 of 80 rows instead of 60, and beating that would prove nothing.
+writes it, blanks after commas and colons: compact JSON saves ten tokens a row, but the base, shown 3 of them,
+writes valid tickets in 2 of 80 rows instead of 22, and beating that would prove less.
 """
 
 from __future__ import annotations
