@@ -41,7 +41,7 @@ class DemoConfig(Config):
     """All shipped rows instead of the stated subset."""
     seed: int = Field(0, ge=0)
     """Keys the subset, the shots, the adapter's start and the order of rows."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     """Peak learning rate of the tuning."""
     model_name_or_path: str = EMBEDDED_MODEL
     """The base that is measured and tuned."""
