@@ -36,7 +36,7 @@ def recipe(tmp_path: Path, model_folder: Callable[[str], Path]) -> Path:
 
 def tunesmith(*arguments: str, check: bool = True, **how: Any) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "tunesmith.cli", *arguments], capture_output=True, text=True, timeout=240, **how
+        [sys.executable, "-m", "tunesmith.cli.main", *arguments], capture_output=True, text=True, timeout=240, **how
     )
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -57,7 +57,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(recipe: Path, tmp_p
         if attempt == 0:
             command.pop()
         process = subprocess.Popen(
-            [sys.executable, "-m", "tunesmith.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-m", "tunesmith.cli.main", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         # Killed at a random moment after the next checkpoint, or let run to its end.
         seen = len(list(broken.glob("checkpoint-*")))
@@ -91,7 +91,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(recipe: Path, tmp_p
 def test_ctrl_c_saves_and_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tunesmith.cli", "sft", str(recipe), f"output_dir={out}", "max_steps=100000"],
+        [sys.executable, "-m", "tunesmith.cli.main", "sft", str(recipe), f"output_dir={out}", "max_steps=100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -157,7 +157,7 @@ BAD = [
 def test_bad_settings_are_one_clear_paragraph(recipe: Path, tmp_path: Path, override: str, says: str) -> None:
     from typer.testing import CliRunner
 
-    from tunesmith.cli import app
+    from tunesmith.cli.main import app
 
     # In this process: the imports of a new one would cost ten seconds a setting.
     done = CliRunner().invoke(app, ["sft", str(recipe), f"output_dir={tmp_path / 'out'}", override])
@@ -168,6 +168,7 @@ def test_bad_settings_are_one_clear_paragraph(recipe: Path, tmp_path: Path, over
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys, tunesmith.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'matplotlib')))"
+    heavy = ("torch", "transformers", "matplotlib")
+    code = f"import sys, tunesmith.cli.main; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "sft" in tunesmith("--help", env={**os.environ, "COLUMNS": "100"}).stdout

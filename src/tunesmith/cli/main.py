@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tunesmith.errors import TunesmithError
+from tunesmith.cli.shared import AdapterPath, Debug, Json, ModelName, Overrides, errors_in_one_paragraph, print_lines
 from tunesmith.runtime import tune_process
 
 app = typer.Typer(
@@ -25,33 +24,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings that override the recipe.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-ModelName = Annotated[str, typer.Option("--model", help="Embedded name, hub id, folder or .gguf file.")]
-AdapterPath = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter or of a run.")]
-
-
-@contextmanager
-def _errors_in_one_paragraph(debug: bool) -> Iterator[None]:
-    """Print a user's error as one paragraph without a traceback; --debug lets it through."""
-    try:
-        yield
-    except TunesmithError as error:
-        if debug:
-            raise
-        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("\nstopped.", err=True)
-        raise typer.Exit(130) from None
-
-
-def _print(lines: list[str]) -> None:
-    for line in lines:
-        typer.echo(line)
-
 
 @app.command()
 def sft(
@@ -61,7 +33,7 @@ def sft(
     debug: Debug = False,
 ) -> None:
     """Tune a base on your rows. Example: tunesmith sft recipes/chat.yaml data.train=rows.jsonl learning_rate=5e-4."""
-    with _errors_in_one_paragraph(debug):
+    with errors_in_one_paragraph(debug):
         from tunesmith.config import load_config
         from tunesmith.recipes.prepare import SFTConfig
         from tunesmith.recipes.sft import describe_result, train
@@ -71,7 +43,7 @@ def sft(
         if as_json:
             typer.echo(json.dumps(trained.as_dict()))
         else:
-            _print([*notes, *describe_result(trained, config, recipe)])
+            print_lines([*notes, *describe_result(trained, config, recipe)])
         if trained.interrupted:
             raise typer.Exit(130)
 
@@ -84,14 +56,14 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Everything up to the first step: rows, tokens, memory, time. Example: tunesmith plan recipes/chat.yaml."""
-    with _errors_in_one_paragraph(debug):
+    with errors_in_one_paragraph(debug):
         from tunesmith.config import load_config
         from tunesmith.recipes.plan import describe, make_plan
         from tunesmith.recipes.prepare import SFTConfig
 
         config, notes = load_config(SFTConfig, recipe, overrides or [])
         report = make_plan(config)
-        _print([json.dumps(report)] if as_json else [*notes, *describe(report, recipe)])
+        print_lines([json.dumps(report)] if as_json else [*notes, *describe(report, recipe)])
 
 
 @app.command()
@@ -105,7 +77,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """A support desk's tickets: measure the base, tune it, measure again, report. Example: tunesmith demo --full."""
-    with _errors_in_one_paragraph(debug):
+    with errors_in_one_paragraph(debug):
         from tunesmith.recipes.demo import DemoConfig, run_demo
 
         config = DemoConfig(output_dir=str(output_dir), full=full, seed=seed)
@@ -129,7 +101,7 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Answer prompts. Example: tunesmith generate --adapter runs/demo 'My parcel KX-12345 is late.'"""
-    with _errors_in_one_paragraph(debug):
+    with errors_in_one_paragraph(debug):
         from tunesmith.recipes.chat import Session
         from tunesmith.rollout.generate import Sampling
 
@@ -153,7 +125,7 @@ def chat(
     debug: Debug = False,
 ) -> None:
     """Talk to a model, streaming; /help lists the commands. Example: tunesmith chat --adapter runs/demo."""
-    with _errors_in_one_paragraph(debug):
+    with errors_in_one_paragraph(debug):
         from tunesmith.recipes.chat import Session, talk
         from tunesmith.rollout.generate import Sampling
 

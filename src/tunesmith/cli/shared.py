@@ -1,0 +1,40 @@
+"""What the verbs share: the options every one of them has, and how an error is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunesmith.errors import TunesmithError
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings that override the recipe.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ModelName = Annotated[str, typer.Option("--model", help="Embedded name, hub id, folder or .gguf file.")]
+AdapterPath = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter or of a run.")]
+
+
+@contextmanager
+def errors_in_one_paragraph(debug: bool) -> Iterator[None]:
+    """Print a user's error as one paragraph without a traceback; --debug lets it through."""
+    try:
+        yield
+    except TunesmithError as error:
+        if debug:
+            raise
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("\nstopped.", err=True)
+        raise typer.Exit(130) from None
+
+
+def print_lines(lines: list[str]) -> None:
+    """One line each, to standard output."""
+    for line in lines:
+        typer.echo(line)
