@@ -13,7 +13,7 @@ from tunesmith.kernels import elementwise
 from tunesmith.kernels.attention import AttentionRules, attention_reference, packed_attention, plan_attention
 from tunesmith.kernels.frozen import DenseWeight, TransposedWeight, frozen_linear
 from tunesmith.kernels.head_loss import Head, ce_sum, ce_sum_reference, logits_of, reference_logprobs, token_logprobs
-from tunesmith.kernels.lora import dropout_rows, lora_linear, lora_linear_reference
+from tunesmith.kernels.lora import dropout_rows, lora_group, lora_linear, lora_linear_reference
 from tunesmith.records import Example, Where
 from tunesmith.tokens.pack import Packed, pack
 
@@ -48,6 +48,24 @@ def test_lora_linear_equals_reference_and_passes_gradcheck(transposed: bool) -> 
     assert torch.autograd.gradcheck(lambda t: frozen_linear(t, frozen), (x,))
     # Negative control: without the scale the values differ.
     assert not torch.allclose(ours, lora_linear(x, frozen, a, b, 1.0))
+
+
+def test_lora_group_equals_its_members_and_passes_gradcheck() -> None:
+    widths, ranks, scalings = (7, 3, 3), (3, 2, 1), (0.7, 0.7, 1.3)
+    weights = [randn(n, 5, seed=n + i) for i, n in enumerate(widths)]
+    frozen = [DenseWeight(weights[0]), TransposedWeight(weights[1].T.contiguous()), DenseWeight(weights[2])]
+    x = randn(4, 5, grad=True)
+    a_list = [randn(r, 5, seed=10 + i, grad=True) for i, r in enumerate(ranks)]
+    b_list = [randn(n, r, seed=20 + i, grad=True) for i, (n, r) in enumerate(zip(widths, ranks, strict=True))]
+    together = lora_group(x, frozen, a_list, b_list, scalings)
+    alone = [lora_linear_reference(x, *parts) for parts in zip(frozen, a_list, b_list, scalings, strict=True)]
+    inputs = (x, *a_list, *b_list)
+    ours, theirs = torch.cat(together, 1), torch.cat(alone, 1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients(ours, *inputs), gradients(theirs, *inputs), rtol=1e-11, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda *t: lora_group(t[0], frozen, t[1:4], t[4:], scalings), inputs)
+    # Negative control: with two members' scales exchanged the values differ.
+    assert not torch.allclose(ours, torch.cat(lora_group(x, frozen, a_list, b_list, (1.3, 0.7, 0.7)), 1))
 
 
 def test_lora_dropout_feeds_only_the_low_rank_branch() -> None:
@@ -139,6 +157,19 @@ def test_packed_attention_equals_reference(lengths: list[int], heads: tuple[int,
     theirs = attention_reference(q, k, v, packed, rules)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradients(ours, q, k, v), gradients(theirs, q, k, v), rtol=1e-8, atol=1e-10)
+
+
+def test_padding_of_a_bucket_adds_nothing_to_a_gradient() -> None:
+    packed, rules = roots(9, 8, 7, 9), AttentionRules(scale=0.35)
+    buckets = plan_attention(packed, rules).buckets
+    assert buckets is not None and len(buckets.padding_N) == 3 and not buckets.in_order
+    assert buckets.gather_P[buckets.place_T].tolist() == list(range(33))
+    alone = plan_attention(roots(9), rules).buckets
+    assert alone is not None and alone.in_order and not len(alone.padding_N)
+    q, k, v = (randn(33, h, 8, seed=h, grad=True) for h in (4, 2, 2))
+    out = packed_attention(q, k, v, plan_attention(packed, rules), rules)
+    theirs = attention_reference(q, k, v, packed, rules)
+    torch.testing.assert_close(gradients(out, q, k, v), gradients(theirs, q, k, v), rtol=1e-9, atol=1e-11)
 
 
 def test_long_rows_take_flash_and_still_agree() -> None:

@@ -66,13 +66,15 @@ class _BucketAttention(torch.autograd.Function):
         batch, heads, length, width = q_BHLD.shape
         kv_heads = k_BGLD.shape[1]
         # The query heads of one key head are laid end to end, so keys are never repeated in memory.
-        q = q_BHLD.reshape(batch * kv_heads, (heads // kv_heads) * length, width)
+        groups = heads // kv_heads
+        # The scale goes onto the queries, which are fewer numbers than the scores.
+        q = (q_BHLD * scale).reshape(batch * kv_heads, groups * length, width)
         k, v = k_BGLD.reshape(batch * kv_heads, length, width), v_BGLD.reshape(batch * kv_heads, length, width)
-        scores = torch.bmm(q, k.transpose(1, 2)).view(batch * kv_heads, heads // kv_heads, length, length)
+        future_LL = torch.full((length, length), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
+        # The mask is what the product is added to: no pass of its own over the scores.
+        scores = torch.baddbmm(future_LL.repeat(groups, 1)[None], q, k.transpose(1, 2))
         wide = scores if scores.dtype == torch.float64 else scores.float()
-        future_LL = torch.ones(length, length, dtype=torch.bool, device=q.device).triu_(1)
-        wide = wide.mul_(scale).masked_fill_(future_LL, -math.inf)
-        probs = torch.softmax(wide, dim=-1).to(q.dtype).view(batch * kv_heads, -1, length)
+        probs = torch.softmax(wide, dim=-1).to(q.dtype)
         out = torch.bmm(probs, v)
         ctx.save_for_backward(q, k, v, probs, out)
         ctx.scale = scale
@@ -88,27 +90,61 @@ class _BucketAttention(torch.autograd.Function):
         grad_probs = torch.bmm(grad, v.transpose(1, 2))
         # softmax backward: p * (dp - sum(p dp)), and sum(p dp) = sum(dout * out)
         row = (grad * out).sum(-1, keepdim=True)
-        grad_scores = grad_probs.sub_(row).mul_(probs).mul_(ctx.scale)
-        grad_q = torch.bmm(grad_scores, k).view(batch, heads, length, width)
+        grad_scores = grad_probs.sub_(row).mul_(probs)
+        grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale).view(batch, heads, length, width)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q).view(batch, kv_heads, length, width)
         return grad_q, grad_k, grad_v.view(batch, kv_heads, length, width), None
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Segments of similar length: gather_BL are token indices (padding repeats a real token), length of each."""
+class _ToRows(torch.autograd.Function):
+    """Copy tokens to their places in the buckets; places of padding repeat a real token."""
 
-    gather_BL: Tensor
-    length_B: tuple[int, ...]
+    @staticmethod
+    def forward(ctx: Any, x_THD: Tensor, gather_P: Tensor, place_T: Tensor) -> Tensor:
+        ctx.place_T = place_T
+        return x_THD.index_select(0, gather_P)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Nothing reads what a padded query gives, and only padded queries see padded keys: their gradients are zero,
+        # so the copies need not be summed up, which would cost an eighth of a training step.
+        return grads[0].index_select(0, ctx.place_T), None, None
+
+
+class _FromRows(torch.autograd.Function):
+    """Copy the buckets' places back to their tokens, leaving padding out."""
+
+    @staticmethod
+    def forward(ctx: Any, x_PHD: Tensor, gather_P: Tensor, place_T: Tensor, padding_N: Tensor) -> Tensor:
+        ctx.gather_P, ctx.padding_N = gather_P, padding_N
+        return x_PHD.index_select(0, place_T)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0].index_select(0, ctx.gather_P).index_fill_(0, ctx.padding_N, 0), None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Segments sorted into rows of similar length, laid end to end as P places.
+
+    shape: (rows, places a row) of each bucket. gather_P: the token of each place. place_T: the place of each token.
+    padding_N: the places that only repeat a token. in_order: every token already stands at its place.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    gather_P: Tensor
+    place_T: Tensor
+    padding_N: Tensor
+    in_order: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """How one pack is attended to: made once a pack, used by every layer."""
+    """How one pack is attended to: made once a pack, used by every layer; without buckets by the reference."""
 
     packed: Packed
-    buckets: tuple[Bucket, ...] | None
-    scatter_T: Tensor | None
+    buckets: Buckets | None
 
 
 def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
@@ -116,43 +152,61 @@ def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
     longest = max(packed.length_S)
     windowed = rules.window is not None and rules.window < longest
     if not packed.only_roots or windowed or rules.softcap is not None:
-        return AttentionPlan(packed, None, None)
-    device = packed.ids_T.device
+        return AttentionPlan(packed, None)
     order = sorted(range(packed.num_segments), key=lambda s: -packed.length_S[s])
-    buckets: list[Bucket] = []
-    scatter_T = torch.empty(packed.num_tokens, dtype=torch.int64)
+    shapes: list[tuple[int, int]] = []
+    rows: list[Tensor] = []
+    place_T = torch.empty(packed.num_tokens, dtype=torch.int64)
     offset = 0
     while order:
         top = packed.length_S[order[0]]
         members = [s for s in order if packed.length_S[s] >= top * (1 - BUCKET_SLACK)]
         order = order[len(members) :]
-        rows = []
-        for row, s in enumerate(members):
+        for s in members:
             start, length = packed.start_S[s], packed.length_S[s]
             rows.append(torch.arange(start, start + top).clamp_(max=start + length - 1))
-            scatter_T[start : start + length] = offset + row * top + torch.arange(length)
-        offset += len(members) * top
-        buckets.append(Bucket(torch.stack(rows).to(device), tuple(packed.length_S[s] for s in members)))
-    return AttentionPlan(packed, tuple(buckets), scatter_T.to(device))
+            place_T[start : start + length] = offset + torch.arange(length)
+            offset += top
+        shapes.append((len(members), top))
+    gather_P = torch.cat(rows)
+    padding_N = torch.nonzero(place_T[gather_P] != torch.arange(offset)).squeeze(1)
+    in_order = torch.equal(gather_P, torch.arange(packed.num_tokens))
+    device = packed.ids_T.device
+    return AttentionPlan(
+        packed, Buckets(tuple(shapes), gather_P.to(device), place_T.to(device), padding_N.to(device), in_order)
+    )
 
 
 def packed_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: AttentionPlan, rules: AttentionRules) -> Tensor:
     """(T, H, D): attention within each segment of the plan's pack; equals ``attention_reference``."""
-    if plan.buckets is None or plan.scatter_T is None:
+    buckets = plan.buckets
+    if buckets is None:
         return attention_reference(q_THD, k_TGD, v_TGD, plan.packed, rules)
-    heads, width = q_THD.shape[1:]
-    out = []
-    for bucket in plan.buckets:
-        batch, length = bucket.gather_BL.shape
-        index = bucket.gather_BL.reshape(-1)
+    sizes = [batch * length for batch, length in buckets.shapes]
 
-        def rows(x_THD: Tensor, index: Tensor = index, batch: int = batch, length: int = length) -> Tensor:
-            return x_THD.index_select(0, index).view(batch, length, -1, width).transpose(1, 2)
+    def rows(x_THD: Tensor) -> tuple[Tensor, ...]:
+        if not buckets.in_order:
+            x_THD = _ToRows.apply(x_THD, buckets.gather_P, buckets.place_T)  # type: ignore[no-untyped-call]
+        return torch.split(x_THD, sizes) if len(sizes) > 1 else (x_THD,)
 
-        q, k, v = rows(q_THD), rows(k_TGD), rows(v_TGD)
-        if length <= MATMUL_MAX_TOKENS and q.device.type == "cpu":
-            mixed = _BucketAttention.apply(q, k, v, rules.scale)  # type: ignore[no-untyped-call]
-        else:
-            mixed = scaled_dot_product_attention(q, k, v, is_causal=True, scale=rules.scale, enable_gqa=True)
-        out.append(mixed.transpose(1, 2).reshape(batch * length, heads, width))
-    return torch.cat(out).index_select(0, plan.scatter_T)
+    out = [
+        _attend_bucket(q, k, v, shape, rules)
+        for q, k, v, shape in zip(rows(q_THD), rows(k_TGD), rows(v_TGD), buckets.shapes, strict=True)
+    ]
+    mixed_PHD = torch.cat(out) if len(out) > 1 else out[0]
+    if buckets.in_order:
+        return mixed_PHD
+    return _FromRows.apply(  # type: ignore[no-any-return, no-untyped-call]
+        mixed_PHD, buckets.gather_P, buckets.place_T, buckets.padding_N
+    )
+
+
+def _attend_bucket(q: Tensor, k: Tensor, v: Tensor, shape: tuple[int, int], rules: AttentionRules) -> Tensor:
+    """(rows x places, H, D) of one bucket -> the same shape."""
+    batch, length = shape
+    q_BHLD, k_BGLD, v_BGLD = (x.view(batch, length, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
+    if length <= MATMUL_MAX_TOKENS and q.device.type == "cpu":
+        mixed = _BucketAttention.apply(q_BHLD, k_BGLD, v_BGLD, rules.scale)  # type: ignore[no-untyped-call]
+    else:
+        mixed = scaled_dot_product_attention(q_BHLD, k_BGLD, v_BGLD, is_causal=True, scale=rules.scale, enable_gqa=True)
+    return mixed.transpose(1, 2).reshape(q.shape)  # type: ignore[no-any-return]

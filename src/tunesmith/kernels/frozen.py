@@ -23,6 +23,10 @@ class FrozenWeight(Protocol):
         """grad (T, out) -> (T, in): the transposed map, which is the gradient with respect to the input."""
         ...
 
+    def add_matmul_t_(self, total_TI: Tensor, grad_TO: Tensor) -> None:
+        """Add ``matmul_t(grad)`` to ``total`` in place: maps that share an input share its gradient."""
+        ...
+
 
 class DenseWeight:
     """A weight stored (out, in), as in ``torch.nn.Linear``."""
@@ -36,6 +40,9 @@ class DenseWeight:
     def matmul_t(self, grad_TO: Tensor) -> Tensor:
         return grad_TO @ self.weight_OI
 
+    def add_matmul_t_(self, total_TI: Tensor, grad_TO: Tensor) -> None:
+        total_TI.addmm_(grad_TO, self.weight_OI)
+
 
 class TransposedWeight:
     """A weight stored (in, out), as in GPT-2's ``Conv1D``."""
@@ -48,6 +55,9 @@ class TransposedWeight:
 
     def matmul_t(self, grad_TO: Tensor) -> Tensor:
         return linear(grad_TO, self.weight_IO)
+
+    def add_matmul_t_(self, total_TI: Tensor, grad_TO: Tensor) -> None:
+        total_TI.addmm_(grad_TO, self.weight_IO.T)
 
 
 class _FrozenLinear(torch.autograd.Function):

@@ -1,11 +1,13 @@
 """LoRA beside a frozen weight, with its backward pass written by hand.
 
 y = x W^T + s (x A^T) B^T  (Hu et al. 2021, arXiv:2106.09685, section 4.1; s = alpha / r).
-Shape letters: T tokens, I in features, O out features, R rank.
+Shape letters: T tokens, I in features, O out features, R rank,
+C the ranks of a group together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -67,6 +69,58 @@ def lora_linear(
     dropped_TI: x after dropout, seen by the low-rank branch only; None without dropout.
     """
     return _LoraLinear.apply(x_TI, dropped_TI, frozen, a_RI, b_OR, scaling)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _LoraGroup(torch.autograd.Function):
+    """Several LoRA maps of one input: their A matrices act as one, and the input's gradient is summed in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TI: Tensor, frozen: Sequence[FrozenWeight], scalings: Sequence[float], *ab: Tensor
+    ) -> tuple[Tensor, ...]:
+        count = len(frozen)
+        a_CI = torch.cat([a.to(x_TI.dtype) for a in ab[:count]])
+        ranks = [a.shape[0] for a in ab[:count]]
+        down_TC = x_TI @ a_CI.T
+        out = []
+        for weight, down_TR, b_OR, s in zip(frozen, torch.split(down_TC, ranks, 1), ab[count:], scalings, strict=True):
+            y_TO = weight.matmul(x_TI)
+            out.append(y_TO.addmm_(down_TR, b_OR.to(x_TI.dtype).T, alpha=s))
+        ctx.save_for_backward(x_TI, down_TC, *ab)
+        ctx.frozen, ctx.scalings, ctx.ranks = frozen, scalings, ranks
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, down_TC, *ab = ctx.saved_tensors
+        count = len(ctx.frozen)
+        a_list, b_list = ab[:count], ab[count:]
+        grad_down_TC = torch.cat(
+            [(g @ b.to(g.dtype)).mul_(s) for g, b, s in zip(grads, b_list, ctx.scalings, strict=True)], dim=1
+        )
+        grad_a = torch.split(grad_down_TC.T @ x_TI, ctx.ranks)
+        grad_b = [
+            (g.T @ down).mul_(s).to(b.dtype)
+            for g, down, s, b in zip(grads, torch.split(down_TC, ctx.ranks, 1), ctx.scalings, b_list, strict=True)
+        ]
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = ctx.frozen[0].matmul_t(grads[0])
+            for weight, g in zip(ctx.frozen[1:], grads[1:], strict=True):
+                weight.add_matmul_t_(grad_x, g)
+            grad_x.addmm_(grad_down_TC, torch.cat([a.to(x_TI.dtype) for a in a_list]))
+        return grad_x, None, None, *(g.to(a.dtype) for g, a in zip(grad_a, a_list, strict=True)), *grad_b
+
+
+def lora_group(
+    x_TI: Tensor,
+    frozen: Sequence[FrozenWeight],
+    a_list: Sequence[Tensor],
+    b_list: Sequence[Tensor],
+    scalings: Sequence[float],
+) -> tuple[Tensor, ...]:
+    """Several LoRA maps of one input (query, key and value; gate and up) -> their outputs; each as ``lora_linear``."""
+    return _LoraGroup.apply(x_TI, tuple(frozen), tuple(scalings), *a_list, *b_list)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def dropout_rows(x_TI: Tensor, p: float, seed_S: list[int], length_S: tuple[int, ...], site: int) -> Tensor:

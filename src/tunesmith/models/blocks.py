@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tunesmith.kernels.attention import AttentionRules
 from tunesmith.kernels.elementwise import rms_norm, rope, swiglu
-from tunesmith.models.linear import Routing, Site
+from tunesmith.models.linear import Routing, Site, call_group
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -143,15 +143,14 @@ def _run_block(
 ) -> Tensor:
     width = decoder.head_width
     x_TD = _norm(hidden_TD, block.norm_in)
-    q = block.q(x_TD, routing).view(x_TD.shape[0], -1, width)
-    k = block.k(x_TD, routing).view(x_TD.shape[0], -1, width)
-    v = block.v(x_TD, routing).view(x_TD.shape[0], -1, width)
+    q, k, v = (y.view(x_TD.shape[0], -1, width) for y in call_group((block.q, block.k, block.v), x_TD, routing))
     if block.q_norm is not None and block.k_norm is not None:
         q, k = _norm(q, block.q_norm), _norm(k, block.k_norm)
     mixed = attend(index, rope(q, cos_TD, sin_TD), rope(k, cos_TD, sin_TD), v)
     hidden_TD = hidden_TD + block.o(mixed.reshape(x_TD.shape[0], -1), routing)
     x_TD = _norm(hidden_TD, block.norm_mlp)
-    return hidden_TD + block.down(swiglu(block.gate(x_TD, routing), block.up(x_TD, routing)), routing)
+    gate_TF, up_TF = call_group((block.gate, block.up), x_TD, routing)
+    return hidden_TD + block.down(swiglu(gate_TF, up_TF), routing)
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:

@@ -67,11 +67,18 @@ def forward(
         hidden_TD = hidden_states(base, packed, dropout_seed=dropout_seed, checkpointing=checkpointing)
     source_N, target_N, weight_N = (x.to(base.device) for x in packed.loss_pairs())
     hidden_ND = hidden_TD.index_select(0, source_N)
+    # A product's rounding may depend on how many rows it has: on the reference path each segment has its own.
+    sizes = [len(target_N)] if base.decoder is not None else packed.num_loss_tokens_S() or [0]
+    parts = list(zip(*(torch.split(x, sizes) for x in (hidden_ND, target_N, weight_N)), strict=True))
     if want == "ce_sum":
-        return ce_sum(hidden_ND, target_N, weight_N, base.head, weight_grad), weight_N.double().sum()
+        sums = [ce_sum(hidden, target, weight, base.head, weight_grad) for hidden, target, weight in parts]
+        return torch.stack(sums).sum(), weight_N.double().sum()
     if want == "token_logprobs":
-        return token_logprobs(hidden_ND, target_N, base.head, weight_grad)
-    return reference_logprobs(hidden_ND, target_N, base.head)
+        pairs = [token_logprobs(hidden, target, base.head, weight_grad) for hidden, target, _ in parts]
+    else:
+        pairs = [reference_logprobs(hidden, target, base.head) for hidden, target, _ in parts]
+    logprobs, entropies = zip(*pairs, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
 
 
 def _attend_packed(decoder: Decoder, plan: AttentionPlan) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:

@@ -6,6 +6,7 @@ module state, so a layer recomputed in the backward pass runs the adapter it ran
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.kernels.frozen import DenseWeight, FrozenWeight, TransposedWeight, frozen_linear
-from tunesmith.kernels.lora import dropout_rows, lora_linear
+from tunesmith.kernels.lora import dropout_rows, lora_group, lora_linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,16 @@ class Site:
             a, b = self.lora.lora_A[adapter].weight, self.lora.lora_B[adapter].weight
             dropped = self._dropped(x_TI, routing, first, end, adapter)
             y_TO = lora_linear(x_TI, self.frozen, a, b, float(self.lora.scaling[adapter]), dropped)
+        return self.with_bias(y_TO)
+
+    def with_bias(self, y_TO: Tensor) -> Tensor:
+        """The product plus the layer's bias, where it has one."""
         bias = self.layer.bias
         return y_TO if bias is None else y_TO + bias.to(y_TO.dtype)
+
+    def drops(self, adapter: str) -> bool:
+        """Whether the adapter has dropout here."""
+        return self.lora is not None and getattr(self.lora.lora_dropout[adapter], "p", 0.0) > 0
 
     def _dropped(self, x_TI: Tensor, routing: Routing, first: int, end: int, adapter: str) -> Tensor | None:
         assert self.lora is not None
@@ -88,3 +97,28 @@ class Site:
         y_TO = x_TI @ weight if isinstance(self.layer, Conv1D) else nn.functional.linear(x_TI, weight)
         bias = self.layer.bias
         return y_TO if bias is None else y_TO + bias.to(x_TI.dtype)
+
+
+def call_group(sites: Sequence[Site], x_TI: Tensor, routing: Routing) -> tuple[Tensor, ...]:
+    """Several sites of one input, in one go where one adapter without dropout acts on all of them."""
+    adapter = routing.runs[0][2]
+    loras = [site.lora for site in sites]
+    together = (
+        len(routing.runs) == 1
+        and adapter is not None
+        and all(lora is not None and adapter in lora.lora_A for lora in loras)
+        and not (routing.seed_S is not None and any(site.drops(adapter) for site in sites))
+        and not any(site.layer.weight.requires_grad for site in sites)
+    )
+    if not together:
+        return tuple(site(x_TI, routing) for site in sites)
+    assert adapter is not None
+    held = [lora for lora in loras if lora is not None]
+    out = lora_group(
+        x_TI,
+        [site.frozen for site in sites],
+        [lora.lora_A[adapter].weight for lora in held],
+        [lora.lora_B[adapter].weight for lora in held],
+        [float(lora.scaling[adapter]) for lora in held],
+    )
+    return tuple(site.with_bias(y) for site, y in zip(sites, out, strict=True))

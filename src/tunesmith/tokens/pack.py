@@ -87,6 +87,11 @@ class Packed:
         assert bool((source_N >= 0).all()), "a root's first token cannot be in the loss"
         return source_N, self.ids_T[index_N], self.loss_weight_T[index_N]
 
+    def num_loss_tokens_S(self) -> list[int]:
+        """How many of ``loss_pairs`` belong to each segment, in its order; segments without any are left out."""
+        pieces = torch.split(self.loss_weight_T, list(self.length_S))
+        return [count for piece in pieces if (count := int(torch.count_nonzero(piece)))]
+
     def to(self, device: torch.device | str) -> Packed:
         """The same pack with its tensors on another device."""
         return Packed(
