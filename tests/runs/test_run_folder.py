@@ -183,14 +183,15 @@ def test_without_file_locks_the_process_number_decides(
             start(tmp_path).close()
 
 
-def _grab(folder: str, gate: Any, out: Any) -> None:
+def _grab(folder: str, gate: Any, out: Any, over: Any) -> None:
     gate.wait()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            Run.create(folder, {}, resume=True)
+            run = Run.create(folder, {}, resume=True)
         out.put("taken")
-        time.sleep(1.0)  # held until all have tried
+        over.wait(timeout=60)  # held until all have tried, however slow the machine
+        run.close()
     except TunesmithError:
         out.put("refused")
 
@@ -198,14 +199,15 @@ def _grab(folder: str, gate: Any, out: Any) -> None:
 def test_of_many_that_grab_a_stale_lock_at_once_one_gets_it(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname(), "started": 0}))
     context = multiprocessing.get_context("fork")
-    gate, out = context.Event(), context.Queue()
+    gate, out, over = context.Event(), context.Queue(), context.Event()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads of other tests' libraries
-        grabbers = [context.Process(target=_grab, args=(str(tmp_path), gate, out)) for _ in range(6)]
+        grabbers = [context.Process(target=_grab, args=(str(tmp_path), gate, out, over)) for _ in range(6)]
         for grabber in grabbers:
             grabber.start()
     gate.set()
-    answers = sorted(out.get(timeout=30) for _ in grabbers)
+    answers = sorted(out.get(timeout=60) for _ in grabbers)
+    over.set()
     for grabber in grabbers:
         grabber.join(timeout=30)
     assert answers == ["refused"] * 5 + ["taken"]
