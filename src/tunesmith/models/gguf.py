@@ -14,6 +14,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def materialise(gguf: Path) -> tuple[Path, str]:
     digest = files_digest([gguf])
     target = cache_folder() / f"{digest[:16]}-{CONVERSION}"
     if not _is_complete(target):
+        # To standard error: the verbs' own output may be JSON.
+        print(f"converting {gguf.name} into {cache_folder()}, once; some 20 seconds ...", file=sys.stderr, flush=True)
         try:
             _build(target, digest, lambda folder: convert(gguf, folder))
         except OSError as error:
