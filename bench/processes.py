@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,12 @@ class Sides:
         if not result.get("diverged") and result["tokens"] != rows.tokens:
             raise SystemExit(f"{name} counted {result['tokens']} tokens in {rows.path.name}, not {rows.tokens}.")
         return {**result, "gemm_before": before, "gemm_after": self.gemm_probe()}
+
+    @cached_property
+    def bf16_is_fast(self) -> bool:
+        """Whether this processor multiplies bf16 at least as fast as fp32, or only emulates it."""
+        probe = self.gemm_probe()
+        return probe["bfloat16"] >= probe["float32"]
 
     def gemm_probe(self) -> dict[str, float]:
         """GFLOP/s in bf16 and fp32 right now: what the machine had to give around a run."""

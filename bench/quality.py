@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def train_flipped(sides: Sides, rows: Rows) -> bool:
     return not result.get("diverged", False)
 
 
-def check(sides: Sides, source: Path, num_steps: int) -> dict[str, Any]:
+def check(sides: Sides, source: Path, num_steps: int, *, bf16_is_fast: bool = True) -> dict[str, Any]:
     """Train both sides and the control, judge all adapters, and say whether the check holds and has teeth."""
+    setting = TRL_SETTING if bf16_is_fast else replace(TRL_SETTING, autocast=False)
     train = sides.prepare_rows(
         "quality_train.jsonl",
         source,
@@ -52,7 +54,7 @@ def check(sides: Sides, source: Path, num_steps: int) -> dict[str, Any]:
         *("--from-row", str(TRAIN_ROWS)),
         max_length=MAX_LENGTH_TOKENS,
     )
-    sides.trl(TRL_SETTING, train, extra=("--save",))
+    sides.trl(setting, train, extra=("--save",))
     sides.ours(train, extra=IN_ORDER)
     adapters = {"base": "base", "trl": str(sides.out / "adapter_trl"), "ours": str(sides.out / "adapter_ours")}
     flipped_finished = train_flipped(sides, train)
@@ -74,7 +76,7 @@ def check(sides: Sides, source: Path, num_steps: int) -> dict[str, Any]:
         "losses": losses,
         "flipped_finished": flipped_finished,
         "tolerance_nats": TOLERANCE_NATS,
-        "setting": TRL_SETTING.name,
+        "setting": setting.name,
         "passed": passed,
         "controls_fail": controls_fail,
         "holds": passed and controls_fail,
@@ -89,7 +91,9 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, default=100)
     args = parser.parse_args()
     source = data_file(args.data, "instructions/instructions.json")
-    report = check(prepare_sides(args), source, args.num_steps)
+    sides = prepare_sides(args)
+    report = check(sides, source, args.num_steps, bf16_is_fast=sides.bf16_is_fast)
+    (sides.out / "quality.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(json.dumps(report, indent=2))
     raise SystemExit(0 if report["holds"] else 1)
 

@@ -122,8 +122,14 @@ def setup_text(report: Report) -> str:
         ),
         f"- steps: {first['num_steps']}; the steady state is every step but the first",
         f"- allocator, both sides: {allocator}",
+        f"- TRL's defaults: {report['defaults_name']}",
         f"- TRL's best: {report['best_name']}",
     ]
+    if not report["bf16_is_fast"]:
+        lines.append(
+            "- **this processor has no bf16 units**: it emulates bf16 at a fraction of its fp32 rate, so TRL's own "
+            "default (bf16 autocast) is switched off in what is called its defaults here, and the sweep is in fp32"
+        )
     if report["smoke"]:
         lines.insert(0, "- **SMOKE RUN: two steps, no meaning.**")
     return "\n".join(lines)
@@ -190,10 +196,24 @@ def sweep_text(report: Report) -> str:
     )
     exact = "exact, so they take part" if swept["isolation"]["exact"] else "not exact, so they take no part"
     return (
-        f"Each setting once on the first {swept['rows']} rows (torch.compile on 72, four steps left out); the fastest "
-        "three once more, the mean decides. Stage 1: checkpointing x weights x autocast x length grouping. Stage 2, on "
-        "the best so far: attention x rows a forward (gradient accumulation keeps the step at 8 rows) x layout. "
-        "Stage 3: the other precisions again, transformers' loss in place of TRL's, torch.compile.\n\n"
+        f"Each setting once on the first {swept['rows']} rows. {sweep_stages(swept)}\n\n"
         f"Flattened layouts are {exact}: largest logit difference to each row alone, fp32: {isolation}.\n\n"
         + table(["", "setting", "again", *COLUMNS], rows)
+    )
+
+
+def sweep_stages(swept: dict[str, Any]) -> str:
+    """How the settings were chosen."""
+    if swept["kind"] == "fp32":
+        return (
+            "In fp32 without checkpointing: layouts, rows a forward (gradient accumulation keeps the step at 8 rows), "
+            "attention, and transformers' loss in place of TRL's."
+        )
+    if swept["kind"] == "short":
+        return "Only the settings that ranked first in earlier sweeps: precisions, length grouping, unpadded layouts."
+    return (
+        "torch.compile ran on 72 rows with four steps left out; the fastest three ran once more and the mean decides. "
+        "Stage 1: checkpointing x weights x autocast x length grouping. Stage 2, on the best so far: attention x rows "
+        "a forward (gradient accumulation keeps the step at 8 rows) x layout. Stage 3: the other precisions again, "
+        "transformers' loss in place of TRL's, torch.compile."
     )

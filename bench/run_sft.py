@@ -27,9 +27,11 @@ from settings import (
     BATCH_SIZE_ROWS,
     MAX_LENGTH_TOKENS,
     TRL_DEFAULTS,
+    TRL_DEFAULTS_FP32,
     TUNED_ALLOCATOR,
     Setting,
     first_stage,
+    fp32_stage,
     second_stage,
     short_stages,
     third_stage,
@@ -103,7 +105,9 @@ def sweep(sides: Sides, rows: Rows, compile_rows: Rows, *, smoke: bool, short: b
     )
     table: list[dict[str, Any]] = []
     if smoke:
-        try_settings(sides, rows, [Setting(weights="bfloat16", autocast=True, micro_rows=1)], table)
+        try_settings(sides, rows, [Setting(micro_rows=1)], table)
+    elif not sides.bf16_is_fast:
+        try_settings(sides, rows, fp32_stage(packing_is_exact=isolation["exact"]), table)
     elif short:
         for stage in short_stages(packing_is_exact=isolation["exact"]):
             try_settings(sides, rows, stage, table)
@@ -119,11 +123,11 @@ def sweep(sides: Sides, rows: Rows, compile_rows: Rows, *, smoke: bool, short: b
     return {"isolation": isolation, "table": table, "rows": rows.num_rows, "best": asdict(best_of(table))}
 
 
-def interleave(sides: Sides, rows: Rows, best: Setting, num_rounds: int) -> list[dict[str, Any]]:
+def interleave(sides: Sides, rows: Rows, defaults: Setting, best: Setting, num_rounds: int) -> list[dict[str, Any]]:
     """Rounds of ours, TRL's defaults and TRL's best; who begins moves on, so that drift favours nobody."""
     runs = {
         "ours": lambda: sides.ours(rows),
-        "trl_defaults": lambda: sides.trl(TRL_DEFAULTS, rows),
+        "trl_defaults": lambda: sides.trl(defaults, rows),
         "trl_best": lambda: sides.trl(best, rows),
     }
     names = list(runs)
@@ -158,15 +162,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         swept = json.loads(sweep_file.read_text(encoding="utf-8"))
     else:
         swept = sweep(sides, sweep_rows, compile_rows, smoke=args.smoke, short=args.short_sweep)
-        swept["short"] = args.short_sweep
+        swept["kind"] = "short" if args.short_sweep else "full" if sides.bf16_is_fast else "fp32"
         swept["date"] = time.strftime("%Y-%m-%d")
         sweep_file.write_text(json.dumps(swept, indent=1), encoding="utf-8")
     best = Setting(**swept["best"])
-    rounds = interleave(sides, rows, best, 1 if args.smoke else args.rounds)
+    defaults = TRL_DEFAULTS if sides.bf16_is_fast else TRL_DEFAULTS_FP32
+    rounds = interleave(sides, rows, defaults, best, 1 if args.smoke else args.rounds)
     # Kept apart as well, so that a failure further down does not cost the rounds.
     (sides.out / "rounds.json").write_text(json.dumps(rounds, indent=1), encoding="utf-8")
-    untuned = {} if args.smoke else untuned_allocator(sides, rows, best)
-    checked = None if args.skip_quality else quality.check(sides, quality_source, 2 if args.smoke else 100)
+    untuned = {} if args.smoke or args.skip_untuned else untuned_allocator(sides, rows, defaults, best)
+    checked = checked_quality(args, sides, quality_source)
     return {
         "date": time.strftime("%Y-%m-%d"),
         "machine": measure.machine(),
@@ -177,6 +182,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "rows": {**asdict(rows), "path": None, "source": "oasst_pairs/pairs_en.jsonl"},
         "sweep": swept,
         "best_name": best.name,
+        "defaults_name": defaults.name,
+        "bf16_is_fast": sides.bf16_is_fast,
         "rounds": rounds,
         "untuned": untuned,
         "quality": checked,
@@ -184,11 +191,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def untuned_allocator(sides: Sides, rows: Rows, best: Setting) -> dict[str, Any]:
+def checked_quality(args: argparse.Namespace, sides: Sides, source: Path) -> dict[str, Any] | None:
+    """The quality check, made now or taken from the last `bench/quality.py` here."""
+    saved = sides.out / "quality.json"
+    if args.reuse_quality and saved.exists():
+        return dict(json.loads(saved.read_text(encoding="utf-8")))
+    if args.skip_quality:
+        return None
+    return quality.check(sides, source, 2 if args.smoke else 100, bf16_is_fast=sides.bf16_is_fast)
+
+
+def untuned_allocator(sides: Sides, rows: Rows, defaults: Setting, best: Setting) -> dict[str, Any]:
     """Each side once without the allocator's environment, to show what it does to speed and peak."""
     return {
         "ours": sides.ours(rows, tuned_allocator=False),
-        "trl_defaults": sides.trl(TRL_DEFAULTS, rows, tuned_allocator=False),
+        "trl_defaults": sides.trl(defaults, rows, tuned_allocator=False),
         "trl_best": sides.trl(best, rows, tuned_allocator=False),
     }
 
@@ -214,6 +231,8 @@ def main() -> None:
     parser.add_argument("--reuse-sweep", action="store_true", help="take the best setting from the last sweep here")
     parser.add_argument("--short-sweep", action="store_true", help="only the settings that have ranked first before")
     parser.add_argument("--skip-quality", action="store_true")
+    parser.add_argument("--reuse-quality", action="store_true", help="take the last bench/quality.py's figures")
+    parser.add_argument("--skip-untuned", action="store_true", help="leave out the runs without allocator settings")
     parser.add_argument("--from-report", action="store_true", help="write the page again from the last run's report")
     parser.add_argument("--smoke", action="store_true", help="two steps of everything: does it run?")
     args = parser.parse_args()

@@ -39,7 +39,7 @@ class Setting:
     skip_steps: steps left out of the steady state, more than one only where compilation spreads over several.
     """
 
-    own_defaults: bool = False
+    own_defaults: bool = False  # with autocast off: TRL as it comes, but for ``bf16=False``
     checkpointing: bool = False
     weights: Weights = "float32"
     autocast: bool = False
@@ -54,7 +54,8 @@ class Setting:
     @property
     def name(self) -> str:
         if self.own_defaults:
-            return "own defaults (fp32 weights, bf16 autocast, checkpointing, random order, padded, sdpa)"
+            cast = "bf16 autocast" if self.autocast else "bf16 autocast off"
+            return f"own defaults (fp32 weights, {cast}, checkpointing, random order, padded, sdpa)"
         parts = [
             "fp32 weights" if self.weights == "float32" else "bf16 weights",
             "bf16 autocast" if self.autocast else "no autocast",
@@ -80,6 +81,8 @@ class Setting:
 
 ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
 TRL_DEFAULTS = Setting(own_defaults=True, checkpointing=True, autocast=True)
+# For processors without bf16 units, where autocast computes in emulated bf16, a tenth of fp32's rate or less.
+TRL_DEFAULTS_FP32 = replace(TRL_DEFAULTS, autocast=False)
 
 
 def first_stage() -> list[Setting]:
@@ -104,6 +107,16 @@ def short_stages(*, packing_is_exact: bool) -> tuple[list[Setting], list[Setting
         second += [replace(best, layout="padding_free"), replace(best, layout="packing", attention="eager")]
         second += [replace(best, layout="padding_free", autocast=False)]
     return first, second
+
+
+def fp32_stage(*, packing_is_exact: bool) -> list[Setting]:
+    """The sweep for processors without bf16 units: layouts, rows a forward, attention and loss, all in fp32."""
+    padded, alone = Setting(sampling="group_by_length"), Setting(micro_rows=1)
+    settings = [padded, alone, replace(alone, attention="eager"), replace(alone, loss="full_logits")]
+    settings.append(replace(padded, micro_rows=2))
+    if packing_is_exact:
+        settings += [Setting(layout="padding_free"), Setting(layout="packing", attention="eager")]
+    return settings
 
 
 def second_stage(best: Setting, *, packing_is_exact: bool) -> list[Setting]:

@@ -73,7 +73,7 @@ class CountingCollator:
 def trainer_options(setting: Setting, max_length: int) -> dict[str, Any]:
     """The SFTConfig keys a setting stands for; none where TRL's own defaults are asked for."""
     if setting.own_defaults:
-        return {"max_length": max_length}
+        return {"max_length": max_length} if setting.autocast else {"max_length": max_length, "bf16": False}
     return {
         "gradient_checkpointing": setting.checkpointing,
         "bf16": setting.autocast,
