@@ -239,6 +239,8 @@ def main() -> None:
     report_file = args.out / ("report_smoke.json" if args.smoke else "report.json")
     if args.from_report:
         report = json.loads(report_file.read_text(encoding="utf-8"))
+        if args.reuse_quality:
+            report["quality"] = json.loads((args.out / "quality.json").read_text(encoding="utf-8"))
     else:
         report = run(args)
         report_file.write_text(json.dumps(report, indent=1), encoding="utf-8")
