@@ -18,7 +18,8 @@ def tune_process() -> None:
     what the backward pass frees usable for the next forward pass.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Said outright, since tokenizers else warns when a process forks after it has used threads.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # No library may phone home.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):

@@ -8,7 +8,8 @@ turn's beginning, each trained turn becomes an example of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +20,11 @@ from pydantic import Field
 from tunesmith.config import Config
 from tunesmith.errors import DataError
 from tunesmith.records import Conversation, Document, Example, Message, Where
-from tunesmith.tokens.template import apply_template, chat_format, encode, encode_as_text, mark, plain
+from tunesmith.tokens.draft import Draft, draft, draft_many, prompt_tokens
+from tunesmith.tokens.template import apply_template, chat_format, encode, encode_as_text, encode_many, mark, plain
+
+# Enough for a fast tokenizer to spread over the cores, few enough to hold.
+RECORDS_AT_ONCE = 64
 
 
 class RenderConfig(Config):
@@ -40,18 +45,44 @@ class _Turn:
     end_token: str | None
 
 
-def render(record: Conversation | Document, tokenizer: Any, config: RenderConfig, *, max_tokens: int) -> list[Example]:
+def render_many(
+    records: Iterable[Conversation | Document], tokenizer: Any, config: RenderConfig, *, max_tokens: int
+) -> Iterator[list[Example]]:
+    """``render`` for each record, in order, drafting and encoding some dozens at a time."""
+    source = iter(records)
+    while batch := list(itertools.islice(source, RECORDS_AT_ONCE)):
+        chats = [record for record in batch if isinstance(record, Conversation) and _is_trained(record)]
+        drafts = draft_many(chats, tokenizer)
+        known: dict[int, tuple[Draft, list[int]]] = {}
+        if drafts is not None:
+            ids = encode_many([d.full for d in drafts], tokenizer, [d.record.where for d in drafts])
+            known = {id(d.record): (d, i) for d, i in zip(drafts, ids, strict=True)}
+        for record in batch:
+            yield render(record, tokenizer, config, max_tokens=max_tokens, drafted=known.get(id(record)))
+
+
+def render(
+    record: Conversation | Document,
+    tokenizer: Any,
+    config: RenderConfig,
+    *,
+    max_tokens: int,
+    drafted: tuple[Draft, list[int]] | None = None,
+) -> list[Example]:
     """Examples of one record with at most ``max_tokens`` each; an empty list is a row dropped for its length.
 
     Usually one; several for a long document, and for a conversation whose turns need one each. Raises DataError for a
     row that is too long (over_length: error), that the template refuses or rewrites, or that leaves nothing in the
-    loss.
+    loss. drafted: the conversation's texts and the ids of the full one, where they are known already.
     """
     if isinstance(record, Document):
         return _render_document(record, tokenizer, max_tokens)
-    if not any(message.role == "assistant" and message.train for message in record.messages):
+    if not _is_trained(record):
         raise DataError(record.where, "no token of this row is in the loss.", "Set train: true on an assistant turn.")
-    whole = _whole(record, tokenizer)
+    if drafted is None:
+        text = draft(record, tokenizer)
+        drafted = text, encode(text.full, tokenizer, record.where)
+    whole = _whole(*drafted, tokenizer)
     examples = [whole] if whole is not None else _one_each(record, tokenizer)
     longest = max(example.num_tokens for example in examples)
     if longest <= max_tokens:
@@ -88,7 +119,8 @@ def template_notes(tokenizer: Any) -> list[str]:
         text = apply_template(tokenizer, messages, record.where)
         before = apply_template(tokenizer, messages[:1], record.where, generation=True)
         ends = _turn(text, len(before), len(text), messages[1], tokenizer, record.where).end_token is not None
-        whole = _whole(record, tokenizer) is not None
+        drafted = draft(record, tokenizer)
+        whole = _whole(drafted, encode(drafted.full, tokenizer, record.where), tokenizer) is not None
     except DataError as error:
         return [*notes, error.cause]
     if not ends:
@@ -98,26 +130,25 @@ def template_notes(tokenizer: Any) -> list[str]:
     return notes
 
 
-def _whole(record: Conversation, tokenizer: Any) -> Example | None:
+def _is_trained(record: Conversation) -> bool:
+    return any(message.role == "assistant" and message.train for message in record.messages)
+
+
+def _whole(text: Draft, ids: list[int], tokenizer: Any) -> Example | None:
     """All turns in one sequence, or None where that would not be what inference sees."""
+    record, full = text.record, text.full
     messages, where = record.messages, record.where
-    assistant = [i for i, message in enumerate(messages) if message.role == "assistant"]
-    last = assistant[-1] + 1
-    full = apply_template(tokenizer, messages[:last], where, tools=record.tools)
-    _check_nothing_left_out(replace(record, messages=messages[:last]), full, tokenizer)
-    ids = encode(full, tokenizer, where)
+    _check_nothing_left_out(replace(record, messages=messages[: text.assistant[-1] + 1]), full, tokenizer)
     weight = np.zeros(len(ids), np.float32)
-    for i in assistant:
-        before = apply_template(tokenizer, messages[:i], where, generation=True, tools=record.tools)
-        through = full if i + 1 == last else apply_template(tokenizer, messages[: i + 1], where, tools=record.tools)
+    for i, before, through in zip(text.assistant, text.before, text.through, strict=True):
         if not (through.startswith(before) and full.startswith(through)):
             return None
         turn = _turn(full, len(before), len(through), messages[i], tokenizer, where)
-        prompt = encode(before, tokenizer, where)
-        if turn.end_token is None or ids[: len(prompt)] != prompt:
+        begin = prompt_tokens(before, ids, tokenizer, record)
+        if turn.end_token is None or begin is None:
             return None
-        end = ids.index(chat_format(tokenizer).control_ids[turn.end_token], len(prompt))
-        weight[max(len(prompt), 1) : end + 1] = float(messages[i].train)
+        end = ids.index(chat_format(tokenizer).control_ids[turn.end_token], begin)
+        weight[max(begin, 1) : end + 1] = float(messages[i].train)
     return Example(ids=np.array(ids, np.int64), loss_weight=weight, row_id=record.row_id, where=where)
 
 

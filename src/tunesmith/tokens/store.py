@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import DataError
 from tunesmith.records import Conversation, Document, Example, Where
-from tunesmith.tokens.render import RenderConfig, render
+from tunesmith.tokens.render import RenderConfig, render_many
 
 
 @dataclass(slots=True)
@@ -54,6 +54,11 @@ class TokenStore(Sequence[Example]):
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    @property
+    def file(self) -> str:
+        """The file the rows stand in, as their places name it."""
+        return self._file
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -113,9 +118,8 @@ def _examples(
     max_tokens: int,
     report: RenderReport,
 ) -> Iterator[Example]:
-    for record in records:
+    for examples in render_many(records, tokenizer, config, max_tokens=max_tokens):
         report.num_rows += 1
-        examples = render(record, tokenizer, config, max_tokens=max_tokens)
         if not examples:
             report.dropped[f"longer than {max_tokens} tokens"] += 1
         report.num_rows_split += len(examples) > 1

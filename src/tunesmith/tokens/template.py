@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -42,7 +42,7 @@ class ChatFormat:
 
     template: the Jinja text. control_ids: the tokens that steer the model, by their text. spelled finds those in a
     message; written finds those the template wrote (group 1), passing over marked ones. begin_id: what the tokenizer
-    puts before plain text, if anything.
+    puts before plain text, if anything. tails: ids of the texts behind a prompt's last control token, met so far.
     """
 
     template: str
@@ -50,6 +50,9 @@ class ChatFormat:
     spelled: re.Pattern[str]
     written: re.Pattern[str]
     begin_id: int | None
+    control_set: frozenset[int]
+    first_letters: frozenset[str]
+    tails: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
 
 _known: WeakKeyDictionary[Any, tuple[Any, ChatFormat]] = WeakKeyDictionary()
@@ -79,9 +82,12 @@ def _read_format(tokenizer: Any) -> ChatFormat:
     longest_first = sorted(texts, key=lambda text: (-len(text), text))
     # Without control tokens the pattern must match nowhere rather than everywhere.
     any_control = "|".join(map(re.escape, longest_first)) or "(?!)"
+    control_ids = {text: int(tokenizer.convert_tokens_to_ids(text)) for text in longest_first}
     return ChatFormat(
         template=template,
-        control_ids={text: int(tokenizer.convert_tokens_to_ids(text)) for text in longest_first},
+        control_ids=control_ids,
+        control_set=frozenset(control_ids.values()),
+        first_letters=frozenset(text[0] for text in longest_first),
         spelled=re.compile(any_control),
         written=re.compile(f"{SPELLED}[^{SPELLED_END}]*{SPELLED_END}|({any_control})"),
         begin_id=begin_id,
@@ -114,7 +120,7 @@ def apply_template(
     """
     if not messages:
         raise DataError(where, "begins with an assistant turn.", "Begin with what the user said.")
-    rows = [{"role": message.role, "content": mark(message.content, tokenizer, where)} for message in messages]
+    rows = _rows(messages, tokenizer, where)
     _check_tools(tools, tokenizer, where)
     template = str(tokenizer.get_chat_template(tools=list(tools))) if tools and tokenizer.chat_template else None
     try:
@@ -126,6 +132,29 @@ def apply_template(
             f"the model's chat template refuses this conversation: {str(error).rstrip('.')}.",
             f"Let user and assistant take turns, the user first.{system}",
         ) from None
+
+
+def apply_template_many(
+    tokenizer: Any, conversations: Sequence[Sequence[Message]], places: Sequence[Where], *, generation: bool
+) -> list[str] | None:
+    """``apply_template`` for many at once; None where it refuses one of them, which it then says of that one alone."""
+    if not all(conversations):
+        return None
+    rows = [_rows(messages, tokenizer, where) for messages, where in zip(conversations, places, strict=True)]
+    try:
+        texts = tokenizer.apply_chat_template(
+            rows,
+            tokenize=False,
+            add_generation_prompt=generation,
+            chat_template=chat_format(tokenizer).template,
+        )
+    except TEMPLATE_ERRORS:
+        return None
+    return [str(text) for text in texts]
+
+
+def _rows(messages: Sequence[Message], tokenizer: Any, where: Where) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": mark(message.content, tokenizer, where)} for message in messages]
 
 
 def _render(
@@ -150,12 +179,13 @@ def _render(
 
 def mark(text: str, tokenizer: Any, where: Where) -> str:
     """The text with noncharacters around every control token it spells."""
-    spelled = chat_format(tokenizer).spelled
-    if not spelled.search(text):
+    form = chat_format(tokenizer)
+    # Most texts hold no letter a control token begins with; the pattern would look at every one of theirs.
+    if not any(letter in text for letter in form.first_letters) or not form.spelled.search(text):
         return text
     if SPELLED in text or SPELLED_END in text:
         raise DataError(where, "holds a noncharacter (U+FDD0 or U+FDD1) beside a control token.", "Remove it.")
-    return spelled.sub(lambda match: f"{SPELLED}{match[0]}{SPELLED_END}", text)
+    return form.spelled.sub(lambda match: f"{SPELLED}{match[0]}{SPELLED_END}", text)
 
 
 def _check_tools(tools: Sequence[Mapping[str, Any]], tokenizer: Any, where: Where) -> None:
@@ -177,6 +207,23 @@ def encode(text: str, tokenizer: Any, where: Where) -> list[int]:
         elif piece:
             ids += encode(piece, tokenizer, where)
     return ids
+
+
+def encode_many(texts: Sequence[str], tokenizer: Any, places: Sequence[Where]) -> list[list[int]]:
+    """``encode`` for many texts; those without marks in one call, which a fast tokenizer spreads over the cores."""
+    bare = [i for i, text in enumerate(texts) if SPELLED not in text]
+    done = (
+        tokenizer([texts[i] for i in bare], add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        if bare
+        else []
+    )
+    known = dict(zip(bare, done, strict=True))
+    return [
+        known[i] if i in known else encode(text, tokenizer, where)
+        for i, (text, where) in enumerate(zip(texts, places, strict=True))
+    ]
 
 
 def encode_as_text(text: str, tokenizer: Any, where: Where) -> list[int]:

@@ -1,0 +1,100 @@
+"""Rendered rows are kept for exactly what they were made of, and never taken for anything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from render_helpers import TOKENIZERS, conversation
+
+from tunesmith.errors import DataError
+from tunesmith.records import Conversation
+from tunesmith.tokens import cached
+from tunesmith.tokens.cached import cached_store, token_key
+from tunesmith.tokens.render import RenderConfig
+
+ROWS = [conversation(("user", f"ask {i}"), ("assistant", f"say {i}")) for i in range(5)]
+MADE_OF = {"data": "abc", "side": "train", "tokenizer": "t1"}
+
+
+def never() -> Iterator[Conversation]:
+    raise AssertionError("the rows were rendered again")
+    yield
+
+
+def make(tmp_path: Path, rows: Any = ROWS, config: RenderConfig | None = None, **made_of: str) -> Any:
+    return cached_store(
+        rows,
+        TOKENIZERS["chatml"],
+        config or RenderConfig(),
+        max_tokens=100,
+        made_of={**MADE_OF, **made_of},
+        cache=tmp_path / "cache",
+        fallback=tmp_path / "own",
+    )
+
+
+def test_a_second_time_nothing_is_rendered(tmp_path: Path) -> None:
+    store, report = make(tmp_path)
+    again, same = make(tmp_path, never())
+    assert same == report and len(again) == len(store) == 5
+    for ours, theirs in zip(again, store, strict=True):
+        assert np.array_equal(ours.ids, theirs.ids) and ours.where == theirs.where
+    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("changed", [{"data": "abd"}, {"side": "validation"}, {"tokenizer": "t2"}, {"template": "x"}])
+def test_anything_else_is_rendered_anew(tmp_path: Path, changed: dict[str, str]) -> None:
+    make(tmp_path)
+    with pytest.raises(AssertionError, match="rendered again"):
+        make(tmp_path, never(), **changed)
+
+
+def test_the_key_follows_settings_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = token_key(MADE_OF, RenderConfig(), 100)
+    assert key == token_key(dict(reversed(MADE_OF.items())), RenderConfig(), 100)
+    others = {token_key(MADE_OF, RenderConfig(), 101), token_key(MADE_OF, RenderConfig(over_length="drop"), 100)}
+    monkeypatch.setattr(cached, "_code_digest", lambda: "another")
+    others.add(token_key(MADE_OF, RenderConfig(), 100))
+    assert len(others | {key}) == 4
+
+
+def test_a_damaged_store_is_made_anew(tmp_path: Path) -> None:
+    make(tmp_path)
+    (folder,) = (tmp_path / "cache").iterdir()
+    for spoil in (
+        lambda: (folder / "report.json").write_text("{"),
+        lambda: (folder / "ids.npy").write_bytes(b""),
+        lambda: (folder / "offsets.npy").unlink(),
+        lambda: (folder / "report.json").write_text(json.dumps({"file": "f", "report": {"dropped": {}}})),
+    ):
+        spoil()
+        store, _ = make(tmp_path)
+        assert len(store) == 5 and len(list((tmp_path / "cache").iterdir())) == 1
+        make(tmp_path, never())
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file stands in the way")
+    store, _ = make(tmp_path)
+    assert len(store) == 5 and (tmp_path / "own" / "ids.npy").is_file()
+
+
+def test_faulty_rows_leave_nothing_behind(tmp_path: Path) -> None:
+    long = [*ROWS, conversation(("user", "ask"), ("assistant", "so long " * 100))]
+    with pytest.raises(DataError, match="are allowed"):
+        make(tmp_path, long)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_oldest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, data="first")
+    monkeypatch.setattr(cached, "MAX_BYTES", 1)
+    make(tmp_path, data="second")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    make(tmp_path, never(), data="second")
