@@ -25,7 +25,7 @@ from tunesmith.data.load import DataConfig, Records, load_data
 from tunesmith.data.pairs import LeftOut, approved, groups_of, pairs_between, pairs_within, prompt_key
 from tunesmith.data.read import Rows
 from tunesmith.data.shape import SHAPES, Shape, fitting_shapes
-from tunesmith.data.trees import MESSAGE_KEYS, TREE_KEYS, Tree, read_messages, read_tree
+from tunesmith.data.trees import MESSAGE_KEYS, Tree, read_messages, read_tree, unread_keys
 from tunesmith.records import Conversation, Document, Edit, Feedback, Flag, Preference, Ranking, Rating, Thumb, Where
 
 AnyShape = Literal[Shape, ConvertibleShape]
@@ -169,8 +169,9 @@ def tree_source(rows: Rows, shape: Literal["tree", "tree-messages"], *, as_pairs
         row, where = rows[ids[0]]
         if shape == "tree-messages":
             return read_messages((rows[i] for i in ids), ids[0], where)
-        source.ignored |= set(row) - TREE_KEYS
-        return read_tree(row, where, ids[0])
+        tree = read_tree(row, where, ids[0])
+        source.ignored |= unread_keys(row)
+        return tree
 
     good = []
     for ids in groups:
@@ -191,6 +192,9 @@ def tree_source(rows: Rows, shape: Literal["tree", "tree-messages"], *, as_pairs
 
 def _items_of(tree: Tree, left_out: LeftOut, *, as_pairs: bool) -> Iterator[Item]:
     if as_pairs:
+        if tree.num_unranked:
+            cause = "answer without a rank"
+            left_out[cause] = left_out.get(cause, 0) + tree.num_unranked
         for ranking in tree.rankings():
             yield from ((pair, {}) for pair in pairs_within(ranking, left_out))
         return

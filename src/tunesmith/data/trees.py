@@ -42,6 +42,8 @@ class Tree:
     where: Where
     left_out: dict[str, int] = field(default_factory=dict)
     """Cause -> number of messages that no path holds."""
+    num_unranked: int = 0
+    """Answers without a rank, which no ranking holds."""
 
     def paths(self) -> Iterator[tuple[Conversation, list[int | None]]]:
         """One conversation for each last answer, in the file's order, with the ranks of its assistant turns."""
@@ -109,6 +111,17 @@ def read_tree(row: Mapping[str, Any], where: Where, row_id: int) -> Tree:
         inner = [(reply, f"{place}.replies[{i}]", node.id, (*above, node.id)) for i, reply in enumerate(replies)]
         stack += reversed(inner)
     return _checked(nodes, row_id, where)
+
+
+def unread_keys(row: Mapping[str, Any]) -> set[str]:
+    """Keys of a whole tree's row and, as ``prompt[].name``, of its messages that no conversation holds."""
+    out, stack = set(row) - TREE_KEYS, [row.get("prompt")]
+    while stack:
+        message = stack.pop()
+        if isinstance(message, dict):
+            out |= {f"prompt[].{key}" for key in message if key not in MESSAGE_KEYS}
+            stack += message.get("replies") or []
+    return out
 
 
 def read_messages(rows: Iterable[tuple[Mapping[str, Any], Where]], row_id: int, where: Where) -> Tree:
@@ -199,5 +212,6 @@ def _pruned(nodes: dict[str, Node], replies: dict[str, list[str]], root: str, ro
         "message deleted, or under a deleted one": len(nodes) - len(kept),
         "message without an answer": unanswered,
     }
+    tree.num_unranked = sum(node.message.role == "assistant" and node.rank is None for node in tree.nodes.values())
     tree.left_out = {cause: count for cause, count in counts.items() if count}
     return tree
