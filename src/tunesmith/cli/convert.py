@@ -100,18 +100,18 @@ def _mapping(columns: list[str]) -> dict[str, str]:
 
 
 def _describe(done: Any) -> list[str]:
-    lines = [f"read {done.rows_read} rows of {done.source}, shape {done.shape}"]
+    lines = [f"read {_rows(done.rows_read)} of {done.source}, shape {done.shape}"]
     if done.rows_dropped:
         lines += [
-            f"dropped {sum(done.rows_dropped.values())} faulty rows",
-            done.fault_table or _counts(done.rows_dropped),
+            f"dropped {_rows(sum(done.rows_dropped.values()))}:",
+            done.fault_table,
         ]
     if done.left_out:
         lines += ["left out:", _counts(done.left_out)]
     if done.ignored_columns:
         lines.append(f"not carried: {', '.join(done.ignored_columns)}")
     lines += [f"note: {note}" for note in done.notes]
-    lines.append(f"wrote {done.rows_written} rows to {done.output}, columns {', '.join(done.written_columns)}")
+    lines.append(f"wrote {_rows(done.rows_written)} to {done.output}, columns {', '.join(done.written_columns)}")
     if done.target == "preference":
         lines.append(f"next: tunesmith data convert {done.output} chosen.jsonl --to messages")
     else:
@@ -121,3 +121,7 @@ def _describe(done: Any) -> list[str]:
 
 def _counts(counts: dict[str, int]) -> str:
     return "\n".join(f"  {count} x {cause}" for cause, count in counts.items())
+
+
+def _rows(number: int) -> str:
+    return f"{number} row" if number == 1 else f"{number} rows"

@@ -68,7 +68,8 @@ def index_chats(rows: Rows, options: ChatOptions, faults: FaultLog) -> ChatIndex
     for row_id in range(len(rows)):
         try:
             row, where = rows[row_id]
-            speaker = _cell(row, "speaker", options, where)
+            # Noted at once: a faulty time must not make the assistant look absent.
+            index.speakers.add(_cell(row, "speaker", options, where))
             thread = _cell(row, "thread", options, where)
             filled_text(_value(row, "text", options, where), where.at(shown(options.columns["text"])))
             seconds, zone = _time(_value(row, "time", options, where), options, where)
@@ -82,7 +83,6 @@ def index_chats(rows: Rows, options: ChatOptions, faults: FaultLog) -> ChatIndex
         if thread not in codes:
             codes[thread] = len(codes)
             index.threads.append(thread)
-        index.speakers.add(speaker)
         thread_of.append(codes[thread])
         time_of.append(seconds)
         row_of.append(row_id)

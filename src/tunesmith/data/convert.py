@@ -76,7 +76,11 @@ def convert(
         rows = open_rows(source)
         check_output(output, Path(rows.path), target, overwrite=overwrite)
         _check_columns(rows, options.columns)
-        found = shape or _detect(rows, options.columns, target)
+        # Only an export has a side to choose.
+        found = shape or ("chat-export" if options.assistants else _detect(rows, options.columns, target))
+        if found != "chat-export" and (options.assistants or options.time_format):
+            fix = "Leave --assistant and --time-format out."
+            raise DataError(rows.path, f"the rows are {found}, which is no chat export.", fix)
         stated = shape is not None or found == "transcript"
         read = open_source(source, rows, found, options, as_pairs=target == "preference", is_stated=stated)
     except (DataError, ConfigError) as error:
@@ -85,7 +89,11 @@ def convert(
         (record for record, _ in read.items({})), target, output.suffix.lower(), has_ranks=read.has_ranks
     )
     num_written, left_out, faults = _write(read, form, output, options)
-    dropped = dict(read.dropped)
+    dropped = {_option_words(cause): count for cause, count in read.dropped.items()}
+    # The loader keeps the number of its faulty rows, not their places.
+    table = "".join(
+        f"  {count} {'row' if count == 1 else 'rows'}: {cause}.\n" for cause, count in dropped.items()
+    ) + _option_words(faults.table())
     for cause, count in faults.by_cause().items():
         dropped[_option_words(cause)] = dropped.get(cause, 0) + count
     return Converted(
@@ -100,7 +108,7 @@ def convert(
         ignored_columns=sorted(read.ignored | ({"ranks"} if read.has_ranks and not form.has_ranks else set())),
         written_columns=form.columns,
         notes=_notes(read, form),
-        fault_table=_option_words(faults.table()),
+        fault_table=table.rstrip("\n"),
     )
 
 
@@ -140,6 +148,11 @@ def _refuse(
 ) -> None:
     """Raise DataError where the rows that were written are not what was asked for."""
     if len(faults) and not options.drop_bad_rows:
+        if len(faults) == 1:
+            try:
+                faults.raise_if_any(read.path, read.num_rows)
+            except DataError as error:
+                raise _in_option_words(error) from None
         table = _option_words(faults.table())
         raise DataError(
             read.path,

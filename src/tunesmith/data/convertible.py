@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -63,8 +64,9 @@ def refuse_convertible(columns: Iterable[str], place: Where) -> None:
     if not fitting:
         return
     side = " --assistant NAME" if fitting == ["chat-export"] else ""
+    source = shlex.quote(shown(place.file, most=len(place.file)))
     raise DataError(
         place,
         f"the rows are {' or '.join(_WORDS[shape] for shape in fitting)}, which training does not read as they are.",
-        f"Run `tunesmith data convert {shown(place.file)} rows.jsonl --to messages{side}` and train on its rows.",
+        f"Run `tunesmith data convert {source} rows.jsonl --to messages{side}` and train on its rows.",
     )

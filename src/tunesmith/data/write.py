@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from tunesmith.data.check import RowError
 from tunesmith.data.feedback import FeedbackRow, read_feedback
+from tunesmith.data.hh import is_hh_prompt
 from tunesmith.data.shape import Shape, to_record
 from tunesmith.records import Conversation, Document, Message, Preference
 
@@ -55,6 +56,8 @@ def choose_form(records: Iterable[Record], target: Target, suffix: str, *, has_r
             parts = _parts(record)
             has_system = has_system or parts[0][0].role == "system"
             as_messages = as_messages or not _is_plain(parts) or _has_tools(record)
+            # As a text it would be read as a dialogue of several turns.
+            as_messages = as_messages or (target == "preference" and is_hh_prompt(parts[0][-1].content))
     turns = as_messages and target != "alpaca" and suffix != ".csv"
     return Form(target, suffix, turns, has_system and not turns, has_ranks and suffix != ".csv")
 
@@ -218,9 +221,9 @@ def check_reads_back(row: dict[str, Any], record: Record, form: Form) -> None:
                 shape = "transcript"
             back = to_record(row, shape, record.where, record.row_id)
     except RowError as error:
-        raise RowError(record.where, cause, fix, detail=error.cause.rstrip(".")) from None
+        raise RowError(record.where, cause, fix, detail=f"read back, {error.cause.rstrip('.')}") from None
     if meaning(back) != meaning(record):
-        raise RowError(record.where, cause, fix, detail="a text begins or ends, or holds a line, as its marks do")
+        raise RowError(record.where, cause, fix, detail="read back, a text differs")
 
 
 def meaning(record: Record) -> Any:
