@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_several_turns_make_lists_of_all_rows(tmp_path: Path) -> None:
 
 
 def test_a_conversation_as_text_is_a_transcript(tmp_path: Path) -> None:
-    done, rows = run(put(tmp_path / "rows.jsonl", TWO), "text")
+    rows = run(put(tmp_path / "rows.jsonl", TWO), "text")[1]
     assert rows == [{"text": "Human: hi\n\nAssistant: hello\n\nHuman: and?\n\nAssistant: hello"}]
     back = put(tmp_path / "text.jsonl", *rows)
     assert run(back, "messages", shape="transcript")[1] == [TWO]
@@ -99,9 +100,9 @@ def test_alpaca_rows_stay_what_they_are(tmp_path: Path) -> None:
 
 
 def test_what_is_not_carried_is_named(tmp_path: Path) -> None:
-    done, rows = run(put(tmp_path / "rows.jsonl", {**ONE, "id": 4, "source": "desk"}), "sharegpt")
+    done = run(put(tmp_path / "rows.jsonl", {**ONE, "id": 4, "source": "desk"}), "sharegpt")[0]
     assert done.ignored_columns == ["id", "source"]
-    done, rows = run(put(tmp_path / "rows.jsonl", {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2}))
+    done = run(put(tmp_path / "rows.jsonl", {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2}))[0]
     assert (done.ignored_columns, done.left_out) == (["margin"], {"rejected answer": 1})
 
 
@@ -244,6 +245,21 @@ def test_a_stop_halfway_leaves_the_old_file_and_nothing_else(
         convert(str(source), output, "alpaca", ReadOptions(), overwrite=True)
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["rows.jsonl", output.name])
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
+    long = {**A, "content": "x" * 10_000}
+    source = put(tmp_path / "rows.jsonl", *[{"messages": [U, long]}] * 1500)
+    # What is imported on first use is no part of it.
+    run(put(tmp_path / "few.jsonl", ONE), "alpaca")
+    tracemalloc.start()
+    try:
+        convert(str(source), tmp_path / "again.jsonl", "prompt-completion", ReadOptions())
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert source.stat().st_size > 15_000_000
+    assert peak_bytes < 3_000_000
 
 
 # Real files ----------------------------------------------------------------------------------------------------------

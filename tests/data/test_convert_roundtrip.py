@@ -122,7 +122,7 @@ def test_files_of_every_kind_come_back(tmp_path: Path, rows: list[dict[str, Any]
     done = convert(str(first), there, target, DROP, overwrite=True)
     assert done.rows_read == done.rows_written + sum(done.rows_dropped.values())
     convert(str(there), back, "messages", ReadOptions(), shape=SHAPES[target], overwrite=True)
-    found = [meaning(record_of(json.loads(line))) for line in back.read_text(encoding="utf-8").splitlines()]
+    found = [meaning(record_of(json.loads(line))) for line in back.read_text(encoding="utf-8").split("\n")[:-1]]
     assert found == expected
 
 
@@ -133,6 +133,16 @@ def writes(row: dict[str, Any], rows: list[dict[str, Any]], target: Target, suff
     except RowError:
         return False
     return True
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]))
+def test_documents_come_back(tmp_path: Path, texts: list[str], suffix: str) -> None:
+    first, there, back = tmp_path / "rows.jsonl", tmp_path / f"there{suffix}", tmp_path / "back.jsonl"
+    first.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    convert(str(first), there, "text", ReadOptions(), overwrite=True)
+    convert(str(there), back, "text", ReadOptions(), overwrite=True)
+    assert [json.loads(line)["text"] for line in back.read_text(encoding="utf-8").split("\n")[:-1]] == texts
 
 
 SIDES = st.one_of(

@@ -26,6 +26,7 @@ from tunesmith.data.pairs import LeftOut, approved, groups_of, pairs_between, pa
 from tunesmith.data.read import Rows
 from tunesmith.data.shape import SHAPES, Shape, fitting_shapes
 from tunesmith.data.trees import MESSAGE_KEYS, Tree, read_messages, read_tree, unread_keys
+from tunesmith.errors import DataError
 from tunesmith.records import Conversation, Document, Edit, Feedback, Flag, Preference, Ranking, Rating, Thumb, Where
 
 AnyShape = Literal[Shape, ConvertibleShape]
@@ -281,11 +282,14 @@ def refuse_other_shape(row: Mapping[str, Any], shape: AnyShape, columns: Mapping
 def open_source(
     path: str, rows: Rows, shape: AnyShape, options: ReadOptions, *, as_pairs: bool, is_stated: bool
 ) -> Source:
-    """The reader of a shape."""
+    """The reader of a shape. Raises DataError for a map of columns whose names are fixed."""
     if shape in SHAPES:
         return plain_source(path, rows, shape, options, is_stated=is_stated)
     if shape in FEEDBACK_SHAPES:
         return feedback_source(rows, shape, options, as_pairs=as_pairs, auto=not is_stated)
     if shape == "chat-export":
         return chat_source(rows, options)
+    if options.columns:
+        fix = "Rename the columns in the file, or leave --columns out."
+        raise DataError(path, "the columns of message trees have the names OpenAssistant gives them.", fix)
     return tree_source(rows, "tree" if shape == "tree" else "tree-messages", as_pairs=as_pairs)
