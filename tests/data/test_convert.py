@@ -117,6 +117,17 @@ def test_ratings_pair_within_their_prompt_wherever_they_stand(tmp_path: Path) ->
     assert done.left_out == {"answer rated below 3": 3}
 
 
+def test_a_folder_gives_its_training_file_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    put(folder / "train.jsonl", ONE)
+    put(folder / "validation.jsonl", {"messages": []})
+    done = convert(str(folder), tmp_path / "out.jsonl", "messages", ReadOptions())
+    assert (done.rows_read, done.rows_written) == (1, 1)
+    with pytest.raises(DataError, match="the output is the input"):
+        convert(str(folder), folder / "train.jsonl", "messages", ReadOptions(), overwrite=True)
+
+
 # Transcripts in a text file ------------------------------------------------------------------------------------------
 
 

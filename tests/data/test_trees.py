@@ -165,6 +165,13 @@ def test_messages_in_any_order_make_the_same_rows_as_trees(tmp_path: Path) -> No
         assert done.rows_written == same.rows_written == {"messages": 5, "preference": 3}[target]
 
 
+def test_columns_of_trees_cannot_be_renamed(tmp_path: Path) -> None:
+    source = tmp_path / "trees.jsonl"
+    source.write_text(json.dumps(GOOD) + "\n")
+    with pytest.raises(DataError, match="the names OpenAssistant gives them"):
+        run(source, tmp_path / "out.jsonl", "messages", columns={"prompt": "prompt"})
+
+
 def test_one_bad_tree_stops_all_or_is_counted(tmp_path: Path) -> None:
     source = tmp_path / "trees.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in (GOOD, tree(message("A", message("p"))))))
@@ -197,6 +204,10 @@ def test_the_published_trees_are_counted_as_an_independent_walk_does(tmp_path: P
     preferences = run(source, tmp_path / "pairs.jsonl", "preference")
     assert (chats.rows_written, preferences.rows_written) == (ends, pairs) == (388, 517)
     assert preferences.left_out == {"answer without a rank": unranked}
+    pairs_written = [
+        json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+    assert {key for row in pairs_written for turn in row["prompt"] for key in turn} == {"role", "content"}
     assert "prompt[].lang" in chats.ignored_columns
     first = json.loads((tmp_path / "chats.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["messages"][0] == {"role": "user", "content": "Who are you?"}

@@ -82,7 +82,7 @@ def convert(
             fix = "Leave --assistant and --time-format out."
             raise DataError(rows.path, f"the rows are {found}, which is no chat export.", fix)
         stated = shape is not None or found == "transcript"
-        read = open_source(source, rows, found, options, as_pairs=target == "preference", is_stated=stated)
+        read = open_source(rows, found, options, as_pairs=target == "preference", is_stated=stated)
     except (DataError, ConfigError) as error:
         raise _in_option_words(error) from None
     form = choose_form(

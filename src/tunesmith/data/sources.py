@@ -70,10 +70,11 @@ class Source:
     has_ranks: bool = False
 
 
-def plain_source(path: str, rows: Rows, shape: Shape, options: ReadOptions, *, is_stated: bool) -> Source:
+def plain_source(rows: Rows, shape: Shape, options: ReadOptions, *, is_stated: bool) -> Source:
     """Rows that ``sft`` reads, through its own loader. Raises DataError for faulty rows unless they are dropped."""
     settings = {
-        "train": path,
+        # The file itself: a folder's validation file is no part of this.
+        "train": rows.path,
         "validation_share": 0,
         "shape": shape if is_stated else "auto",
         "columns": dict(options.columns),
@@ -87,7 +88,7 @@ def plain_source(path: str, rows: Rows, shape: Shape, options: ReadOptions, *, i
             yield data.train[i], _alpaca_cells(data.train, i)
 
     return Source(
-        path=path,
+        path=rows.path,
         shape=data.shape,
         num_rows=data.rows_read,
         items=items,
@@ -279,17 +280,15 @@ def refuse_other_shape(row: Mapping[str, Any], shape: AnyShape, columns: Mapping
         )
 
 
-def open_source(
-    path: str, rows: Rows, shape: AnyShape, options: ReadOptions, *, as_pairs: bool, is_stated: bool
-) -> Source:
+def open_source(rows: Rows, shape: AnyShape, options: ReadOptions, *, as_pairs: bool, is_stated: bool) -> Source:
     """The reader of a shape. Raises DataError for a map of columns whose names are fixed."""
     if shape in SHAPES:
-        return plain_source(path, rows, shape, options, is_stated=is_stated)
+        return plain_source(rows, shape, options, is_stated=is_stated)
     if shape in FEEDBACK_SHAPES:
         return feedback_source(rows, shape, options, as_pairs=as_pairs, auto=not is_stated)
     if shape == "chat-export":
         return chat_source(rows, options)
     if options.columns:
         fix = "Rename the columns in the file, or leave --columns out."
-        raise DataError(path, "the columns of message trees have the names OpenAssistant gives them.", fix)
+        raise DataError(rows.path, "the columns of message trees have the names OpenAssistant gives them.", fix)
     return tree_source(rows, "tree" if shape == "tree" else "tree-messages", as_pairs=as_pairs)

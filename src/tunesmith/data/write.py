@@ -168,12 +168,10 @@ def _to_preference(record: Record, form: Form) -> dict[str, Any]:
     assert isinstance(record, Preference)
     names = ("prompt", "chosen", "rejected")
     if form.as_messages:
-        # Pairs are compared as wholes: no turn of a prompt is trained on, and each of an answer is unless it says not.
-        defaults = (False, True, True)
-        return {
-            name: [_turn(message, default_train=default) for message in part]
-            for name, part, default in zip(names, _parts(record), defaults, strict=True)
-        }
+        prompt, *answers = ([_turn(message) for message in part] for part in _parts(record))
+        # A prompt is compared, not trained on, whatever its turns are marked with.
+        plain = [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
+        return dict(zip(names, (plain, *answers), strict=True))
     system, texts = _texts(record, form)
     return {**system, **dict(zip(names, texts, strict=True))}
 
