@@ -62,6 +62,76 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """Two answers to one prompt, the first liked better; an answer may go on over several turns."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    row_id: int
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Named answers to one prompt in tiers, the best first; the names in one tier are tied."""
+
+    prompt: tuple[Message, ...]
+    candidates: Mapping[str, tuple[Message, ...]]
+    tiers: tuple[tuple[str, ...], ...]
+    row_id: int
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """One answer with a grade from 1 (worst) to 5 (best)."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    rating: int
+    row_id: int
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thumb:
+    """One answer with a thumb up (True) or down."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    up: bool
+    row_id: int
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """One answer that somebody flagged, with the reason, or looked at and did not."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    flagged: bool
+    reason: str
+    row_id: int
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """An answer and what somebody made of it."""
+
+    prompt: tuple[Message, ...]
+    original: tuple[Message, ...]
+    corrected: tuple[Message, ...]
+    row_id: int
+    where: Where
+
+
+Feedback = Preference | Ranking | Rating | Thumb | Flag | Edit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """Tokens ready to train on.
 

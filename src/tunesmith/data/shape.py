@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from tunesmith.data.check import RowError, shown
+from tunesmith.data.convertible import convertible_shapes, refuse_convertible
 from tunesmith.data.parse import json_type
 from tunesmith.errors import DataError
 from tunesmith.records import ROLES, Conversation, Document, Message, Role, Where
@@ -46,7 +47,10 @@ def fitting_shapes(columns: Iterable[str]) -> list[Shape]:
     have = set(columns)
     fitting = [shape for shape in SHAPES if any(sign <= have for sign in _SIGNS[shape])]
     # instruction,input,output holds input,output too; the reading that uses all three is meant.
-    return [shape for shape in fitting if not (shape == "input-output" and "alpaca" in fitting)]
+    fitting = [shape for shape in fitting if not (shape == "input-output" and "alpaca" in fitting)]
+    # The text of a message that has a speaker and a time, or stands in a tree, is no document.
+    is_part = {"chat-export", "tree-messages"} & set(convertible_shapes(have))
+    return [shape for shape in fitting if not (shape == "text" and is_part)]
 
 
 def detect_shape(columns: Iterable[str], place: Where) -> Shape:
@@ -64,6 +68,7 @@ def detect_shape(columns: Iterable[str], place: Where) -> Shape:
         )
     if {"role", "content"} <= set(have) or {"from", "value"} <= set(have):
         raise DataError(place, "the rows are single turns.", 'Write one conversation a row: {"messages": [...]}.')
+    refuse_convertible(have, place)
     raise DataError(
         place,
         f"the columns ({listed}) fit no known shape.",
@@ -107,8 +112,8 @@ def to_record(
         return Document(text=_text(row, "text", where), row_id=row_id, where=where)
     messages = _READERS[shape](row, where)
     if merge_same_role:
-        messages = _merged(messages, where)
-    _check_turns(messages, where)
+        messages = merge_turns(messages, where)
+    check_turns(messages, where)
     tools = _tools(row, where) if reads_column(shape, "tools") else ()
     return Conversation(messages=tuple(messages), row_id=row_id, where=where, tools=tools)
 
@@ -116,10 +121,11 @@ def to_record(
 def _text(row: Mapping[str, Any], name: str, where: Where) -> str:
     if name not in row:
         raise RowError(where.at(name), "the column is missing.", "Add it, or map it with data.columns.")
-    return _filled(row[name], where.at(name))
+    return filled_text(row[name], where.at(name))
 
 
-def _filled(value: Any, where: Where) -> str:
+def filled_text(value: Any, where: Where) -> str:
+    """A value that is text and not empty; raises RowError for any other."""
     if not isinstance(value, str):
         raise RowError(where, "text is expected.", "Write it as a string.", detail=f"it is {json_type(value)}")
     if not value.strip():
@@ -156,14 +162,14 @@ def _tools(row: Mapping[str, Any], where: Where) -> tuple[Mapping[str, Any], ...
 
 
 def _from_messages(row: Mapping[str, Any], where: Where) -> list[Message]:
-    return _turns(row, "messages", where)
+    return read_turns(row, "messages", where)
 
 
 def _from_sharegpt(row: Mapping[str, Any], where: Where) -> list[Message]:
-    return [*_system(row, where), *_turns(row, "conversations", where, ("from", "value"), _SHAREGPT_ROLES)]
+    return [*_system(row, where), *read_turns(row, "conversations", where, ("from", "value"), _SHAREGPT_ROLES)]
 
 
-def _turns(
+def read_turns(
     row: Mapping[str, Any],
     name: str,
     where: Where,
@@ -172,6 +178,7 @@ def _turns(
     *,
     default_train: bool = True,
 ) -> list[Message]:
+    """The turns of a column that holds a list of them; raises RowError naming the turn and its key."""
     if name not in row:
         raise RowError(where.at(name), "the column is missing.", "Add it, or map it with data.columns.")
     value = row[name]
@@ -212,7 +219,7 @@ def _turn(turn: Any, where: Where, keys: tuple[str, str], roles: Mapping[str, Ro
         fix = "Fill it in, or remove the row." if role in ("user", "assistant") else "Remove the turn."
         raise RowError(place, f"the {role}'s text is empty.", fix)
     train = _train_flag(turn, role, where, default_train)
-    return Message(role=role, content=_filled(content, place), train=train)
+    return Message(role=role, content=filled_text(content, place), train=train)
 
 
 def _train_flag(turn: Mapping[str, Any], role: Role, where: Where, default: bool) -> bool:
@@ -252,11 +259,11 @@ def _from_prompt_completion(row: Mapping[str, Any], where: Where) -> list[Messag
     """Both may be a string or a list of turns; an answer inside the prompt is not trained on unless it says so."""
     answer = _one_of(row, ("completion", "response", "output"), where)
     if isinstance(row.get("prompt"), list):
-        prompt = _turns(row, "prompt", where, default_train=False)
+        prompt = read_turns(row, "prompt", where, default_train=False)
     else:
         prompt = [Message(role="user", content=_text(row, "prompt", where))]
     if isinstance(row.get(answer), list):
-        completion = _turns(row, answer, where)
+        completion = read_turns(row, answer, where)
     else:
         completion = [Message(role="assistant", content=_text(row, answer, where))]
     return [*_system(row, where), *prompt, *completion]
@@ -294,7 +301,7 @@ _READERS: dict[Shape, Callable[[Mapping[str, Any], Where], list[Message]]] = {
 }
 
 
-def _merged(messages: list[Message], where: Where) -> list[Message]:
+def merge_turns(messages: list[Message], where: Where) -> list[Message]:
     """Neighbouring turns of one speaker joined with a blank line; results of several tools stay apart."""
     out: list[Message] = []
     for message in messages:
@@ -310,7 +317,8 @@ def _merged(messages: list[Message], where: Where) -> list[Message]:
     return out
 
 
-def _check_turns(messages: list[Message], where: Where) -> None:
+def check_turns(messages: list[Message], where: Where) -> None:
+    """Raise RowError unless the turns make a conversation that can be trained on."""
     spoken = [message for message in messages if message.role != "system"]
     if not spoken:
         raise RowError(where, "there are only system messages.", "Add a user and an assistant turn.")
