@@ -1,0 +1,12 @@
+"""``tunesmith data <verb>``: rows, before anything is trained on them."""
+
+from __future__ import annotations
+
+import typer
+
+from tunesmith.cli import check, show, split
+
+app = typer.Typer(help="Rows: check, show, split.", no_args_is_help=True)
+app.command("check")(check.check)
+app.command("show")(show.show)
+app.command("split")(split.split)
