@@ -172,7 +172,7 @@ def _units(num_different: int, index_N: Int64, groups: Int64) -> tuple[Int64, In
     """(K,) unit of each different row, and (U,) the units in the order of their smallest group hash."""
     names, group_N = np.unique(groups, return_inverse=True)
     size = num_different + len(names)
-    links = coo_array((np.ones(len(index_N), np.int8), (index_N, group_N + num_different)), shape=(size, size))
+    links = coo_array((np.ones(len(index_N)), (index_N, group_N + num_different)), shape=(size, size))
     num_units, label = connected_components(links, directed=False)
     smallest = np.full(num_units, np.iinfo(np.int64).max)
     np.minimum.at(smallest, label[num_different:], names)
