@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunesmith.data import names
 from tunesmith.data.pii import Placeholders, find_pii
 from tunesmith.data.survey import pii_of
+from tunesmith.errors import MissingExtraError
 
 
 def found(text: str) -> list[tuple[str, str]]:
@@ -100,12 +104,12 @@ def test_a_column_that_tells_what_it_holds_counts_as_a_whole() -> None:
 
 
 def test_one_value_has_one_placeholder() -> None:
-    names = Placeholders()
-    names.reserve("as written to [EMAIL_4]")
+    given_names = Placeholders()
+    given_names.reserve("as written to [EMAIL_4]")
     texts = ["a@b.org, c@d.org", "A@B.org again", "call (415) 555-0132", "415-555-0132 it is"]
-    out = [names.redact(text, find_pii(text)) for text in texts]
+    out = [given_names.redact(text, find_pii(text)) for text in texts]
     assert out == ["[EMAIL_5], [EMAIL_6]", "[EMAIL_5] again", "call [PHONE_1]", "[PHONE_1] it is"]
-    assert names.counts() == {"email": 2, "phone": 1}
+    assert given_names.counts() == {"email": 2, "phone": 1}
 
 
 PIECES = [
@@ -117,12 +121,12 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=12), st.sampled_from([", ", ". ", "\n", " and "]))
 def test_nothing_is_left_to_find_after_redaction(pieces: list[str], between: str) -> None:
     text = between.join(pieces)
-    names = Placeholders()
-    names.reserve(text)
-    redacted = names.redact(text, find_pii(text))
+    given_names = Placeholders()
+    given_names.reserve(text)
+    redacted = given_names.redact(text, find_pii(text))
     assert find_pii(redacted) == []
     assert all(piece not in redacted for piece in pieces[1:] if "@" in piece or "1111" in piece)
-    assert names.redact(text, find_pii(text)) == redacted
+    assert given_names.redact(text, find_pii(text)) == redacted
 
 
 def test_offsets_survive_any_text_around() -> None:
@@ -131,3 +135,28 @@ def test_offsets_survive_any_text_around() -> None:
         before = "".join(draw.choices("aé字\n .,;🙂", k=draw.randrange(30)))
         text = f"{before} a.b@example.org {before}"
         assert ("email", "a.b@example.org") in found(text)
+
+
+def test_names_need_a_library_and_are_found_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "NAME_MODEL", "a_model_that_is_not_there")
+    with pytest.raises(MissingExtraError, match="spaCy or its model"):
+        names.load_name_finder()
+    # A stand-in with the two calls of spaCy that are used; the real one is not among our dependencies.
+    (tmp_path / "spacy.py").write_text(
+        "import re\n"
+        "class E:\n"
+        "    def __init__(self, m): self.start_char, self.end_char, self.label_ = m.start(), m.end(), 'PERSON'\n"
+        "class D:\n"
+        "    def __init__(self, t): self.ents = [E(m) for m in re.finditer('Jane Doe', t)]\n"
+        "def load(name): return D\n"
+    )
+    (tmp_path / "a_model_that_is_not_there.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "spacy", raising=False)
+    finder = names.load_name_finder()
+    text = "Jane Doe <jane@example.org>"
+    assert [(f.kind, text[f.begin : f.end]) for f in pii_of("text", text, finder)] == [
+        ("name", "Jane Doe"),
+        ("email", "jane@example.org"),
+    ]
+    monkeypatch.delitem(sys.modules, "spacy")

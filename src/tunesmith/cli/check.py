@@ -43,13 +43,10 @@ def check(
     """
     with errors_in_one_paragraph(debug):
         from tunesmith.config import build_config
-        from tunesmith.errors import ConfigError
         from tunesmith.recipes.check import CheckConfig, check_data
         from tunesmith.recipes.check_text import as_dict, describe, exit_code, write_picture
         from tunesmith.runs import atomic_write_text
 
-        if drop_duplicates and fix is None:
-            raise ConfigError("--drop-duplicates", "nothing is written.", "Add --fix OUT.")
         settings = {
             "file": file, "validation": valid, "shape": shape, "columns": column_map(columns), "model": model,
             "max_length": max_length, "near": near, "near_threshold": near_threshold, "names": names, "fix": fix,

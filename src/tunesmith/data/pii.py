@@ -51,7 +51,7 @@ _DATE = re.compile(
 )
 _MONTH_FIRST = re.compile(rf"\b{_MONTH}\.?[ ]+\d{{1,2}}(?:st|nd|rd|th)?,?[ ]+(?:19|20)\d{{2}}\b")
 _PHONE = re.compile(
-    r"(?<![\w.+#-])(?:\+\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}"
+    r"(?<![\w.+#-])(?<!\d )(?:\+\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}"
     r"|(?:1[ .-])?(?:\(\d{3}\)[ ]?|\d{3}[ .-])\d{3}[ .-]\d{4}"
     r"|\(?0\d{2,5}\)?(?:[ ./-]?\d{2,7}){1,4})(?![\w-]|[.,]\d)"
 )
@@ -190,6 +190,10 @@ def _two_before(text: str, at: int) -> int:
     return 2
 
 
+def _letters_before(text: str, at: int) -> int:
+    return 3 if at > 0 and text[at - 1] == " " else 2
+
+
 def _three_before(text: str, at: int) -> int:
     return 3
 
@@ -213,7 +217,7 @@ _FORMS = (
     _Form(IBAN, _IBAN, _is_iban, _two_before),
     _Form(CARD, _CARD, _is_card),
     _Form(ID, _SSN),
-    _Form(ID, _NINO, before=_two_before),
+    _Form(ID, _NINO, before=_letters_before),
     _Form(DATE, _DATE, _is_date),
     _Form(
         DATE,
@@ -288,7 +292,7 @@ class Placeholders:
 
 
 def column_value(value: Any) -> str | None:
-    """The text of a value that a telling column holds: strings and whole numbers, nothing else."""
+    """The text of a value that a telling column holds: strings and whole numbers, but no placeholder."""
     if isinstance(value, str):
-        return value if value.strip() else None
+        return value if value.strip() and not _PLACEHOLDER.fullmatch(value) else None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None

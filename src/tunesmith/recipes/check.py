@@ -25,8 +25,8 @@ from tunesmith.data.read import find_split
 from tunesmith.data.repair import rejected_path, write_passing, write_redacted
 from tunesmith.data.shape import Shape
 from tunesmith.data.survey import NameFinder, make_plan, records_of, survey
-from tunesmith.data.write import place_of
-from tunesmith.errors import DataError
+from tunesmith.data.write import check_target, place_of
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Document, Example
 from tunesmith.tokens.render import RenderConfig, render
 from tunesmith.tokens.store import RenderReport
@@ -119,6 +119,7 @@ def check_data(config: CheckConfig, progress: Progress = lambda *_: None) -> Che
     Raises DataError only where the file as a whole cannot be read or written; faulty rows are in the report.
     """
     find_names = load_name_finder() if config.names else None
+    _check_targets(config)
     train, reason = _read(config, config.file, "train", find_names, progress)
     other = config.validation or (config.file if find_split(config.file, "validation") else None)
     valid = None if other is None else _read(config, other, "validation", find_names, progress)[0]
@@ -140,6 +141,19 @@ def check_data(config: CheckConfig, progress: Progress = lambda *_: None) -> Che
         report.tokens = _count_tokens(config, train, faults, progress)
     _write(report, find_names)
     return report
+
+
+def _check_targets(config: CheckConfig) -> None:
+    """Raise before the work what would make its result useless."""
+    if config.drop_duplicates and config.fix is None:
+        raise ConfigError("drop_duplicates", "nothing is written.", "Add --fix OUT.")
+    if config.fix is not None and config.fix == config.redact:
+        raise ConfigError("redact", "is the same file as fix.", "Name another one.")
+    for target in (config.fix, config.redact):
+        for source in (config.file, config.validation):
+            if target is not None and source is not None:
+                # Which ending the source's rows need is known only once they are read.
+                check_target(Path(target), source, Path(target).suffix.lower())
 
 
 def _read(
@@ -176,21 +190,23 @@ def _count_tokens(config: CheckConfig, train: Checked, faults: FaultLog, progres
     if train.plan.shape is None:
         return report
     for done, row_id in enumerate(train.survey.row_ids):
-        try:
-            examples, num_tokens = _render_row(train, row_id, base, limit)
-        except RowError as error:
-            faults.add(error.fault)
+        examples, num_tokens, fault = _render_row(train, row_id, base, limit)
+        if num_tokens:
+            report.tokens.append(num_tokens)
+        if fault is None:
+            report.rendered.add(examples, limit)
+        else:
+            faults.add(fault)
             report.bad_row_ids.append(row_id)
-            continue
-        report.tokens.append(num_tokens)
-        report.rendered.add(examples, limit)
         if done % 200 == 0:
             progress("tokens", done, len(train.survey.row_ids))
     return report
 
 
-def _render_row(train: Checked, row_id: int, base: BaseTokenizer, limit: int) -> tuple[list[Example], int]:
-    """The examples of a row and its number of tokens. Raises RowError where the model cannot take it."""
+def _render_row(
+    train: Checked, row_id: int, base: BaseTokenizer, limit: int
+) -> tuple[list[Example], int, Fault | None]:
+    """The examples of a row, its tokens, and why the model cannot take it, if so; 0 tokens if it renders to none."""
     row, where = train.rows[row_id]
     records = records_of(train.plan, train.rows)
     assert records is not None, "a row whose shape is unknown cannot be rendered"
@@ -199,13 +215,15 @@ def _render_row(train: Checked, row_id: int, base: BaseTokenizer, limit: int) ->
     is_text = isinstance(record, Document)
     try:
         examples = render(record, base.tokenizer, RenderConfig(), max_tokens=limit if is_text else _ANY_LENGTH)
+    except RowError as error:
+        return [], 0, error.fault
     except DataError as error:
-        raise (error if isinstance(error, RowError) else RowError(where, error.cause, error.fix)) from None
+        return [], 0, Fault(where, error.cause, error.fix)
     longest = max(example.num_tokens for example in examples)
     if longest > limit:
         fix = "Shorten it, or set over_length: drop or truncate for the training."
-        raise RowError(where, f"the row is longer than {limit} tokens.", fix, detail=f"{longest} tokens")
-    return examples, sum(example.num_tokens for example in examples) if is_text else longest
+        return examples, longest, Fault(where, f"the row is longer than {limit} tokens.", fix, f"{longest} tokens")
+    return examples, sum(example.num_tokens for example in examples) if is_text else longest, None
 
 
 def _write(report: CheckReport, find_names: NameFinder | None) -> None:
@@ -230,10 +248,7 @@ def _objections(report: CheckReport) -> Callable[[int], Fault | None]:
     def object_to(row_id: int) -> Fault | None:
         where = place_of(train.rows, row_id)
         if tokens is not None and row_id in too_much:
-            try:
-                _render_row(train, row_id, tokens.base, tokens.limit)
-            except RowError as error:
-                return error.fault
+            return _render_row(train, row_id, tokens.base, tokens.limit)[2]
         if row_id in copies:
             first = place_of(train.rows, copies[row_id])
             return Fault(where, "the row is a copy of an earlier one.", "Keep one of them.", detail=str(first))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tunesmith.config import Config
 from tunesmith.data.check import FaultLog, RowError
@@ -18,7 +18,7 @@ from tunesmith.data.shape import Shape
 from tunesmith.data.split import SplitMarks, as_int64, assign_parts, class_table
 from tunesmith.data.survey import make_plan, read_content, records_of
 from tunesmith.data.write import open_writer, suffix_of
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 
 
 class SplitConfig(Config):
@@ -43,14 +43,6 @@ class SplitConfig(Config):
     seed: int = Field(0, ge=0)
     """Picks the rows."""
 
-    @model_validator(mode="after")
-    def _leaves_training_rows(self) -> SplitConfig:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation and test leave no row for training")
-        if self.validation + self.test == 0:
-            raise ValueError("validation and test are both 0, so there is nothing to split")
-        return self
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitReport:
@@ -68,7 +60,9 @@ class SplitReport:
 
 
 def split_rows(config: SplitConfig) -> SplitReport:
-    """Split a source into files. Raises DataError for faulty rows and where a file to be written is there already."""
+    """Split a source into files. Raises DataError for faulty rows and where a file is there already."""
+    if not 0 < config.validation + config.test < 1:
+        raise ConfigError("validation and test", "leave nothing to split or no row for training.", "Try 0.1 each.")
     data = DataConfig(train=config.file, shape=config.shape, columns=config.columns)
     plan, rows, _ = make_plan(data, config.file, "train", config.seed)
     records, faults = records_of(plan, rows), FaultLog()
