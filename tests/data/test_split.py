@@ -144,7 +144,9 @@ def test_the_recipe_keeps_patients_whole_and_wards_in_proportion(tmp_path: Path)
     data = load_data(DataConfig(train=path, stratify_by="ward", validation_share=0.2))
     wards = [data.train.rows[int(i)][0]["ward"] for i in data.validation.row_ids]
     assert [wards.count(ward) for ward in "abc"] == [6, 6, 6]
-    assert data.ignored_columns == ["patient"]
+    assert data.ignored_columns == ["patient"] and data.split_note == ""
+    both = load_data(DataConfig(train=path, stratify_by="ward", group_by="patient", validation_share=0.2))
+    assert "as whole groups allow" in both.summary()["split_note"]
 
 
 def test_a_row_without_the_column_is_a_fault_with_its_place(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tunesmith.data.shape import (
     to_record,
     unused_fields,
 )
-from tunesmith.data.split import SplitMarks, as_int64, assign_parts
+from tunesmith.data.split import GROUPS_FIRST, SplitMarks, as_int64, assign_parts
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.randomness import derive_seed
 from tunesmith.records import Conversation, Document, Where
@@ -138,6 +138,8 @@ class LoadedData:
     """Validation rows whose text is also a training row: what is measured on them is memory."""
     ignored_columns: list[str] = field(default_factory=list)
     """Columns, and keys of turns, that the shape has no use for."""
+    split_note: str = ""
+    """What the split could not promise; empty where it kept all it was asked for."""
     digest: str = ""
     """SHA-256 of the source files, in hexadecimal; for two sources, of their two digests."""
 
@@ -162,6 +164,7 @@ class LoadedData:
             "validation_rows_in_train": self.validation_rows_in_train,
             "ignored_columns": self.ignored_columns,
             "digest": self.digest,
+            **({"split_note": self.split_note} if self.split_note else {}),
         }
 
 
@@ -219,6 +222,7 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
         ignored_columns=sorted(
             (checked.ignored | (other.ignored if other else set())) - {config.group_by or "", config.stratify_by or ""}
         ),
+        split_note=GROUPS_FIRST if config.group_by and config.stratify_by else "",
         digest=digest,
     )
 

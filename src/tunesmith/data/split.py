@@ -22,6 +22,7 @@ from tunesmith.randomness import derive_seed
 from tunesmith.records import Where
 
 Int64 = NDArray[np.int64]
+GROUPS_FIRST = "groups go first; the classes are as close to their shares as whole groups allow"
 
 
 def as_int64(values: array[int]) -> Int64:

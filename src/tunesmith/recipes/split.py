@@ -15,7 +15,7 @@ from tunesmith.config import Config
 from tunesmith.data.check import FaultLog, RowError
 from tunesmith.data.load import DataConfig
 from tunesmith.data.shape import Shape
-from tunesmith.data.split import SplitMarks, as_int64, assign_parts, class_table
+from tunesmith.data.split import GROUPS_FIRST, SplitMarks, as_int64, assign_parts, class_table
 from tunesmith.data.survey import make_plan, read_content, records_of
 from tunesmith.data.write import open_writer, suffix_of
 from tunesmith.errors import ConfigError, DataError
@@ -119,7 +119,7 @@ def describe(report: SplitReport, config: SplitConfig) -> list[str]:
         lines.append(f"{report.num_groups} groups of '{config.group_by}', none in two files")
     if report.classes:
         names = [Path(path).stem for path in report.files]
-        effort = "; groups went first, so this is as close as whole groups allow" if report.is_best_effort else ""
+        effort = f" ({GROUPS_FIRST})" if report.is_best_effort else ""
         lines.append(f"rows of each '{config.stratify_by}' in {', '.join(names)}{effort}:")
         lines += [f"  {name}: {' '.join(map(str, counts))}" for name, counts in report.classes.items()]
     return [*lines, f"next:  tunesmith data check {config.output_dir}"]
