@@ -122,7 +122,7 @@ def test_exact_and_near_copies_and_leaks(tmp_path: Path) -> None:
     a = checked(write(tmp_path / "a.jsonl", [{"text": text} for text in train]))
     b = checked(write(tmp_path / "b.jsonl", [{"text": text} for text in valid]), "validation")
     found = find_copies(a, b)
-    assert found.num_copies == 1 and found.copy_of == {3: 0}
+    assert found.num_copies == 1 and found.copy_of() == {3: 0}
     assert found.copies == [(f"{a.rows.path}:4", f"{a.rows.path}:1")]
     assert found.num_leaks == 1 and found.leaks == [(f"{b.rows.path}:1", f"{a.rows.path}:2")]
     assert found.num_near is None

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tunesmith.data.check import PLACES_SHOWN
 from tunesmith.data.read import Rows
-from tunesmith.data.split import as_int64
+from tunesmith.data.split import Int64, as_int64
 from tunesmith.data.survey import Plan, Survey, read_content, records_of, text_fields
 from tunesmith.data.write import place_of
 
@@ -37,8 +36,9 @@ class Duplicates:
 
     num_copies: int = 0
     copies: list[tuple[str, str]] = field(default_factory=list)
-    copy_of: dict[int, int] = field(default_factory=dict)
-    """Row -> the first row that says the same."""
+    copy_rows: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    copied_rows: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(num_copies,) rows that are copies, and for each the first row that says the same."""
     num_near: int | None = None
     """None where near copies were not looked for."""
     near: list[tuple[str, str]] = field(default_factory=list)
@@ -47,6 +47,14 @@ class Duplicates:
     leaks: list[tuple[str, str]] = field(default_factory=list)
     num_near_leaks: int | None = None
     near_leaks: list[tuple[str, str]] = field(default_factory=list)
+
+    def copy_of(self) -> dict[int, int]:
+        """Row -> the first row that says the same."""
+        return dict(zip(self.copy_rows.tolist(), self.copied_rows.tolist(), strict=True))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers and first places, for --json."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("copy_rows", "copied_rows")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +73,9 @@ def find_copies(train: Checked, valid: Checked | None) -> Duplicates:
     different, first, index = np.unique(keys, return_index=True, return_inverse=True)
     repeated = np.flatnonzero(first[index] != np.arange(len(keys)))
     out.num_copies = len(repeated)
-    out.copy_of = {int(row_ids[i]): int(row_ids[first[index[i]]]) for i in repeated}
-    for row_id, original in list(out.copy_of.items())[:PLACES_SHOWN]:
-        out.copies.append((str(place_of(train.rows, row_id)), str(place_of(train.rows, original))))
+    out.copy_rows, out.copied_rows = row_ids[repeated], row_ids[first[index[repeated]]]
+    for row_id, original in zip(out.copy_rows[:PLACES_SHOWN], out.copied_rows[:PLACES_SHOWN], strict=True):
+        out.copies.append((str(place_of(train.rows, int(row_id))), str(place_of(train.rows, int(original)))))
     if valid is not None:
         valid_keys, valid_ids = as_int64(valid.survey.keys), as_int64(valid.survey.row_ids)
         shared = np.flatnonzero(np.isin(valid_keys, different))
@@ -115,7 +123,7 @@ def find_near_copies(
         progress(done)
 
 
-def _different_rows(survey: Survey, without: NDArray[np.int64] | None = None) -> list[int]:
+def _different_rows(survey: Survey, without: Int64 | None = None) -> list[int]:
     """The first row of each content, in the order of the file."""
     keys, row_ids = as_int64(survey.keys), as_int64(survey.row_ids)
     different, first = np.unique(keys, return_index=True)

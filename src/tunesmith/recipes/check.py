@@ -24,7 +24,7 @@ from tunesmith.data.names import load_name_finder
 from tunesmith.data.read import find_split
 from tunesmith.data.repair import rejected_path, write_passing, write_redacted
 from tunesmith.data.shape import Shape
-from tunesmith.data.survey import NameFinder, make_plan, records_of, survey
+from tunesmith.data.survey import NameFinder, Survey, make_plan, records_of, survey
 from tunesmith.data.write import check_target, place_of
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Document, Example
@@ -108,7 +108,7 @@ class CheckReport:
         return self.train.survey.num_rows
 
     @property
-    def survey(self) -> Any:
+    def survey(self) -> Survey:
         """The pass over the training rows."""
         return self.train.survey
 
@@ -228,6 +228,9 @@ def _render_row(
 
 def _write(report: CheckReport, find_names: NameFinder | None) -> None:
     config, train = report.config, report.train
+    for target in (config.fix, config.redact):
+        if target is not None and report.valid is not None:
+            check_target(Path(target), report.valid.rows.path, Path(target).suffix.lower())
     if config.fix is not None:
         path = Path(config.fix)
         passed, rejected = write_passing(train, path, _objections(report))
@@ -243,7 +246,7 @@ def _objections(report: CheckReport) -> Callable[[int], Fault | None]:
     """Why a row that its shape accepts does not pass after all."""
     train, tokens = report.train, report.tokens
     too_much = set(tokens.bad_row_ids) if tokens else set[int]()
-    copies = report.duplicates.copy_of if report.config.drop_duplicates else {}
+    copies = report.duplicates.copy_of() if report.config.drop_duplicates else {}
 
     def object_to(row_id: int) -> Fault | None:
         where = place_of(train.rows, row_id)

@@ -125,7 +125,7 @@ def as_dict(report: CheckReport) -> dict[str, Any]:
         "ignored_columns": sorted(report.survey.ignored),
         "faults": report.faults.as_list(),
         "warnings": warnings_of(report),
-        "duplicates": {name: getattr(twice, name) for name in twice.__slots__ if name != "copy_of"},
+        "duplicates": twice.as_dict(),
         "lengths": histogram(lengths, unit).as_dict(),
         "characters": int(np.sum(np.frombuffer(report.survey.characters, np.int32))) if len(lengths) else 0,
         "tokens": tokens,
