@@ -49,7 +49,7 @@ def test_examples_come_back_as_they_were_rendered(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_sees_the_rows_it_would_have_seen(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", 23)
     config = TrainConfig(num_train_epochs=3, per_device_train_batch_size=4, seed=5)
-    world = World(0, 1, "cpu")
+    world = World(rank=0, size=1, device="cpu")
     first = open_store(path, tmp_path / "first")
     num_steps = num_steps_of(config, len(first), world)
 
