@@ -1,10 +1,13 @@
-"""``tunesmith data <verb>``: rows before training."""
+"""``tunesmith data <verb>``: rows, before anything is trained on them."""
 
 from __future__ import annotations
 
 import typer
 
-from tunesmith.cli import convert
+from tunesmith.cli import check, convert, show, split
 
-app = typer.Typer(help="Rows before training: convert, check, look.", no_args_is_help=True)
+app = typer.Typer(help="Rows: check, show, convert, split.", no_args_is_help=True)
+app.command("check")(check.check)
+app.command("show")(show.show)
 app.command("convert")(convert.convert)
+app.command("split")(split.split)

@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 
+app.add_typer(data.app, name="data")
+
 
 @app.command()
 def sft(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.records import Where
@@ -56,6 +57,20 @@ class FaultLog:
         group.count += 1
         if len(group.first) < PLACES_SHOWN:
             group.first.append(fault)
+
+    def join(self, later: FaultLog) -> None:
+        """Add the faults of rows that stand behind those noted so far."""
+        for cause, group in later._groups.items():
+            mine = self._groups.setdefault(cause, _Group())
+            mine.count += group.count
+            mine.first += group.first[: PLACES_SHOWN - len(mine.first)]
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """For --json: cause, fix, number of rows and first places, most frequent first."""
+        return [
+            {"cause": cause, "fix": fix, "rows": group.count, "places": [fault.place for fault in group.first]}
+            for (cause, fix), group in sorted(self._groups.items(), key=lambda item: (-item[1].count, item[0]))
+        ]
 
     def __len__(self) -> int:
         return sum(group.count for group in self._groups.values())

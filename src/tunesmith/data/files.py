@@ -21,6 +21,8 @@ from tunesmith.errors import DataError
 from tunesmith.records import Where
 
 WINDOW_BYTES = 1 << 20
+# Pages of a mapped file count as this process's memory; they are handed back after so many bytes have been read.
+_RESIDENT_BYTES = 64 << 20
 # Two or more blank lines, or a form feed with the line break behind it.
 _DOCUMENT_BREAK = re.compile(rb"\r?\n(?:[ \t]*\r?\n){2,}|\f(?:\r?\n)?")
 
@@ -35,15 +37,26 @@ class MappedFile:
             # The map keeps a handle of its own, so the file can be closed here.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._start = skip_bom(self._map[:4], self.path)
+        self._read_bytes = 0
         self._begins, self._ends, self._lines = array("q"), array("q"), array("q")
 
     def __len__(self) -> int:
         return len(self._begins)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], Where]:
-        begin, end = self._begins[index], self._ends[index]
         where = Where(self.path, self._lines[index])
-        return self._parse(self._map[begin:end], where, begin), where
+        return self._parse(self.raw(index), where, self._begins[index]), where
+
+    def raw(self, index: int) -> bytes:
+        """The bytes of a row as they stand in the file, without the line break or comma behind it."""
+        begin, end = self._begins[index], self._ends[index]
+        data = self._map[begin:end]
+        self._release(end - begin)
+        return data
+
+    def line(self, index: int) -> int:
+        """The 1-based line in which a row begins, told without reading the row."""
+        return self._lines[index]
 
     def digest(self) -> str:
         """SHA-256 of the file's bytes, in hexadecimal."""
@@ -53,6 +66,14 @@ class MappedFile:
         self._begins.append(begin)
         self._ends.append(end)
         self._lines.append(line)
+        self._release(end - begin)
+
+    def _release(self, read_bytes: int) -> None:
+        """Count what was read, and give the map's pages back now and then; they are read again when they are needed."""
+        self._read_bytes += read_bytes
+        if self._read_bytes >= _RESIDENT_BYTES and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._read_bytes = 0
 
     def _parse(self, data: bytes, where: Where, offset_bytes: int) -> dict[str, Any]:
         return parse_json_row(data, where, offset_bytes)
@@ -231,6 +252,7 @@ class Csv(MappedFile):
         # The module's limit of 128 KiB a cell is below the length of a document.
         csv.field_size_limit(max(csv.field_size_limit(), (1 << 31) - 1))
         self._at = self._start
+        self.header_bytes = b""
         reader = csv.reader(self._feed(), strict=True)
         header: list[str] | None = None
         begin, line = self._at, 1
@@ -260,7 +282,8 @@ class Csv(MappedFile):
 
     def _read_header(self, begin: int, line: int) -> list[str]:
         where = Where(self.path, line)
-        names = _cells(decode_utf8(self._map[begin : self._at], where, begin))
+        self.header_bytes = self._map[begin : self._at]
+        names = _cells(decode_utf8(self.header_bytes, where, begin))
         for i, name in enumerate(names):
             if not name.strip() or "\x00" in name:
                 raise DataError(where, f"column {i + 1} has no proper name.", "The first line names the columns.")
@@ -336,21 +359,32 @@ class Parquet:
         return self._num_rows
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], Where]:
+        where = Where(self.path, index + 1)
+        table, at = self.group_of(index)
+        try:
+            row = table.slice(at, 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            raise RowError(where, "the text is not UTF-8.", "Write the file anew from UTF-8 text.") from None
+        return clean_row(row, where), where
+
+    @property
+    def schema(self) -> Any:
+        """The columns and their types, as pyarrow has them."""
+        return self._file.schema_arrow
+
+    def group_of(self, index: int) -> tuple[Any, int]:
+        """The decoded row group that holds a row, as a pyarrow table, and the row's place in it. Raises DataError."""
         import pyarrow
 
-        where = Where(self.path, index + 1)
         at = bisect.bisect_right(self._firsts, index) - 1
         if self._loaded is None or self._loaded[0] != at:
             try:
                 self._loaded = (at, self._file.read_row_group(at))
             except (pyarrow.ArrowException, OSError) as error:
                 first = shown(str(error).splitlines()[0].rstrip("."), most=120)
-                raise DataError(str(where), f"cannot be decoded ({first}).", "Write the file anew.") from None
-        try:
-            row = self._loaded[1].slice(index - self._firsts[at], 1).to_pylist()[0]
-        except UnicodeDecodeError:
-            raise RowError(where, "the text is not UTF-8.", "Write the file anew from UTF-8 text.") from None
-        return clean_row(row, where), where
+                place = Where(self.path, index + 1)
+                raise DataError(str(place), f"cannot be decoded ({first}).", "Write the file anew.") from None
+        return self._loaded[1], index - self._firsts[at]
 
     def digest(self) -> str:
         """SHA-256 of the file's bytes, in hexadecimal."""

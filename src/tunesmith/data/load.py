@@ -27,6 +27,7 @@ from tunesmith.data.shape import (
     to_record,
     unused_fields,
 )
+from tunesmith.data.split import GROUPS_FIRST, SplitMarks, as_int64, assign_parts
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.randomness import derive_seed
 from tunesmith.records import Conversation, Document, Where
@@ -49,6 +50,10 @@ class DataConfig(Config):
     """A faulty row stops the job, or is left out and counted by cause."""
     merge_same_role: bool = False
     """Join neighbouring turns of one speaker with a blank line instead of refusing them."""
+    group_by: str | None = Field(None, min_length=1)
+    """A column of the rows as they stand in the file: rows with one value of it are never torn apart by the split."""
+    stratify_by: str | None = Field(None, min_length=1)
+    """A column whose values keep their shares on both sides of the split; with group_by as closely as groups allow."""
     limit: int | None = Field(None, ge=1)
     """Only the first rows of the training source, in its order; the rows behind them are not read."""
     validation_limit: int | None = Field(None, ge=1)
@@ -97,6 +102,19 @@ class Records(Sequence[Conversation | Document]):
         """The same source with other rows of it."""
         return Records(self.rows, self.shape, self.columns, self.merge_same_role, row_ids)
 
+    def read(
+        self, row: Mapping[str, Any], where: Where, row_id: int, *, alone: bool
+    ) -> tuple[Conversation | Document, set[str]]:
+        """The record of a raw row, and the columns it has no use for; ``alone`` refuses columns of another shape too.
+
+        Raises RowError.
+        """
+        renamed = _renamed(row, self.columns, self.shape)
+        if alone:
+            _refuse_other_shape(renamed, self.shape, where)
+        record = self.record(renamed, where, row_id)
+        return record, _ignored(row, renamed, self.columns, self.shape)
+
     def record(self, renamed: Mapping[str, Any], where: Where, row_id: int) -> Conversation | Document:
         """The record of a row under our column names. Raises RowError that names the columns as the file does."""
         try:
@@ -120,6 +138,8 @@ class LoadedData:
     """Validation rows whose text is also a training row: what is measured on them is memory."""
     ignored_columns: list[str] = field(default_factory=list)
     """Columns, and keys of turns, that the shape has no use for."""
+    split_note: str = ""
+    """What the split could not promise; empty where it kept all it was asked for."""
     digest: str = ""
     """SHA-256 of the source files, in hexadecimal; for two sources, of their two digests."""
 
@@ -144,6 +164,7 @@ class LoadedData:
             "validation_rows_in_train": self.validation_rows_in_train,
             "ignored_columns": self.ignored_columns,
             "digest": self.digest,
+            **({"split_note": self.split_note} if self.split_note else {}),
         }
 
 
@@ -153,6 +174,7 @@ class _Checked:
 
     records: Records
     keys: NDArray[np.int64]
+    marks: SplitMarks
     num_rows: int
     ignored: set[str]
 
@@ -169,6 +191,7 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
     checked = _check_source(config, config.train, "train", config.limit, faults, seed)
     other_source = config.validation or (config.train if find_split(config.train, "validation") else None)
     other = None
+    _check_split_columns(config, other_source)
     if other_source is not None:
         other = _check_source(config, other_source, "validation", config.validation_limit, faults, seed)
     rows_read = checked.num_rows + (other.num_rows if other else 0)
@@ -186,7 +209,7 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
         digest = hashlib.sha256(f"{digest} {validation.rows.digest()}".encode()).hexdigest()
         shared = int(np.isin(other.keys, checked.keys).sum())
     elif config.validation_share > 0:
-        train, held_out = _hold_out(checked, config.validation_share)
+        train, held_out = _hold_out(checked, config)
         validation = held_out[: config.validation_limit]
         beyond_limit = len(held_out) - len(validation)
     return LoadedData(
@@ -196,7 +219,10 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
         rows_dropped=faults.by_cause(),
         rows_beyond_limit=beyond_limit,
         validation_rows_in_train=shared,
-        ignored_columns=sorted(checked.ignored | (other.ignored if other else set())),
+        ignored_columns=sorted(
+            (checked.ignored | (other.ignored if other else set())) - {config.group_by or "", config.stratify_by or ""}
+        ),
+        split_note=GROUPS_FIRST if config.group_by and config.stratify_by else "",
         digest=digest,
     )
 
@@ -206,31 +232,28 @@ def _check_source(
 ) -> _Checked:
     """One pass over the rows of a source: collect the faults, the rows that are used, and their keys."""
     rows = open_rows(source, split=split, limit=limit)
-    shape = _shape_of(rows, config)
+    shape = shape_of(rows, config)
     records = Records(rows, shape, config.columns, config.merge_same_role, np.zeros(0, np.int64))
     good, keys, seen, ignored = array("q"), array("q"), set[str](), set[str]()
+    marks = SplitMarks(*((config.group_by, config.stratify_by) if split == "train" else (None, None)), seed)
     for row_id in range(len(rows)):
         try:
             row, where = rows[row_id]
             seen.update(row)
-            renamed = _renamed(row, config.columns, shape)
-            if config.shape == "auto":
-                _refuse_other_shape(renamed, shape, where)
-            record = records.record(renamed, where, row_id)
+            record, unused = records.read(row, where, row_id, alone=config.shape == "auto")
+            marks.add(row, where)
         except RowError as error:
             faults.add(error.fault)
             continue
         good.append(row_id)
-        keys.append(derive_seed(seed, "validation_split", _content(record)))
-        ignored |= _ignored(row, renamed, config.columns, shape)
+        keys.append(content_key(record, seed))
+        ignored |= unused
     if seen:
         _check_mapping(config.columns, seen, rows.path)
-    row_ids = np.frombuffer(good, np.int64) if good else np.zeros(0, np.int64)
-    key_array = np.frombuffer(keys, np.int64) if keys else np.zeros(0, np.int64)
-    return _Checked(records.take(row_ids), key_array, len(rows), ignored)
+    return _Checked(records.take(as_int64(good)), as_int64(keys), marks, len(rows), ignored)
 
 
-def _shape_of(rows: Rows, config: DataConfig) -> Shape:
+def shape_of(rows: Rows, config: DataConfig) -> Shape:
     """The stated shape, or that of the first row whose columns fit one; rows that fit none are checked against it."""
     if config.shape != "auto":
         for ours in config.columns:
@@ -323,6 +346,11 @@ def _in_their_words(error: RowError, columns: Mapping[str, str]) -> RowError:
     return error
 
 
+def content_key(record: Conversation | Document, seed: int) -> int:
+    """The seeded hash of what a record says: equal for copies of a row, and its place in the split."""
+    return derive_seed(seed, "validation_split", _content(record))
+
+
 def _content(record: Conversation | Document) -> str:
     """What a record says, without the ids and notes around it, by which copies of one row may differ."""
     if isinstance(record, Document):
@@ -330,15 +358,16 @@ def _content(record: Conversation | Document) -> str:
     return json.dumps([[message.role, message.content] for message in record.messages])
 
 
-def _hold_out(checked: _Checked, share: float) -> tuple[Records, Records]:
-    """(training, held-out) records; at least one different row on each side."""
-    different = np.unique(checked.keys)
-    if len(different) < 2:
-        raise ConfigError(
-            "data.validation_share",
-            "there is only one different row, which cannot be split.",
-            "Add rows, name data.validation, or set validation_share: 0.",
-        )
-    num_held = min(max(1, round(len(different) * share)), len(different) - 1)
-    held = checked.keys <= different[num_held - 1]
-    return checked.records.take(checked.records.row_ids[~held]), checked.records.take(checked.records.row_ids[held])
+def _hold_out(checked: _Checked, config: DataConfig) -> tuple[Records, Records]:
+    """(training, held-out) records; at least one different row, or group, on each side."""
+    marks, records = checked.marks, checked.records
+    part = assign_parts(checked.keys, [config.validation_share], groups=marks.groups, classes=marks.classes)
+    return records.take(records.row_ids[part == 0]), records.take(records.row_ids[part == 1])
+
+
+def _check_split_columns(config: DataConfig, other_source: str | None) -> None:
+    """Raise ConfigError where a column is to steer a split that does not take place."""
+    for key, column in (("group_by", config.group_by), ("stratify_by", config.stratify_by)):
+        if column is not None and (other_source is not None or config.validation_share == 0):
+            why = "validation_share is 0" if other_source is None else f"the validation rows come from {other_source}"
+            raise ConfigError(f"data.{key}", f"{why}, so nothing is split here.", "Remove the key.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -44,13 +45,17 @@ _NO_ANSWER_FIX = "Add the assistant's answer, or remove the row."
 
 def fitting_shapes(columns: Iterable[str]) -> list[Shape]:
     """All shapes that rows with these columns may have."""
-    have = set(columns)
+    return list(_fitting(frozenset(columns)))
+
+
+@functools.lru_cache(maxsize=256)
+def _fitting(have: frozenset[str]) -> tuple[Shape, ...]:
     fitting = [shape for shape in SHAPES if any(sign <= have for sign in _SIGNS[shape])]
     # instruction,input,output holds input,output too; the reading that uses all three is meant.
     fitting = [shape for shape in fitting if not (shape == "input-output" and "alpaca" in fitting)]
     # The text of a message that has a speaker and a time, or stands in a tree, is no document.
     is_part = {"chat-export", "tree-messages"} & set(convertible_shapes(have))
-    return [shape for shape in fitting if not (shape == "text" and is_part)]
+    return tuple(shape for shape in fitting if not (shape == "text" and is_part))
 
 
 def detect_shape(columns: Iterable[str], place: Where) -> Shape:

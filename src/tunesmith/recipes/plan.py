@@ -122,6 +122,8 @@ def describe(plan: dict[str, Any], recipe: Path) -> list[str]:
         lines.append(f"           {rows['rows_beyond_limit']} rows beyond data.limit were not read")
     if rows["validation_rows_in_train"]:
         lines.append(f"           {rows['validation_rows_in_train']} validation rows stand in the training rows too")
+    if rows.get("split_note"):
+        lines.append(f"           the split: {rows['split_note']}")
     if rows["ignored_columns"]:
         lines.append(f"           columns not used: {', '.join(rows['ignored_columns'])}")
     for cause, count in training["rows_dropped"].items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,21 @@ class RenderReport:
     longest_tokens: int = 0
     num_rows_split: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, examples: Sequence[Example], max_tokens: int) -> None:
+        """Note what became of one row."""
+        self.num_rows += 1
+        if not examples:
+            self.dropped[f"longer than {max_tokens} tokens"] += 1
+        self.num_rows_split += len(examples) > 1
+        for example in examples:
+            self.num_examples += 1
+            self.num_tokens += example.num_tokens
+            self.num_loss_tokens += example.num_loss_tokens
+            self.num_rows_without_end += not example.end_in_loss
+            self.num_rows_cut += example.tokens_cut > 0
+            self.tokens_cut += example.tokens_cut
+            self.longest_tokens = max(self.longest_tokens, example.num_tokens)
 
     @property
     def loss_share(self) -> float:
@@ -93,42 +109,22 @@ def build_store(
     """Render every record once and lay the examples into ``folder``. Raises DataError when nothing is left."""
     folder.mkdir(parents=True, exist_ok=True)
     report = RenderReport()
-    offsets, rows, file = [0], [], ""
+    # Flat arrays: as Python objects the places of ten million rows would take a gigabyte.
+    offsets, rows, file = array("q", [0]), array("q"), ""
     with (folder / "ids.raw").open("wb") as ids, (folder / "weights.raw").open("wb") as weights:
-        for example in _examples(records, tokenizer, config, max_tokens, report):
-            ids.write(example.ids.astype(np.int32).tobytes())
-            weights.write(example.loss_weight.astype(np.float32).tobytes())
-            offsets.append(offsets[-1] + example.num_tokens)
-            rows.append((example.row_id, -1 if example.where.line is None else example.where.line))
-            file = example.where.file
+        for examples in render_many(records, tokenizer, config, max_tokens=max_tokens):
+            report.add(examples, max_tokens)
+            for example in examples:
+                ids.write(example.ids.astype(np.int32).tobytes())
+                weights.write(example.loss_weight.astype(np.float32).tobytes())
+                offsets.append(offsets[-1] + example.num_tokens)
+                rows.extend((example.row_id, -1 if example.where.line is None else example.where.line))
+                file = example.where.file
     if not rows:
         raise DataError(file or "data", "no row is left to train on.", "Look at the reasons the rows were dropped for.")
     for name, dtype in (("ids", np.int32), ("weights", np.float32)):
         np.save(folder / f"{name}.npy", np.memmap(folder / f"{name}.raw", dtype=dtype, mode="r"))
         (folder / f"{name}.raw").unlink()
-    np.save(folder / "offsets.npy", np.array(offsets, np.int64))
-    np.save(folder / "rows.npy", np.array(rows, np.int64))
+    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.int64))
+    np.save(folder / "rows.npy", np.frombuffer(rows, np.int64).reshape(-1, 2))
     return TokenStore(folder, file), report
-
-
-def _examples(
-    records: Iterable[Conversation | Document],
-    tokenizer: Any,
-    config: RenderConfig,
-    max_tokens: int,
-    report: RenderReport,
-) -> Iterator[Example]:
-    for examples in render_many(records, tokenizer, config, max_tokens=max_tokens):
-        report.num_rows += 1
-        if not examples:
-            report.dropped[f"longer than {max_tokens} tokens"] += 1
-        report.num_rows_split += len(examples) > 1
-        for example in examples:
-            report.num_examples += 1
-            report.num_tokens += example.num_tokens
-            report.num_loss_tokens += example.num_loss_tokens
-            report.num_rows_without_end += not example.end_in_loss
-            report.num_rows_cut += example.tokens_cut > 0
-            report.tokens_cut += example.tokens_cut
-            report.longest_tokens = max(report.longest_tokens, example.num_tokens)
-            yield example
