@@ -90,7 +90,8 @@ def _json_list(path: Path, form: Form) -> Iterator[Write]:
 @contextmanager
 def _csv(path: Path, form: Form) -> Iterator[Write]:
     with path.open("x", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, form.columns, lineterminator="\n")
+        # RFC 4180's line end; with a bare line feed, Python 3.11 leaves a cell that ends in a carriage return unquoted.
+        writer = csv.DictWriter(stream, form.columns, lineterminator="\r\n")
         writer.writeheader()
 
         def write(row: dict[str, Any]) -> None:
