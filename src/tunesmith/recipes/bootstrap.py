@@ -115,7 +115,7 @@ class Candidate:
 def make_rows(
     config: BootstrapConfig, writer: Writer, progress: Callable[[Made, Asker], None] = lambda made, asker: None
 ) -> Iterator[tuple[Made, Asker, list[Task]]]:
-    """Make rows in ``config.output_dir`` and give (what was made, who was asked, the seeds); the folder is held meanwhile.
+    """Make rows in ``config.output_dir`` and give (what was made, who was asked, the seeds); the folder is held.
 
     Ctrl-C and an error of the writer save what there is; the first is noted in ``stopped``, the second goes on its way.
     Raises RunError for a folder that holds another run, DataError, EndpointError, DiskFullError.

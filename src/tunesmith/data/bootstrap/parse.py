@@ -10,8 +10,9 @@ from tunesmith.data.bootstrap.seeds import Instance
 NO_INPUT = "none"
 # Ways to say that there is no input, as models write them.
 _NOTHING = re.compile(r"[<\[(]?\s*(?:none|no ?input|n/?a|not needed|empty)\s*[>\])]?\s*\.?", re.IGNORECASE)
+# A line's beginning: Input:, Output 2:, **Label:** or **Label**:; emphasis belongs to the label only where it opens it.
 _LABEL = re.compile(
-    r"^[ \t*_#]*(input|output|label)[ \t]*(?:\d+[ \t]*)?[*_]*[ \t]*:[ \t*_]*", re.IGNORECASE | re.MULTILINE
+    r"^[ \t#]*(\*\*|__)?(input|output|label)[ \t]*\d{0,2}[ \t]*(?:\1)?:(?:\1)?[ \t]*", re.IGNORECASE | re.MULTILINE
 )
 _LEAD = re.compile(
     r"""\A\s*(?:(?:sure|certainly|of\ course)\b[^\n:]*[:!.]\s*)?     # a courtesy before the task
@@ -44,10 +45,10 @@ def parse_instances(text: str) -> list[Instance]:
     Text before the first label is passed over. A block without its partner makes the answer unreadable: an empty list.
     """
     marks = list(_LABEL.finditer(text))
-    ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    blocks = [(m[1].lower(), text[m.end() : end].strip()) for m, end in zip(marks, ends, strict=True)]
-    if not blocks or len(blocks) % 2:
+    if not marks or len(marks) % 2:
         return []
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    blocks = [(m[2].lower(), text[m.end() : end].strip()) for m, end in zip(marks, ends, strict=True)]
     out = []
     for (first, one), (second, two) in zip(blocks[::2], blocks[1::2], strict=True):
         if (first, second) == ("input", "output"):
@@ -62,9 +63,10 @@ def parse_instances(text: str) -> list[Instance]:
 def parse_input(text: str) -> str | None:
     """The first ``Input:`` of an answer up to the next label, whatever follows; None where there is none."""
     marks = list(_LABEL.finditer(text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        if mark[1].lower() == "input":
-            return _input(text[mark.end() : following.start() if following else len(text)].strip())
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    for index, mark in enumerate(marks):
+        if mark[2].lower() == "input":
+            return _input(text[mark.end() : ends[index]].strip())
     return None
 
 
