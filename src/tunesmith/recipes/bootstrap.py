@@ -30,7 +30,7 @@ from tunesmith.data.bootstrap.prompts import (
 )
 from tunesmith.data.bootstrap.rouge import Nearest, Pool
 from tunesmith.data.bootstrap.seeds import Instance, Task, read_seeds
-from tunesmith.errors import RunError
+from tunesmith.errors import EndpointError, RunError
 from tunesmith.evals.results import ResultsFile
 from tunesmith.recipes.bootstrap_ask import Asker, Reply
 from tunesmith.rollout.writer import Writer
@@ -39,6 +39,7 @@ from tunesmith.runs import RECIPE_FILE, RECORD_FILE, Run, atomic_write_text
 ROWS_FILE, REJECTED_FILE, REQUESTS_FILE = "data.jsonl", "rejected.jsonl", "requests.jsonl"
 # What may differ from the run that a folder holds: how far to go, not how.
 HOW_FAR = ("num", "max_idle_requests")
+Stop = Literal["", "num", "idle", "interrupted"]
 
 
 class BootstrapConfig(Config):
@@ -95,7 +96,7 @@ class Made:
     unread_kinds: int = 0
     num_instruction_requests: int = 0
     num_idle_requests: int = 0
-    stopped: Literal["", "num", "idle", "interrupted"] = ""
+    stopped: Stop = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,9 @@ def make_rows(
             _loop(config, seeds, asker, made, progress)
         except KeyboardInterrupt:
             made.stopped = "interrupted"
+        except EndpointError as error:
+            fix = f"{error.fix} What was answered is kept; the same command goes on."
+            raise EndpointError(error.place, error.cause, fix) from None
         finally:
             save_rows(folder, made)
         yield made, asker, seeds
@@ -187,11 +191,15 @@ def _loop(
             _keep(config, made, asker, candidate, instances, request)
         made.num_instruction_requests = step
         made.num_idle_requests = 0 if len(made.rows) > before else made.num_idle_requests + len(steps)
-        if len(made.rows) >= config.num:
-            made.stopped = "num"
-        elif made.num_idle_requests >= config.max_idle_requests:
-            made.stopped = "idle"
+        made.stopped = _end_of(config, made)
         progress(made, asker)
+
+
+def _end_of(config: BootstrapConfig, made: Made) -> Stop:
+    """Why the run is at its end; empty where it is not."""
+    if len(made.rows) >= config.num:
+        return "num"
+    return "idle" if made.num_idle_requests >= config.max_idle_requests else ""
 
 
 def _new_instructions(
