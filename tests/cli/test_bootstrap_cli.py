@@ -126,7 +126,6 @@ def test_an_error_of_the_server_keeps_what_was_answered(
         (["--endpoint", "http://x/v1", "--endpoint-model", "m", "--model", "y"], "cannot go with --model"),
         (["--endpoint", "file:///etc/passwd", "--endpoint-model", "m"], "not an http or https address"),
         (["--scheme", "large"], "scheme"),
-        (["--model", "no/such/model/here"], "no/such/model/here"),
     ],
 )
 def test_wrong_options_are_told_before_anything_is_written(

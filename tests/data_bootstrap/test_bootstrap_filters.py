@@ -22,6 +22,7 @@ LIMITS = FilterConfig()
     [
         ("", "empty"),
         (" \n", "empty"),
+        ("Name a \x1b[31m river.", "bad_character"),
         ("...", "format"),
         (", then name a river", "format"),
         ("Name a river.\nInput: none", "format"),
@@ -40,7 +41,7 @@ LIMITS = FilterConfig()
         ("¿Qué río es el más largo?", None),
         ("请写 一首 诗", None),
         ("Name it twice", None),
-        ("word " + "other " * 0 + " ".join(f"w{i}" for i in range(149)), None),
+        ("word " + " ".join(f"w{i}" for i in range(149)), None),
     ],
 )
 def test_instructions(text: str, reason: str | None) -> None:
@@ -58,6 +59,8 @@ def test_own_words_are_blocked_too() -> None:
     [
         ("a b", "", "empty_output"),
         ("a b", "  ", "empty_output"),
+        ("a b", "half a \ud83d", "bad_character"),
+        ("broken \ufffd", "a b", "bad_character"),
         ("A, b!", "a b", "input_equals_output"),
         ("", "Name a river.", "echo_of_instruction"),
         ("name a river", "The Elbe.", "input_is_instruction"),

@@ -28,10 +28,12 @@ _VULGAR = (
     "assholes bastard bastards whore whores slut sluts wanker wankers twat"
 )
 VULGAR_WORDS = frozenset(_VULGAR.split())
-# A blank left to be filled in: [name], <city>, {topic}, "your name here".
+# A blank left to be filled in: [your name], [topic of the talk], insert a date here.
 _BLANK = re.compile(
     r"\[(?:your|insert|name|topic|input|text)\b[^\]\n]{0,40}\]|\binsert [a-z ]{1,30} here\b", re.IGNORECASE
 )
+# Control characters, halves of characters, and what broken bytes are decoded to: no row can be trained on them.
+_BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffd]")
 _NGRAM_WORDS = 4
 
 
@@ -56,6 +58,8 @@ def instruction_fault(text: str, limits: FilterConfig) -> str | None:
     """Why an instruction is turned down, its likeness to others aside; None when it is not."""
     if not text.strip():
         return "empty"
+    if _BAD_CHARACTER.search(text):
+        return "bad_character"
     words = tokens_of(text)
     first = text.lstrip()[0]
     if not words or not (first.isalnum() or first in "\"'“«‘¿¡([{$"):
@@ -78,6 +82,8 @@ def instance_fault(instruction: str, instance: Instance, limits: FilterConfig) -
     """Why an instance is turned down on its own; None when it is not."""
     if not instance.output.strip():
         return "empty_output"
+    if _BAD_CHARACTER.search(instance.input) or _BAD_CHARACTER.search(instance.output):
+        return "bad_character"
     told, given, answer = (" ".join(tokens_of(part)) for part in (instruction, instance.input, instance.output))
     if given and answer == given:
         return "input_equals_output"

@@ -1,15 +1,19 @@
 """ROUGE-L between instructions, and a pool that finds the nearest one exactly without comparing with all of them.
 
 ROUGE-L is the F value of the longest common subsequence of two token sequences (Lin 2004, section 3):
-2 * LCS / (length of one + length of the other).
+2 * LCS / (length of one + length of the other). Shape letter: N texts of the pool.
 """
 
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Scripts written without spaces: a whole clause would be one token, so every character is one.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -62,7 +66,9 @@ class Pool:
     def __init__(self) -> None:
         self._ids: list[str] = []
         self._tokens: list[list[str]] = []
-        self._places: dict[str, list[tuple[int, int]]] = {}
+        self._num_tokens = array("q")
+        # Token -> the texts that hold it, and how often each does.
+        self._places: dict[str, tuple[array[int], array[int]]] = {}
         self.num_compared = 0
 
     def __len__(self) -> int:
@@ -72,26 +78,32 @@ class Pool:
         """Put a text into the pool."""
         tokens = tokens_of(text)
         for token, count in Counter(tokens).items():
-            self._places.setdefault(token, []).append((len(self._ids), count))
+            texts, counts = self._places.setdefault(token, (array("q"), array("q")))
+            texts.append(len(self._ids))
+            counts.append(count)
         self._ids.append(name)
         self._tokens.append(tokens)
+        self._num_tokens.append(len(tokens))
 
     def nearest(self, text: str) -> Nearest | None:
         """The most similar text, the earliest added of equals; None where no text shares a token."""
         tokens = tokens_of(text)
-        shared: dict[int, int] = {}
+        shared_N = np.zeros(len(self), np.int64)
         for token, count in Counter(tokens).items():
-            for index, other in self._places.get(token, ()):
-                shared[index] = shared.get(index, 0) + min(count, other)
-        bounds = sorted(
-            ((-2 * overlap / (len(tokens) + len(self._tokens[index])), index) for index, overlap in shared.items())
-        )
+            if token in self._places:
+                texts, counts = map(_as_numbers, self._places[token])
+                shared_N[texts] += np.minimum(counts, count)
+        bound_N = 2 * shared_N / np.maximum(1, len(tokens) + _as_numbers(self._num_tokens))
         best, best_index = 0.0, -1
-        for negative_bound, index in bounds:
-            if -negative_bound < best:
+        for index in map(int, np.argsort(-bound_N, kind="stable")):
+            if bound_N[index] == 0 or bound_N[index] < best:
                 break
             self.num_compared += 1
             score = _f_value(tokens, self._tokens[index])
             if score > best or (score == best and index < best_index):
                 best, best_index = score, index
         return Nearest(best, self._ids[best_index]) if best_index >= 0 else None
+
+
+def _as_numbers(part: array[int]) -> NDArray[np.int64]:
+    return np.frombuffer(part, np.int64) if part else np.zeros(0, np.int64)
