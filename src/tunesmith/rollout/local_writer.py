@@ -10,6 +10,9 @@ from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
 from tunesmith.tokens.render import render_prompt
 
+# Answers are given in portions of this size: a job that is stopped loses at most one.
+_PORTION = 8
+
 
 class LocalWriter:
     """Answers with a generator of ours; name and model_digest say which base it runs on."""
@@ -26,8 +29,10 @@ class LocalWriter:
         return self._identity
 
     def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[tuple[int, Written]]:
-        """One answer a request, in order, once the whole batch is there. Raises DataError beyond the context."""
+        """One answer a request, in order, given by portions. Raises DataError for a request beyond the context."""
         prompts = [Prompt(ids=render_prompt(one.messages, self.tokenizer), row_id=one.row_id) for one in asked]
-        for index, rollout in enumerate(self.generator.generate(prompts, sampling, self.adapter)):
-            details = {"prompt_tokens": len(rollout.prompt_ids), "new_tokens": len(rollout.ids)}
-            yield index, Written(text=rollout.text, stop_reason=rollout.stop_reason, details=details)
+        for first in range(0, len(prompts), _PORTION):
+            rollouts = self.generator.generate(prompts[first : first + _PORTION], sampling, self.adapter)
+            for index, rollout in enumerate(rollouts, first):
+                details = {"prompt_tokens": len(rollout.prompt_ids), "new_tokens": len(rollout.ids)}
+                yield index, Written(text=rollout.text, stop_reason=rollout.stop_reason, details=details)
