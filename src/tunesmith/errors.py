@@ -60,3 +60,7 @@ class BudgetError(TunesmithError, MemoryError):
 
 class MissingExtraError(TunesmithError, ImportError):
     """A feature whose optional dependency is not installed."""
+
+
+class EndpointError(TunesmithError, OSError):
+    """An endpoint that cannot be reached, refuses, or answers with something else than what was asked."""

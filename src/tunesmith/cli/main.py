@@ -26,8 +26,6 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 
-app.add_typer(data.app, name="data")
-
 
 @app.command()
 def sft(

@@ -12,10 +12,8 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from tunesmith.config import Config
 from tunesmith.errors import DataError
 from tunesmith.kernels.head_loss import logits_of
 from tunesmith.models.adapters import adapter_digest
@@ -23,22 +21,8 @@ from tunesmith.models.decoding import start_decoding
 from tunesmith.models.roles import Base
 from tunesmith.randomness import generator
 from tunesmith.records import Rollout, StopReason
+from tunesmith.rollout.sampling import Sampling as Sampling
 from tunesmith.runtime import release_memory
-
-
-class Sampling(Config):
-    """How tokens are chosen; temperature 0 is greedy."""
-
-    max_new_tokens: int = Field(256, ge=1)
-    """Most tokens of one answer, the end-of-turn token included."""
-    temperature: float = Field(0.0, ge=0, le=10)
-    """Divides the logits before sampling; 0 takes the likeliest token."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Smallest set of tokens whose probability reaches this (arXiv:1904.09751)."""
-    top_k: int = Field(0, ge=0)
-    """Only the k likeliest tokens; 0 means all."""
-    seed: int = 0
-    """Keys every draw together with the row's id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

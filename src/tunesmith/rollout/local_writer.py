@@ -1,0 +1,38 @@
+"""A writer on our own base: chat template, then the token-level generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tunesmith.rollout.generate import Generator, Prompt
+from tunesmith.rollout.sampling import Sampling
+from tunesmith.rollout.writer import Asked, Written
+from tunesmith.tokens.render import render_prompt
+
+# Answers are given in portions of this size: a job that is stopped loses at most one.
+_PORTION = 8
+
+
+class LocalWriter:
+    """Answers with a generator of ours; name and model_digest say which base it runs on."""
+
+    def __init__(
+        self, generator: Generator, tokenizer: Any, *, name: str, model_digest: str, adapter: str | None = None
+    ) -> None:
+        self.generator, self.tokenizer, self.adapter = generator, tokenizer, adapter
+        self._identity = {"model": name, "model_digest": model_digest, "adapter_digest": generator.sync(adapter)}
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The base's name and digest, and the digest of the adapter it answers with."""
+        return self._identity
+
+    def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[tuple[int, Written]]:
+        """One answer a request, in order, given by portions. Raises DataError for a request beyond the context."""
+        prompts = [Prompt(ids=render_prompt(one.messages, self.tokenizer), row_id=one.row_id) for one in asked]
+        for first in range(0, len(prompts), _PORTION):
+            rollouts = self.generator.generate(prompts[first : first + _PORTION], sampling, self.adapter)
+            for index, rollout in enumerate(rollouts, first):
+                details = {"prompt_tokens": len(rollout.prompt_ids), "new_tokens": len(rollout.ids)}
+                yield index, Written(text=rollout.text, stop_reason=rollout.stop_reason, details=details)
