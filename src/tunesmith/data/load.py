@@ -8,6 +8,7 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ from pydantic import Field, field_validator
 
 from tunesmith.config import Config
 from tunesmith.data.check import FaultLog, RowError, shown
+from tunesmith.data.mixture import Mixture, MixtureRecords, is_mixture, load_mixture
 from tunesmith.data.read import Rows, Split, find_split, open_rows
 from tunesmith.data.shape import (
     FIELD_NAMES,
@@ -36,7 +38,8 @@ class DataConfig(Config):
     """Where the rows are and how they are read."""
 
     train: str = Field(min_length=1)
-    """A .jsonl, .json, .csv, .parquet or .txt file, a folder with train and validation files, or a hub data set."""
+    """A .jsonl, .json, .csv, .parquet or .txt file, a folder with train and validation files, a hub data set, or the
+    .yaml file of a mixture of tasks."""
     validation: str | None = Field(None, min_length=1)
     """The same for validation; empty: the folder's own file, else a share of the training rows."""
     validation_share: float = Field(0.1, ge=0, lt=1)
@@ -109,8 +112,8 @@ class Records(Sequence[Conversation | Document]):
 class LoadedData:
     """What was read. ``rows_read`` = ``rows_used`` + all of ``rows_dropped`` + ``rows_beyond_limit``."""
 
-    train: Records
-    validation: Records
+    train: Records | MixtureRecords
+    validation: Records | MixtureRecords
     rows_read: int
     rows_dropped: dict[str, int] = field(default_factory=dict)
     """Cause -> number of rows left out because of it; empty unless on_bad_row is drop."""
@@ -121,14 +124,18 @@ class LoadedData:
     ignored_columns: list[str] = field(default_factory=list)
     """Columns, and keys of turns, that the shape has no use for."""
     digest: str = ""
-    """SHA-256 of the source files, in hexadecimal; for two sources, of their two digests."""
+    """SHA-256 of the source files, in hexadecimal; for several sources, of their digests."""
+    mixture: Mixture | None = None
+    """Where ``train`` holds the examples of a mixture, which may use a row never or more than once."""
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> str:
         return self.train.shape
 
     @property
     def rows_used(self) -> int:
+        if self.mixture is not None:
+            return sum(len(task.row_ids) for task in self.mixture.tasks) + len(self.validation)
         return len(self.train) + len(self.validation)
 
     def summary(self) -> dict[str, Any]:
@@ -163,8 +170,11 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
     The validation set is ``config.validation``, else the validation file of a training folder, else the held-out
     share: the rows with the smallest hashes of (seed, what the row says), so that equal rows fall on one side and the
     order of the file has no say. Raises DataError with the faults of all files in one table unless on_bad_row is
-    drop, and ConfigError where the split leaves a side empty.
+    drop, and ConfigError where the split leaves a side empty. A mixture's rows are held out task by task, by the
+    mixture's own seed.
     """
+    if is_mixture(config.train):
+        return _load_mixture(config)
     faults = FaultLog()
     checked = _check_source(config, config.train, "train", config.limit, faults, seed)
     other_source = config.validation or (config.train if find_split(config.train, "validation") else None)
@@ -198,6 +208,29 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
         validation_rows_in_train=shared,
         ignored_columns=sorted(checked.ignored | (other.ignored if other else set())),
         digest=digest,
+    )
+
+
+def _load_mixture(config: DataConfig) -> LoadedData:
+    for key in ("validation", "shape", "columns", "merge_same_role"):
+        if getattr(config, key) != DataConfig.model_fields[key].get_default(call_default_factory=True):
+            raise ConfigError(
+                f"data.{key}", "means nothing for a mixture, whose tasks say it themselves.", "Remove it here."
+            )
+    faults = FaultLog()
+    mixture = load_mixture(Path(config.train).expanduser(), validation_share=config.validation_share, faults=faults)
+    rows_read = sum(task.num_read for task in mixture.tasks)
+    if config.on_bad_row == "error":
+        faults.raise_if_any(config.train, rows_read)
+    validation = mixture.validation[: config.validation_limit]
+    return LoadedData(
+        train=mixture.train[: config.limit],
+        validation=validation,
+        rows_read=rows_read,
+        rows_dropped=faults.by_cause(),
+        rows_beyond_limit=len(mixture.validation) - len(validation),
+        digest=mixture.digest,
+        mixture=mixture,
     )
 
 
