@@ -312,7 +312,7 @@ def _training(
 
 
 def _template(task: Task, mode: Mode, ordinal: int, seed: int) -> Template:
-    """The wording of a task's ordinal-th example; with a rationale, which leads to the target, never an inverted one."""
+    """The wording of a task's ordinal-th example; a rationale leads to the target, so never an inverted one."""
     thinks = mode.endswith("chain_of_thought")
     usable = [template for template in task.templates if not (thinks and template.inverted)]
     shares = (1 / len(usable),) * len(usable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -207,7 +208,7 @@ def open_task(config: TaskConfig, source: str, split: Split, thought: ThoughtCon
 def source_path(source: str, folder: Path) -> str:
     """A task's source as ``open_rows`` takes it: a path that is relative begins at the mixture's folder."""
     path = Path(source).expanduser()
-    beside = folder / path
+    beside = Path(os.path.normpath(folder / path))
     # A name that is nothing here may be a data set of the hub; one that looks like a path is reported as that path.
     return str(beside) if beside.exists() or path.suffix or source.startswith(".") else source
 
@@ -215,8 +216,8 @@ def source_path(source: str, folder: Path) -> str:
 def check_rows(task: Task, faults: FaultLog, *, validation_share: float, seed: int) -> Task:
     """One pass over the rows with every template; faults are logged, and a share of the different rows is held out.
 
-    Rows of one group, else rows that say the same in the fields the templates read, fall on one side. Raises DataError when nothing is
-    selected.
+    Rows of one group, else rows that say the same in the fields the templates read, fall on one side. Raises DataError
+    when nothing is selected.
     """
     good, keys, num_read = array("q"), array("q"), 0
     known = sorted(set().union(*(template.fields for template in task.templates)))

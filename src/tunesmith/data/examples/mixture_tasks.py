@@ -30,8 +30,8 @@ def _filled(patterns: Iterable[str], **values: Sequence[str]) -> list[str]:
     out = []
     for pattern in patterns:
         names = [name for name in values if f"{{{name}}}" in pattern]
-        for chosen in itertools.product(*(values[name] for name in names)):
-            out.append(pattern.format_map(dict(zip(names, chosen, strict=True))))
+        combinations = itertools.product(*(values[name] for name in names))
+        out += [pattern.format_map(dict(zip(names, chosen, strict=True))) for chosen in combinations]
     return out
 
 
@@ -95,9 +95,7 @@ def _entailment(split: str, draws: np.random.Generator, size: int) -> list[Row]:
                 rows.append({"fact": fact.format_map(values), "claim": claim.format_map(values), "answer": answer})
     different = list({row["fact"] + row["claim"]: row for row in rows}.values())
     groups = {answer: [row for row in different if row["answer"] == answer] for answer in ("yes", "no")}
-    return [
-        rows[int(i)] for rows in groups.values() for i in draws.choice(len(rows), size=size // 2, replace=False)
-    ]
+    return [rows[int(i)] for rows in groups.values() for i in draws.choice(len(rows), size=size // 2, replace=False)]
 
 
 def _unit_conversion(split: str, draws: np.random.Generator, size: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The words that ``mixture_tasks`` builds its rows from: written for this project; train and test share none that tell."""
+"""The words that ``mixture_tasks`` builds its rows from, written for this project."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ PRODUCTS = {
     ),
     "test": ("umbrella", "frying pan", "phone case", "camping stove", "bath towel", "headlamp", "lunch box"),
 }  # fmt: skip
-REVIEWS = {
+REVIEWS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
         "positive": (
-            "The {P} works better than I hoped.", "I use the {P} every day and love it.", "Great {P}, worth every cent.",
+            "The {P} works better than I hoped.", "I use the {P} every day and love it.",
+            "Great {P}, worth every cent.",
             "The {P} feels solid and looks lovely.", "My sister wants the same {P} now.",
             "This {P} made my week, thank you.", "After a month the {P} is still like new.",
             "I would buy this {P} again at once.",
@@ -36,10 +37,16 @@ REVIEWS = {
     },
 }  # fmt: skip
 REVIEW_ENDINGS = {
-    "train": ("", " It came on Monday.", " I ordered it in blue.", " It was for my kitchen.", " I have the large size."),
+    "train": (
+        "",
+        " It came on Monday.",
+        " I ordered it in blue.",
+        " It was for my kitchen.",
+        " I have the large size.",
+    ),
     "test": ("", " I bought it online.", " It was a present.", " Mine is the green one."),
 }
-TOPICS = {
+TOPICS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
         "delivery": (
             "My {P} was supposed to come on {D} and is still not here.", "Where is the parcel with my {P}?",
@@ -74,7 +81,8 @@ TOPICS = {
 DAYS = {"train": ("Monday", "Tuesday", "Thursday", "Saturday"), "test": ("Wednesday", "Friday", "Sunday")}
 ORDER_MESSAGES = {
     "train": (
-        "My order {C} has not arrived.", "Please cancel {C}, I ordered the {P} twice.", "Order no. {C}: the {P} is broken.",
+        "My order {C} has not arrived.", "Please cancel {C}, I ordered the {P} twice.",
+        "Order no. {C}: the {P} is broken.",
         "I would like to change the address of {C}.", "{C} was due on {D}. Where is it?",
         "The {P} from order {C} is the wrong colour.", "On {D} I got an e-mail about {C}, what does it mean?",
         "Can you add a {P} to order {C}?",
@@ -111,8 +119,9 @@ FACTS = {
 # (larger unit, one of it, smaller unit, how many).
 UNITS = {
     "train": (
-        ("kilometres", "kilometre", "metres", 1000), ("hours", "hour", "minutes", 60), ("metres", "metre", "centimetres", 100),
-        ("days", "day", "hours", 24), ("kilograms", "kilogram", "grams", 1000), ("weeks", "week", "days", 7),
+        ("kilometres", "kilometre", "metres", 1000), ("hours", "hour", "minutes", 60),
+        ("metres", "metre", "centimetres", 100), ("days", "day", "hours", 24),
+        ("kilograms", "kilogram", "grams", 1000), ("weeks", "week", "days", 7),
     ),
     "test": (
         ("minutes", "minute", "seconds", 60), ("litres", "litre", "millilitres", 1000), ("euros", "euro", "cents", 100),
@@ -127,7 +136,8 @@ GUESTS = {
     ),
     "unhappy": (
         "The bed creaked and the heating was off all night.", "Nobody answered at the desk for an hour.",
-        "There was mould in the bathroom and hair in the sink.", "Loud music until four in the morning, no sleep at all.",
+        "There was mould in the bathroom and hair in the sink.",
+        "Loud music until four in the morning, no sleep at all.",
         "The room was half the size of the one in the picture.", "Breakfast was cold toast and sour milk.",
         "We found the door unlocked and our bags moved.", "They billed us for a parking place we never had.",
     ),
