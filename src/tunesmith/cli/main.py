@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import experiment
+from tunesmith.cli import data, experiment
 from tunesmith.cli.shared import AdapterPath, Debug, Json, ModelName, Overrides, errors_in_one_paragraph, print_lines
 from tunesmith.runtime import tune_process
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 
 

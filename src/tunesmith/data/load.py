@@ -217,17 +217,17 @@ def _load_mixture(config: DataConfig) -> LoadedData:
             raise ConfigError(
                 f"data.{key}", "means nothing for a mixture, whose tasks say it themselves.", "Remove it here."
             )
-    faults = FaultLog()
-    mixture = load_mixture(Path(config.train).expanduser(), validation_share=config.validation_share, faults=faults)
-    rows_read = sum(task.num_read for task in mixture.tasks)
-    if config.on_bad_row == "error":
-        faults.raise_if_any(config.train, rows_read)
+    mixture = load_mixture(
+        Path(config.train).expanduser(),
+        validation_share=config.validation_share,
+        drop_faulty=config.on_bad_row == "drop",
+    )
     validation = mixture.validation[: config.validation_limit]
     return LoadedData(
         train=mixture.train[: config.limit],
         validation=validation,
-        rows_read=rows_read,
-        rows_dropped=faults.by_cause(),
+        rows_read=mixture.rows_read,
+        rows_dropped=mixture.rows_dropped,
         rows_beyond_limit=len(mixture.validation) - len(validation),
         digest=mixture.digest,
         mixture=mixture,

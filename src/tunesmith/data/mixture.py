@@ -200,6 +200,9 @@ class Mixture:
     rates: NDArray[np.float64]
     train: MixtureRecords
     validation: MixtureRecords
+    rows_read: int
+    rows_dropped: dict[str, int]
+    """Cause -> number of rows left out because of it; empty unless faulty rows are dropped."""
     digest: str
 
     def evaluated(self, name: str) -> Task:
@@ -208,6 +211,9 @@ class Mixture:
         Raises ConfigError for a trained task without test rows, DataError for faulty rows.
         """
         config = next(task for task in self.config.tasks if task.name == name)
+        if config.test is not None:
+            # The limit is on the rows of the source.
+            config = config.model_copy(update={"limit": None})
         if config.test is None and name not in self.config.held_out:
             raise ConfigError(f"{self.path}:tasks.{name}.test", "the task has no test rows.", "Name a file with some.")
         source = source_path(config.test or config.source, self.path.parent)
@@ -224,15 +230,17 @@ def is_mixture(source: str) -> bool:
     return Path(source).suffix.lower() in MIXTURE_SUFFIXES
 
 
-def load_mixture(path: Path, *, validation_share: float, faults: FaultLog) -> Mixture:
-    """Read a mixture and check every row of its trained tasks against every template; faults are left to the caller.
+def load_mixture(path: Path, *, validation_share: float, drop_faulty: bool = False) -> Mixture:
+    """Read a mixture and check every row of its trained tasks against every template.
 
-    Raises ConfigError for settings that contradict each other, DataError for a source that cannot be read or leaves a
-    task without rows.
+    Raises ConfigError for settings that contradict each other, DataError for a source that cannot be read, for faulty
+    rows in one table unless they are dropped, and where they leave a task without any.
     """
+    if not path.is_file():
+        raise ConfigError(str(path), "no such mixture.", "Check the path; a mixture is a .yaml file of tasks.")
     config, _ = load_config(MixtureConfig, path)
     digest = hashlib.sha256(file_digest(path).encode())
-    tasks = []
+    tasks, faults = [], FaultLog()
     for task_config in config.tasks:
         source = source_path(task_config.source, path.parent)
         task = open_task(task_config, source, "train", config.thought, str(path))
@@ -242,6 +250,9 @@ def load_mixture(path: Path, *, validation_share: float, faults: FaultLog) -> Mi
             digest.update(f"{task.name} test {test.rows.digest()}".encode())
         if task.name not in config.held_out and task_config.weight != 0:
             tasks.append(check_rows(task, faults, validation_share=validation_share, seed=config.seed))
+    rows_read = sum(task.num_read for task in tasks)
+    if not drop_faulty:
+        faults.raise_if_any(str(path), rows_read)
     for task in tasks:
         if not len(task.row_ids):
             cause = f"all {task.num_read} rows of task '{task.name}' are faulty.\n{faults.table()}\n"
@@ -263,6 +274,8 @@ def load_mixture(path: Path, *, validation_share: float, faults: FaultLog) -> Mi
         rates=rates,
         train=_training(tasks, rates, num_examples, config),
         validation=_validation(tasks, config.seed),
+        rows_read=rows_read,
+        rows_dropped=faults.by_cause(),
         digest=digest.hexdigest(),
     )
 

@@ -52,7 +52,8 @@ def table_lines(table: Sequence[Mapping[str, Any]]) -> list[str]:
     for entry in table:
         if not entry["examples"]:
             reason = "held out" if entry["held_out"] else "not drawn"
-            lines.append([entry["task"], str(entry["rows"]), *["-"] * (4 + with_tokens), "-", reason])
+            rows = "-" if entry["held_out"] else str(entry["rows"])
+            lines.append([entry["task"], rows, *["-"] * (5 + with_tokens), reason])
             continue
         used = entry["templates"].values()
         modes = ", ".join(f"{mode.replace('_', '-')} {count}" for mode, count in entry["modes"].items())

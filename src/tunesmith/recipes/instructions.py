@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.check import FaultLog
 from tunesmith.data.load import DataConfig
 from tunesmith.data.mixture import Mixture, is_mixture, load_mixture
 from tunesmith.data.mixture_styles import Style, styled, write_mixture
@@ -132,9 +131,7 @@ def _measure(
 def _mixture_of(config: SFTConfig) -> Mixture:
     if not is_mixture(config.data.train):
         raise ConfigError("data.train", f"'{config.data.train}' is no mixture.", "Name a mixture's .yaml file.")
-    faults = FaultLog()
-    mixture = load_mixture(Path(config.data.train), validation_share=0, faults=faults)
-    faults.raise_if_any(config.data.train, sum(task.num_read for task in mixture.tasks))
+    mixture = load_mixture(Path(config.data.train).expanduser(), validation_share=0)
     if not mixture.config.held_out:
         raise ConfigError(f"{mixture.path}:held_out", "names no task to measure on.", "Hold out one task or more.")
     return mixture
