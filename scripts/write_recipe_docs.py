@@ -48,7 +48,8 @@ def table(kind: type[Config], prefix: str, skip: tuple[str, ...] = ()) -> list[s
             continue
         value = None if field.is_required() else field.get_default(call_default_factory=True)
         default = "required" if field.is_required() else "see below" if isinstance(value, Config) else repr(value)
-        lines.append(f"| `{prefix}{name}` | `{type_name(field.annotation)}` | `{default}` | {field.description} |")
+        meaning = " ".join(str(field.description).split())
+        lines.append(f"| `{prefix}{name}` | `{type_name(field.annotation)}` | `{default}` | {meaning} |")
     return lines
 
 

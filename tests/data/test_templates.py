@@ -52,7 +52,7 @@ def test_what_python_would_print_is_refused(value: Any) -> None:
         ("{{ 1 // n }}", "cannot be filled"),
         ("{{ x.__class__.__mro__ }}", "'task.first'"),
         ("{{ x.append(1) }}", "'task.first'"),
-        ("{{ x | nofilter }}", "no filter named"),
+        ("{{ x | nofilter }}", "No filter named"),
         ("{% for i in range(999999999) %}{% endfor %}", "cannot be filled"),
     ],
 )

@@ -80,6 +80,7 @@ def test_a_failing_row_leaves_no_file(tmp_path: Path) -> None:
     tree["tasks"][0]["templates"][0]["input"] = "{{ revue }}"
     for task in tree["tasks"]:
         task["source"] = str(FOLDER / task["source"])
+        task.pop("test", None)
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(tree))
     done = run("data", "mix", tmp_path / "bad.yaml", tmp_path / "out.jsonl")
     assert done.exit_code == 2 and "reads the field 'revue'" in done.stderr and "200 of" in done.stderr

@@ -146,7 +146,7 @@ class MixtureRecords(Sequence[Conversation]):
             filled = draw.task.think(filled, fields, where)
         # Each shot is trained on where its own row's turn comes; here only the last answer is.
         messages = [
-            Message(role="assistant" if number % 2 else "user", content=text, train=False)
+            Message(role="assistant" if number % 2 else "user", content=text, train=number % 2 == 0)
             for number, text in enumerate([*turns, filled.input])
         ]
         messages.append(Message(role="assistant", content=filled.target))
