@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,27 @@ def test_an_experiment_needs_a_mixture_with_held_out_tasks(tmp_path: Path) -> No
         "--output-dir", tmp_path / "x",
     )  # fmt: skip
     assert done.exit_code == 2 and "names no task to measure on" in done.stderr
+
+
+def test_the_page_shows_what_is_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "mixtures.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL)
+    # The file of the page is a mixture, and reads the rows it describes.
+    (tmp_path / "tasks.yaml").write_text(next(text for kind, text in blocks if kind == "yaml"))
+    moods = [{"text": f"It was {i}.", "comment": f"Stay {i}.", "label": "good" if i % 2 else "bad"} for i in range(30)]
+    sums = [{"question": f"{i} + 1?", "answer": str(i + 1), "why": f"{i + 1} follows {i}."} for i in range(20)]
+    for name, rows in (("reviews", moods), ("hotel", moods), ("sums", sums)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("data", "mix", tmp_path / "tasks.yaml", tmp_path / "out.jsonl")
+    assert done.exit_code == 0, done.output
+    # The table of the page is what the verb prints, tokens aside: they are another tokenizer's.
+    monkeypatch.chdir(ROOT)
+    shipped = "src/tunesmith/data/examples/mixture/mixture.yaml"
+    assert f"tunesmith data mix {shipped} mixed.jsonl --model smollm2-135m-instruct" in page
+    printed = run("data", "mix", shipped, tmp_path / "mixed.jsonl").output.splitlines()[:10]
+    table = next(text for _, text in blocks if text.startswith("task ")).splitlines()
+    without_tokens = [
+        " ".join(re.sub(r"(\d\.\d\d +)\d+ ", r"\1", line).replace("tokens", "").split()) for line in table
+    ]
+    for line, expected in zip(printed, without_tokens, strict=False):
+        assert " ".join(line.split()).replace(" -", "") == expected.replace(" -", "")
