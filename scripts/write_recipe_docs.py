@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from tunesmith.config import ALIASES, Config
 from tunesmith.data.load import DataConfig
+from tunesmith.data.mixture import MixtureConfig
+from tunesmith.data.mixture_task import ModeShares, TaskConfig
+from tunesmith.data.templates import TemplateConfig, ThoughtConfig
 from tunesmith.models.adapters import AdapterConfig
 from tunesmith.recipes.prepare import SFTConfig
 
@@ -18,10 +22,19 @@ A recipe is a YAML file; `key=value` on the command line overrides it, with dots
 `scripts/write_recipe_docs.py` from the config classes.
 """
 
+MIXTURE_TABLES: dict[str, type[Config]] = {
+    "The file of a mixture (`data.train: mixture.yaml`, see [mixtures.md](mixtures.md))": MixtureConfig,
+    "A mixture's `tasks`": TaskConfig,
+    "A task's `templates`, and `plain`": TemplateConfig,
+    "`modes`": ModeShares,
+    "`thought`": ThoughtConfig,
+}
+
 
 def type_name(annotation: Any) -> str:
     """A type as a reader writes it."""
     text = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+    text = re.sub(r"tunesmith(\.\w+)*\.(?=[A-Z])", "", text)
     for old, new in (("typing.", ""), ("Literal", ""), ("Union", "one of "), ("|", "or"), ("NoneType", "empty")):
         text = text.replace(old, new)
     return text
@@ -33,14 +46,18 @@ def table(kind: type[Config], prefix: str, skip: tuple[str, ...] = ()) -> list[s
     for name, field in kind.model_fields.items():
         if name in skip:
             continue
-        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-        lines.append(f"| `{prefix}{name}` | `{type_name(field.annotation)}` | `{default}` | {field.description} |")
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else "see below" if isinstance(value, Config) else repr(value)
+        meaning = " ".join(str(field.description).split())
+        lines.append(f"| `{prefix}{name}` | `{type_name(field.annotation)}` | `{default}` | {meaning} |")
     return lines
 
 
 def page() -> str:
     """The whole page."""
     parts = [HEAD, *table(SFTConfig, "", ("data", "adapter")), "", "## data", "", *table(DataConfig, "data.")]
+    for heading, kind in MIXTURE_TABLES.items():
+        parts += ["", f"## {heading}", "", *table(kind, "")]
     parts += ["", "## adapter", "", *table(AdapterConfig, "adapter."), "", "## Names other tools use", ""]
     parts += [f"- `{alias}` is taken as `{name}`, with a note." for alias, name in ALIASES.items()]
     return "\n".join(parts) + "\n"

@@ -84,6 +84,20 @@ def exact_mcnemar_p(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * total / (1 << n))
 
 
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted so that testing several at once keeps the chance of any false alarm, in their order.
+
+    The i-th smallest of m is multiplied by m - i + 1, and none may be below a smaller one's; valid whatever the tests
+    have in common. Source: Holm 1979, Scandinavian Journal of Statistics 6:65.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
 def newcombe_paired_difference(first: Sequence[bool], second: Sequence[bool], confidence: float = 0.95) -> Interval:
     """Interval of share(second) - share(first) over the same items, from the two Wilson intervals.
 

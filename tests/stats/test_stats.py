@@ -18,6 +18,7 @@ from tunesmith.stats import (
     bootstrap_paired_difference,
     exact_mcnemar,
     exact_mcnemar_p,
+    holm_adjusted,
     newcombe_paired_difference,
     wilson_interval,
 )
@@ -195,3 +196,27 @@ def test_an_interval_prints_itself() -> None:
 def test_scipy_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, tunesmith.stats; assert 'scipy' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_holm_by_hand_and_under_any_order() -> None:
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 not below it.
+    assert holm_adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm_adjusted([0.6, 0.5]) == [1.0, 1.0]
+    assert holm_adjusted([]) == []
+    # Control: Bonferroni is another, harsher one.
+    assert holm_adjusted([0.01, 0.04]) != pytest.approx([0.02, 0.08])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_keeps_the_order_and_lies_between_nothing_and_bonferroni(p_values: list[float]) -> None:
+    adjusted = holm_adjusted(p_values)
+    assert all(p <= q <= min(1, len(p_values) * p) + 1e-12 for p, q in zip(p_values, adjusted, strict=True))
+    pairs = sorted(zip(p_values, adjusted, strict=True))
+    assert [q for _, q in pairs] == sorted(q for _, q in pairs)
+
+
+def test_holm_keeps_false_alarms_at_the_level() -> None:
+    draws = np.random.default_rng(0).random((4000, 6))
+    alarms = np.mean([min(holm_adjusted(list(row))) < 0.05 for row in draws])
+    assert 0.04 < alarms < 0.06
+    assert np.mean(draws.min(axis=1) < 0.05) > 0.2, "without it a quarter of them would cry wolf"

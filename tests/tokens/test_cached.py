@@ -71,7 +71,7 @@ def test_a_damaged_store_is_made_anew(tmp_path: Path) -> None:
         lambda: (folder / "report.json").write_text("{"),
         lambda: (folder / "ids.npy").write_bytes(b""),
         lambda: (folder / "offsets.npy").unlink(),
-        lambda: (folder / "report.json").write_text(json.dumps({"file": "f", "report": {"dropped": {}}})),
+        lambda: (folder / "report.json").write_text(json.dumps({"files": ["f"], "report": {"dropped": {}}})),
     ):
         spoil()
         store, _ = make(tmp_path)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data
+from tunesmith.cli import data, experiment
 from tunesmith.cli.shared import AdapterPath, Debug, Json, ModelName, Overrides, errors_in_one_paragraph, print_lines
 from tunesmith.runtime import tune_process
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(experiment.app, name="experiment")
 
 
 @app.command()

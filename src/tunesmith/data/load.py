@@ -8,6 +8,7 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -15,17 +16,17 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from tunesmith.config import Config
-from tunesmith.data.check import FaultLog, RowError, shown
+from tunesmith.data.check import FaultLog, RowError
+from tunesmith.data.columns import check_mapping, ignored_columns, in_their_words, renamed_columns
+from tunesmith.data.mixture import Mixture, MixtureRecords, is_mixture, load_mixture
 from tunesmith.data.read import Rows, Split, find_split, open_rows
 from tunesmith.data.shape import (
     FIELD_NAMES,
     Shape,
     detect_shape,
-    drop_aliases,
     fitting_shapes,
     reads_column,
     to_record,
-    unused_fields,
 )
 from tunesmith.data.split import GROUPS_FIRST, SplitMarks, as_int64, assign_parts
 from tunesmith.errors import ConfigError, DataError
@@ -37,7 +38,8 @@ class DataConfig(Config):
     """Where the rows are and how they are read."""
 
     train: str = Field(min_length=1)
-    """A .jsonl, .json, .csv, .parquet or .txt file, a folder with train and validation files, or a hub data set."""
+    """A .jsonl, .json, .csv, .parquet or .txt file, a folder with train and validation files, a hub data set, or the
+    .yaml file of a mixture of tasks."""
     validation: str | None = Field(None, min_length=1)
     """The same for validation; empty: the folder's own file, else a share of the training rows."""
     validation_share: float = Field(0.1, ge=0, lt=1)
@@ -96,7 +98,7 @@ class Records(Sequence[Conversation | Document]):
             return self.take(self.row_ids[i])
         row_id = int(self.row_ids[i])
         row, where = self.rows[row_id]
-        return self.record(_renamed(row, self.columns, self.shape), where, row_id)
+        return self.record(renamed_columns(row, self.columns, self.shape), where, row_id)
 
     def take(self, row_ids: NDArray[np.int64]) -> Records:
         """The same source with other rows of it."""
@@ -109,26 +111,26 @@ class Records(Sequence[Conversation | Document]):
 
         Raises RowError.
         """
-        renamed = _renamed(row, self.columns, self.shape)
+        renamed = renamed_columns(row, self.columns, self.shape)
         if alone:
             _refuse_other_shape(renamed, self.shape, where)
         record = self.record(renamed, where, row_id)
-        return record, _ignored(row, renamed, self.columns, self.shape)
+        return record, ignored_columns(row, renamed, self.columns, self.shape)
 
     def record(self, renamed: Mapping[str, Any], where: Where, row_id: int) -> Conversation | Document:
         """The record of a row under our column names. Raises RowError that names the columns as the file does."""
         try:
             return to_record(renamed, self.shape, where, row_id, merge_same_role=self.merge_same_role)
         except RowError as error:
-            raise _in_their_words(error, self.columns) from None
+            raise in_their_words(error, self.columns) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedData:
     """What was read. ``rows_read`` = ``rows_used`` + all of ``rows_dropped`` + ``rows_beyond_limit``."""
 
-    train: Records
-    validation: Records
+    train: Records | MixtureRecords
+    validation: Records | MixtureRecords
     rows_read: int
     rows_dropped: dict[str, int] = field(default_factory=dict)
     """Cause -> number of rows left out because of it; empty unless on_bad_row is drop."""
@@ -141,14 +143,18 @@ class LoadedData:
     split_note: str = ""
     """What the split could not promise; empty where it kept all it was asked for."""
     digest: str = ""
-    """SHA-256 of the source files, in hexadecimal; for two sources, of their two digests."""
+    """SHA-256 of the source files, in hexadecimal; for several sources, of their digests."""
+    mixture: Mixture | None = None
+    """Where ``train`` holds the examples of a mixture, which may use a row never or more than once."""
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> str:
         return self.train.shape
 
     @property
     def rows_used(self) -> int:
+        if self.mixture is not None:
+            return sum(len(task.row_ids) for task in self.mixture.tasks) + len(self.validation)
         return len(self.train) + len(self.validation)
 
     def summary(self) -> dict[str, Any]:
@@ -185,8 +191,11 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
     The validation set is ``config.validation``, else the validation file of a training folder, else the held-out
     share: the rows with the smallest hashes of (seed, what the row says), so that equal rows fall on one side and the
     order of the file has no say. Raises DataError with the faults of all files in one table unless on_bad_row is
-    drop, and ConfigError where the split leaves a side empty.
+    drop, and ConfigError where the split leaves a side empty. A mixture's rows are held out task by task, by the
+    mixture's own seed.
     """
+    if is_mixture(config.train):
+        return _load_mixture(config)
     faults = FaultLog()
     checked = _check_source(config, config.train, "train", config.limit, faults, seed)
     other_source = config.validation or (config.train if find_split(config.train, "validation") else None)
@@ -227,6 +236,29 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
     )
 
 
+def _load_mixture(config: DataConfig) -> LoadedData:
+    for key in ("validation", "shape", "columns", "merge_same_role"):
+        if getattr(config, key) != DataConfig.model_fields[key].get_default(call_default_factory=True):
+            raise ConfigError(
+                f"data.{key}", "means nothing for a mixture, whose tasks say it themselves.", "Remove it here."
+            )
+    mixture = load_mixture(
+        Path(config.train).expanduser(),
+        validation_share=config.validation_share,
+        drop_faulty=config.on_bad_row == "drop",
+    )
+    validation = mixture.validation[: config.validation_limit]
+    return LoadedData(
+        train=mixture.train[: config.limit],
+        validation=validation,
+        rows_read=mixture.rows_read,
+        rows_dropped=mixture.rows_dropped,
+        rows_beyond_limit=len(mixture.validation) - len(validation),
+        digest=mixture.digest,
+        mixture=mixture,
+    )
+
+
 def _check_source(
     config: DataConfig, source: str, split: Split, limit: int | None, faults: FaultLog, seed: int
 ) -> _Checked:
@@ -249,7 +281,7 @@ def _check_source(
         keys.append(content_key(record, seed))
         ignored |= unused
     if seen:
-        _check_mapping(config.columns, seen, rows.path)
+        check_mapping(config.columns, seen, rows.path)
     return _Checked(records.take(as_int64(good)), as_int64(keys), marks, len(rows), ignored)
 
 
@@ -270,29 +302,20 @@ def shape_of(rows: Rows, config: DataConfig) -> Shape:
         except RowError:
             continue
         seen.update(row)
-        names = _renamed(row, config.columns, None)
+        names = renamed_columns(row, config.columns, None)
         fitting = fitting_shapes(names)
         if fitting:
-            return detect_shape(_renamed(row, config.columns, fitting[0]), where)
+            return detect_shape(renamed_columns(row, config.columns, fitting[0]), where)
         if first_error is None:
             try:
                 detect_shape(names, where)
             except DataError as error:
                 first_error = error
     if first_error is not None:
-        _check_mapping(config.columns, seen, rows.path)
+        check_mapping(config.columns, seen, rows.path)
         raise first_error
     # No row can be read at all, so every one of them is a fault already and its shape is never asked for.
     return "messages"
-
-
-def _check_mapping(columns: Mapping[str, str], seen: set[str], path: str) -> None:
-    for ours, theirs in columns.items():
-        if theirs not in seen:
-            near = difflib.get_close_matches(theirs, seen, n=1)
-            listed = ", ".join(map(shown, sorted(seen)))
-            hint = f"Did you mean '{shown(near[0])}'?" if near else f"The columns are {listed}."
-            raise DataError(path, f"data.columns maps '{ours}' to '{theirs}', which no row has.", hint)
 
 
 def _refuse_other_shape(renamed: Mapping[str, Any], shape: Shape, where: Where) -> None:
@@ -305,45 +328,6 @@ def _refuse_other_shape(renamed: Mapping[str, Any], shape: Shape, where: Where) 
             "Put each shape into a file of its own, or set data.shape.",
             detail=f"{' and '.join(fitting)}, not {shape}",
         )
-
-
-def _renamed(row: Mapping[str, Any], columns: Mapping[str, str], shape: Shape | None) -> dict[str, Any]:
-    """Apply data.columns: a mapped column takes our name; what stood under that name or an alias is left out."""
-    if not columns:
-        return dict(row)
-    taken = set(columns.values())
-    out = {name: value for name, value in row.items() if name not in taken and name not in columns}
-    for ours, theirs in columns.items():
-        if theirs in row:
-            out[ours] = row[theirs]
-    if shape is not None:
-        for ours in columns:
-            out = drop_aliases(out, ours, shape)
-    return out
-
-
-def _ignored(row: Mapping[str, Any], renamed: Mapping[str, Any], columns: Mapping[str, str], shape: Shape) -> set[str]:
-    """What a row holds beyond its record, in the file's own names."""
-    unused = unused_fields(renamed, shape)
-    used = {columns.get(name, name) for name in renamed if name not in unused}
-    turn_keys = set()
-    for name in unused:
-        if "[]." in name:
-            column, _, key = name.partition("[].")
-            turn_keys.add(f"{columns.get(column, column)}[].{key}")
-    return {name for name in row if name not in used} | turn_keys
-
-
-def _in_their_words(error: RowError, columns: Mapping[str, str]) -> RowError:
-    """The same fault with the column called as in the file."""
-    fault = error.fault
-    if fault.where.field is None or not columns:
-        return error
-    for ours, theirs in columns.items():
-        rest = fault.where.field.removeprefix(ours)
-        if len(rest) < len(fault.where.field) and rest[:1] in ("", "[", "."):
-            return RowError(fault.where.at(shown(theirs) + rest), fault.cause, fault.fix, detail=fault.detail)
-    return error
 
 
 def content_key(record: Conversation | Document, seed: int) -> int:

@@ -83,13 +83,16 @@ def plain_source(rows: Rows, shape: Shape, options: ReadOptions, *, is_stated: b
     }
     data = load_data(build_config(DataConfig, settings, place="data"))
 
+    records = data.train
+    assert isinstance(records, Records), "rows of a file are never a mixture's"
+
     def items(left_out: LeftOut) -> Iterator[Item]:
-        for i in range(len(data.train)):
-            yield data.train[i], _alpaca_cells(data.train, i)
+        for i in range(len(records)):
+            yield records[i], _alpaca_cells(records, i)
 
     return Source(
         path=rows.path,
-        shape=data.shape,
+        shape=records.shape,
         num_rows=data.rows_read,
         items=items,
         dropped=data.rows_dropped,

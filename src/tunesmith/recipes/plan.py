@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.mixture_report import table_lines
 from tunesmith.models.adapters import trainable_share
 from tunesmith.models.budget import memory_in_use_bytes, peak_memory_bytes
 from tunesmith.recipes.prepare import Prepared, SFTConfig, prepare
@@ -29,7 +30,7 @@ def make_plan(config: SFTConfig) -> dict[str, Any]:
             "base": prepared.base.resolved.name,
             "base_folder": str(prepared.base.resolved.folder),
             "notes": [*prepared.base.notes, *template_notes(prepared.base.tokenizer)],
-            "rows": prepared.data.summary(),
+            "rows": prepared.data_summary(),
             "training": _rendered(prepared.train_report),
             "validation": _rendered(prepared.valid_report) if prepared.valid_report else None,
             "trainable_parameters": prepared.role.num_parameters,
@@ -126,6 +127,8 @@ def describe(plan: dict[str, Any], recipe: Path) -> list[str]:
         lines.append(f"           the split: {rows['split_note']}")
     if rows["ignored_columns"]:
         lines.append(f"           columns not used: {', '.join(rows['ignored_columns'])}")
+    if "tasks" in rows:
+        lines += [f"           {line}" for line in table_lines(rows["tasks"])]
     for cause, count in training["rows_dropped"].items():
         lines.append(f"           dropped {count} x {cause}")
     if training["rows_cut"]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from tunesmith.data.load import DataConfig, LoadedData, load_data
+from tunesmith.data.mixture import MixtureRecords
+from tunesmith.data.mixture_report import mixture_table
 from tunesmith.models.adapters import AdapterConfig, add_adapter
 from tunesmith.models.budget import Budget, decide
 from tunesmith.models.load import ModelConfig, load_base
@@ -50,6 +52,16 @@ class Prepared:
     def examples(self, step: int) -> list[Example]:
         """This rank's examples of one step."""
         return [self.train[i] for i in examples_of_step(self.config, len(self.train), self.world, step)]
+
+    def data_summary(self) -> dict[str, Any]:
+        """What was read, and for a mixture the rows and tokens of each task; for the plan and run.json."""
+        summary = self.data.summary()
+        if self.data.mixture is not None and isinstance(self.data.train, MixtureRecords):
+            tokens = dict.fromkeys(self.train.row_ids, 0)
+            for row_id, length in zip(self.train.row_ids, self.train.lengths, strict=True):
+                tokens[row_id] += length
+            summary["tasks"] = mixture_table(self.data.mixture, self.data.train, tokens)
+        return summary
 
     def decisions(self) -> dict[str, Any]:
         """What the planner decided; written in the run and replayed on resume."""

@@ -98,7 +98,7 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
                 state = load_checkpoint(checkpoint, optimizer, prepared.role.parameters, recipe=prepared.identity())
             # A run that died before its first checkpoint begins anew.
             run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
-            facts = {"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": prepared.data.summary()}
+            facts = {"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
             run.note({**facts, "notes": prepared.base.notes})
             names = config.report_to if prepared.world.is_main else []
             with Trackers(names, run.folder, recipe, first_step=state.step) as trackers:

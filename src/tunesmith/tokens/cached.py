@@ -50,7 +50,7 @@ def cached_store(
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         work.mkdir(mode=0o700)
         store, report = build_store(records, tokenizer, config, work, max_tokens=max_tokens)
-        text = json.dumps({"file": store.file, "report": asdict(report)})
+        text = json.dumps({"files": store.files, "report": asdict(report)})
         (work / REPORT_FILE).write_text(text, encoding="utf-8")
         _move(work, target)
         _forget_oldest(cache, keep=target)
@@ -61,7 +61,7 @@ def cached_store(
         return build_store(records, tokenizer, config, fallback, max_tokens=max_tokens)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return TokenStore(target, store.file), report
+    return TokenStore(target, store.files), report
 
 
 def token_key(made_of: Mapping[str, Any], config: RenderConfig, max_tokens: int) -> str:
@@ -91,7 +91,7 @@ def _open(target: Path) -> tuple[TokenStore, RenderReport] | None:
     try:
         saved = json.loads((target / REPORT_FILE).read_text(encoding="utf-8"))
         report = RenderReport(**{**saved["report"], "dropped": Counter(saved["report"]["dropped"])})
-        store = TokenStore(target, saved["file"])
+        store = TokenStore(target, saved["files"])
         if len(store) != report.num_examples or store.num_tokens != report.num_tokens:
             return None
         os.utime(target)

@@ -59,10 +59,10 @@ class RenderReport:
 
 
 class TokenStore(Sequence[Example]):
-    """Examples read back from flat arrays: ids (int32), loss weights (float32), offsets, row ids and lines."""
+    """Examples read back from flat arrays: ids (int32), loss weights (float32), offsets, row ids, lines and files."""
 
-    def __init__(self, folder: Path, file: str) -> None:
-        self._file = file
+    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+        self._files = files
         self._ids: NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
         self._weights: NDArray[np.float32] = np.load(folder / "weights.npy", mmap_mode="r")
         self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
@@ -72,26 +72,31 @@ class TokenStore(Sequence[Example]):
         return len(self._offsets) - 1
 
     @property
-    def file(self) -> str:
-        """The file the rows stand in, as their places name it."""
-        return self._file
+    def files(self) -> list[str]:
+        """The files the rows stand in, as their places name them."""
+        return list(self._files)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
-        row_id, line = (int(x) for x in self._rows[index])
+        row_id, line, file = (int(x) for x in self._rows[index])
         return Example(
             ids=np.asarray(self._ids[begin:end], np.int64),
             loss_weight=np.array(self._weights[begin:end]),
             row_id=row_id,
-            where=Where(self._file, line if line >= 0 else None),
+            where=Where(self._files[file], line if line >= 0 else None),
         )
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each example."""
         return [int(n) for n in np.diff(self._offsets)]
+
+    @property
+    def row_ids(self) -> list[int]:
+        """The row of each example."""
+        return [int(row_id) for row_id in self._rows[:, 0]]
 
     @property
     def num_tokens(self) -> int:
@@ -110,7 +115,7 @@ def build_store(
     folder.mkdir(parents=True, exist_ok=True)
     report = RenderReport()
     # Flat arrays: as Python objects the places of ten million rows would take a gigabyte.
-    offsets, rows, file = array("q", [0]), array("q"), ""
+    offsets, rows, files = array("q", [0]), array("q"), dict[str, int]()
     with (folder / "ids.raw").open("wb") as ids, (folder / "weights.raw").open("wb") as weights:
         for examples in render_many(records, tokenizer, config, max_tokens=max_tokens):
             report.add(examples, max_tokens)
@@ -118,13 +123,13 @@ def build_store(
                 ids.write(example.ids.astype(np.int32).tobytes())
                 weights.write(example.loss_weight.astype(np.float32).tobytes())
                 offsets.append(offsets[-1] + example.num_tokens)
-                rows.extend((example.row_id, -1 if example.where.line is None else example.where.line))
-                file = example.where.file
+                line = -1 if example.where.line is None else example.where.line
+                rows.extend((example.row_id, line, files.setdefault(example.where.file, len(files))))
     if not rows:
-        raise DataError(file or "data", "no row is left to train on.", "Look at the reasons the rows were dropped for.")
+        raise DataError("data", "no row is left to train on.", "Look at the reasons the rows were dropped for.")
     for name, dtype in (("ids", np.int32), ("weights", np.float32)):
         np.save(folder / f"{name}.npy", np.memmap(folder / f"{name}.raw", dtype=dtype, mode="r"))
         (folder / f"{name}.raw").unlink()
     np.save(folder / "offsets.npy", np.frombuffer(offsets, np.int64))
-    np.save(folder / "rows.npy", np.frombuffer(rows, np.int64).reshape(-1, 2))
-    return TokenStore(folder, file), report
+    np.save(folder / "rows.npy", np.frombuffer(rows, np.int64).reshape(-1, 3))
+    return TokenStore(folder, list(files)), report

@@ -1,0 +1,52 @@
+"""``tunesmith experiment``: measured answers to questions about a way of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli.shared import Debug, Json, Overrides, errors_in_one_paragraph, print_lines
+
+app = typer.Typer(help="Measured answers to questions about a way of training.", no_args_is_help=True)
+
+
+@app.callback()
+def _experiments() -> None:
+    """Measured answers to questions about a way of training."""
+
+
+@app.command()
+def instructions(
+    recipe: Annotated[Path, typer.Argument(help="A recipe whose data.train is a mixture with held-out tasks.")],
+    overrides: Overrides = None,
+    output_dir: Annotated[Path, typer.Option("--output-dir", help="Where arms and report are written.")] = Path(
+        "runs/instructions_experiment"
+    ),
+    num_rows: Annotated[int, typer.Option("--rows", min=1, help="Test rows a task.")] = 40,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 16,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The same rows with and without instructions. Example: tunesmith experiment instructions recipes/mixture.yaml."""
+    with errors_in_one_paragraph(debug):
+        from tunesmith.config import load_config
+        from tunesmith.recipes.instructions import run_experiment
+        from tunesmith.recipes.prepare import SFTConfig
+
+        config, notes = load_config(SFTConfig, recipe, overrides or [])
+        if not as_json:
+            print_lines(notes)
+        result = run_experiment(
+            config,
+            output_dir,
+            num_rows=num_rows,
+            max_new_tokens=max_new_tokens,
+            say=(lambda _: None) if as_json else typer.echo,
+        )
+        if as_json:
+            typer.echo(json.dumps(result))
+        if result.get("interrupted"):
+            raise typer.Exit(130)
