@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,45 +13,42 @@ import typer
 from tunesmith.cli.shared import Debug, Json, errors_in_one_paragraph, print_lines
 from tunesmith.errors import ConfigError
 
-Column = Annotated[str | None, typer.Option(help="Chat export: the column of that name.")]
+Source = Annotated[str, typer.Argument(metavar="IN", help="A file, a folder with a train file, or a hub data set.")]
+Output = Annotated[Path, typer.Argument(metavar="OUT", help="A .jsonl, .json, .csv or .parquet file.")]
+To = Annotated[str, typer.Option("--to", help="messages, alpaca, prompt-completion, sharegpt, preference or text.")]
+Shaped = Annotated[str | None, typer.Option("--shape", help="What the rows are, where columns leave a doubt.")]
+Columns = Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, once for each column named otherwise.")]
+Names = Annotated[list[str] | None, typer.Option(help="Chat export: who is the assistant; may be repeated.")]
+Column = Annotated[str | None, typer.Option(help="Chat export: the column that holds it, if it has another name.")]
+Format = Annotated[str | None, typer.Option(help="Chat export: how times are written, such as '%d/%m/%Y %H:%M'.")]
+Separator = Annotated[str, typer.Option(help="Chat export: what joins neighbouring messages of one side.")]
+MinRating = Annotated[int, typer.Option(min=1, max=5, help="Ratings: the lowest that becomes a conversation.")]
+MinGap = Annotated[int, typer.Option(min=1, max=4, help="Ratings: the least difference that makes a pair.")]
+Merge = Annotated[
+    bool, typer.Option("--merge-same-role", help="Join a speaker's neighbouring turns with a blank line.")
+]
+OnBadRow = Annotated[str, typer.Option(help="error, or drop: leave faulty rows out and count them.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A file, a folder with a train file, or a hub data set.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="A .jsonl, .json, .csv or .parquet file.")],
-    to: Annotated[str, typer.Option("--to", help="messages, alpaca, prompt-completion, sharegpt, preference or text.")],
-    shape: Annotated[
-        str | None, typer.Option("--shape", help="What the rows are, where columns leave a doubt.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--columns", help="OURS=THEIRS, once for each column named otherwise.")
-    ] = None,
-    assistant: Annotated[
-        list[str] | None, typer.Option("--assistant", help="Chat export: who is the assistant; may be repeated.")
-    ] = None,
+    source: Source,
+    output: Output,
+    to: To,
+    shape: Shaped = None,
+    columns: Columns = None,
+    assistant: Names = None,
     speaker: Column = None,
     time: Column = None,
     thread: Column = None,
     text: Column = None,
-    time_format: Annotated[
-        str | None, typer.Option("--time-format", help="Chat export: how times are written, such as '%d/%m/%Y %H:%M'.")
-    ] = None,
-    separator: Annotated[
-        str, typer.Option("--separator", help="Chat export: what joins neighbouring messages of one side.")
-    ] = "\n",
-    min_rating: Annotated[
-        int, typer.Option("--min-rating", min=1, max=5, help="Ratings: the lowest that becomes a conversation.")
-    ] = 4,
-    min_gap: Annotated[
-        int, typer.Option("--min-gap", min=1, max=4, help="Ratings: the least difference that makes a pair.")
-    ] = 1,
-    merge_same_role: Annotated[
-        bool, typer.Option("--merge-same-role", help="Join neighbouring turns of one speaker with a blank line.")
-    ] = False,
-    on_bad_row: Annotated[
-        str, typer.Option("--on-bad-row", help="error, or drop: leave faulty rows out and count them.")
-    ] = "error",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    time_format: Format = None,
+    separator: Separator = "\\n",
+    min_rating: MinRating = 4,
+    min_gap: MinGap = 1,
+    merge_same_role: Merge = False,
+    on_bad_row: OnBadRow = "error",
+    overwrite: Overwrite = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -77,8 +76,23 @@ def convert(
         )
         target = _one_of("--to", to, TARGETS)
         stated = None if shape is None else _one_of("--shape", shape, ALL_SHAPES)
-        done = run(source, output, target, options, shape=stated, overwrite=overwrite)
+        with _progress(source) as tell:
+            done = run(source, output, target, options, shape=stated, overwrite=overwrite, tell=tell)
         print_lines([json.dumps(done.as_dict(), ensure_ascii=False)] if as_json else _describe(done))
+
+
+@contextmanager
+def _progress(source: str) -> Iterator[Callable[[int], None]]:
+    """A line on the terminal that says how far a long conversion is; nothing where standard error is no terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda num_rows: None
+        return
+    with console.status(f"checking {escape(source)}") as status:
+        yield lambda num_rows: status.update(f"{num_rows} rows written")
 
 
 def _one_of(option: str, value: str, known: tuple[Any, ...]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tunesmith.data.sources import AnyShape, ReadOptions, Source, all_fitting, i
 from tunesmith.data.write import Form, Target, check_reads_back, choose_form, to_row
 from tunesmith.errors import ConfigError, DataError
 
+TELL_ROWS = 1000
 ALL_SHAPES: tuple[AnyShape, ...] = (*SHAPES, *CONVERTIBLE_SHAPES)
 KNOWN_COLUMNS = FIELD_NAMES | set(EXPORT_COLUMNS) | {name for names in FEEDBACK_COLUMNS.values() for name in names}
 # The loader's errors speak of a recipe; here the same things are options.
@@ -65,11 +66,12 @@ def convert(
     *,
     shape: AnyShape | None = None,
     overwrite: bool = False,
+    tell: Callable[[int], None] = lambda num_rows: None,
 ) -> Converted:
     """Read ``source``, write ``output`` in the format its name ends with.
 
     Raises DataError with all faulty rows in one table unless they are dropped; the output is then not touched. Memory
-    is an index of the rows, never their texts.
+    is an index of the rows, never their texts. ``tell`` hears now and then how many rows are written.
     """
     check_output(output, Path(source).expanduser(), target, overwrite=overwrite)
     try:
@@ -88,7 +90,7 @@ def convert(
     form = choose_form(
         (record for record, _ in read.items({})), target, output.suffix.lower(), has_ranks=read.has_ranks
     )
-    num_written, left_out, faults = _write(read, form, output, options)
+    num_written, left_out, faults = _write(read, form, output, options, tell)
     dropped = {_option_words(cause): count for cause, count in read.dropped.items()}
     # The loader keeps the number of its faulty rows, not their places.
     table = "".join(
@@ -112,7 +114,9 @@ def convert(
     )
 
 
-def _write(read: Source, form: Form, output: Path, options: ReadOptions) -> tuple[int, LeftOut, FaultLog]:
+def _write(
+    read: Source, form: Form, output: Path, options: ReadOptions, tell: Callable[[int], None]
+) -> tuple[int, LeftOut, FaultLog]:
     """Write all rows; raises DataError, and writes none, for faults that are not dropped and for no row at all."""
     left_out: LeftOut = {}
     faults, num_written = read.faults, 0
@@ -121,6 +125,8 @@ def _write(read: Source, form: Form, output: Path, options: ReadOptions) -> tupl
             for row in _rows(read, form, left_out, faults):
                 write(row)
                 num_written += 1
+                if num_written % TELL_ROWS == 0:
+                    tell(num_written)
             _refuse(read, form, faults, num_written, left_out, options)
     else:
         for _ in _rows(read, form, left_out, faults):
