@@ -139,6 +139,7 @@ ANSWER = ("t", "2024-01-02", "Oda", "hello")
     [
         ([ROW, ("t", "yesterday", "Oda", "x")], ":3:time", "the time cannot be read ('yesterday')"),
         ([ROW, ("t", "05/06/2024 10:00", "Oda", "x")], ":3:time", "the time cannot be read"),
+        ([ROW, ("t", "9" * 400, "Oda", "x")], ":3:time", "the time cannot be read"),
         ([ROW, ("t", "", "Oda", "x")], ":3:time", "the time cannot be read"),
         ([ROW, ("t", "2024-01-02T10:00:00Z", "Oda", "x")], ":3:time", "some times name a zone and others none"),
         ([ROW, ANSWER, ("t", "2024-01-03", "Oda", " ")], ":4:message", "the text is empty"),
@@ -152,6 +153,14 @@ def test_rows_that_cannot_be_read_stop_all(tmp_path: Path, rows: list[Any], plac
     error = refused(export(tmp_path / "chat.csv", rows))
     assert error.place == f"{tmp_path / 'chat.csv'}{place}"
     assert cause in error.cause
+
+
+def test_numbers_are_unix_time_in_seconds_or_milliseconds(tmp_path: Path) -> None:
+    rows = [(7, 1_700_000_002_000, "Oda", "a"), (7, 1_700_000_001, "Ben", "q")]
+    assert run(export(tmp_path / "chat.json", rows))[1] == [["u: q", "a: a"]]
+    for number in (10**400, 1e18, True, None, [1]):
+        error = refused(export(tmp_path / "chat.json", [*rows, (7, number, "Ben", "x")]))
+        assert "the time cannot be read" in error.cause
 
 
 def test_a_time_format_reads_what_iso_does_not(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ HI, ANSWERS = ["user: hi"], (["assistant: a"], ["assistant: b"])
         ({"chosen": [U, A], "rejected": [U, B]}, HI),
         ({"instruction": "do", "input": "it", "chosen": "a", "rejected": "b"}, ["user: do\n\nit"]),
         ({"instruction": "do", "input": " ", "chosen": "a", "rejected": "b"}, ["user: do"]),
-        ({"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": "a", "rejected": "b"}, HI),
+        ({"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " a", "rejected": " b\n"}, HI),
         (
             {"chosen": HH.format("a"), "rejected": HH.format("b")},
             ["user: one", "assistant: two", "user: three\nHuman: is a line"],
@@ -137,11 +137,18 @@ def test_pairs_and_ties_together_are_all_pairs(tiers: list[int]) -> None:
     assert len(pairs) + left_out.get("pair of tied answers", 0) == len(names) * (len(names) - 1) // 2
 
 
+def ranking_names(record: Feedback) -> list[tuple[str, ...]]:
+    assert isinstance(record, Ranking)
+    return list(record.tiers)
+
+
 def test_a_list_of_candidates_is_named_by_letters() -> None:
     record = read({"prompt": "p", "ranking": "B > A", "completions": ["first", [B]]}, "ranking")
     assert isinstance(record, Ranking)
     assert record.tiers == (("B",), ("A",))
     assert record.candidates["B"][0].content == "b"
+    gaps = {"prompt": "p", "ranking": "C > A", "candidates": {"A": "a", "B": None, "C": "c"}}
+    assert ranking_names(read(gaps, "ranking")) == [("C",), ("A",)]
     assert parse_ranking("x y>z", ["x y", "z"], WHERE) == (("x y",), ("z",))
 
 

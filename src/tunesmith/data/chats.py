@@ -175,7 +175,7 @@ def _value(row: Mapping[str, Any], ours: str, options: ChatOptions, where: Where
 def _cell(row: Mapping[str, Any], ours: str, options: ChatOptions, where: Where) -> str:
     """A name or a number that stands for one."""
     value = _value(row, ours, options, where)
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         detail = f"it is {json_type(value)}"
         raise RowError(
             _at(where, ours, options), f"the {ours} must be a name or a number.", "Fill it in.", detail=detail
@@ -192,7 +192,7 @@ def _time(value: Any, options: ChatOptions, where: Where) -> tuple[float, bool]:
     if isinstance(value, datetime):
         stamp = value
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        return _unix_seconds(float(value), place, fix)
+        return _unix_seconds(value, place, fix)
     elif not isinstance(value, str):
         raise RowError(place, "the time cannot be read.", fix, detail=f"it is {json_type(value)}")
     elif options.time_format is None and value.strip().removeprefix("-").replace(".", "", 1).isdecimal():
@@ -211,8 +211,10 @@ def _time(value: Any, options: ChatOptions, where: Where) -> tuple[float, bool]:
     return (stamp if zone else stamp.replace(tzinfo=UTC)).timestamp(), zone
 
 
-def _unix_seconds(number: float, place: Where, fix: str) -> tuple[float, bool]:
-    seconds = number / 1000 if abs(number) > _MOST_SECONDS else number
-    if not abs(seconds) <= _MOST_SECONDS:
-        raise RowError(place, "the time cannot be read.", fix, detail=str(number))
-    return seconds, True
+def _unix_seconds(number: int | float, place: Where, fix: str) -> tuple[float, bool]:
+    # Not as a float yet: a whole number may be too large for one. A NaN fails both comparisons.
+    if abs(number) <= _MOST_SECONDS:
+        return float(number), True
+    if abs(number) <= 1000 * _MOST_SECONDS:
+        return number / 1000, True
+    raise RowError(place, "the time cannot be read.", fix, detail=shown(str(number)))

@@ -96,6 +96,9 @@ def _merged(turns: list[Message], row: FeedbackRow) -> list[Message]:
 
 def _answer(value: Any, prompt: list[Message], row: FeedbackRow, place: Where) -> tuple[Message, ...]:
     """An answer as turns: a string, or turns, which may repeat the prompt before them."""
+    if isinstance(value, str) and is_hh_prompt(row.row.get(row.theirs("prompt"))):
+        # As everywhere in a dialogue of one string, white space around a turn is not part of it.
+        value = value.strip()
     if not isinstance(value, list):
         answer = [Message(role="assistant", content=filled_text(value, place))]
     else:

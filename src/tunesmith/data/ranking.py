@@ -49,6 +49,8 @@ def named_candidates(value: Any, where: Where) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         fix = 'Write {"A": "...", "B": "..."}, or a list of answers.'
         raise RowError(where, "candidates are expected.", fix, detail=f"it is {json_type(value)}")
-    if len(value) < 2:
+    # Tables put null where a row has no candidate of a name that others have.
+    named = {str(name): answer for name, answer in value.items() if answer is not None}
+    if len(named) < 2:
         raise RowError(where, "fewer than two candidates cannot be ranked.", "Add one, or remove the row.")
-    return value
+    return named
