@@ -4,8 +4,8 @@
 
 Rows are prompt and completion, 40 words together; every fifth row holds a number, every hundredth an e-mail address
 and every thousandth is a copy of an earlier row. Prints one JSON line: seconds for reading and checking, without the
-generation of the file; the peak of the resident memory of this process and of its workers. The machine's other load
-counts, so measure on a quiet one.
+generation of the file; processor seconds, of the workers too; the peak of the resident memory of this process and of
+its workers. The machine's other load counts, so measure on a quiet one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tunesmith.recipes.check import CheckConfig, check_data
 
+WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 TEXT = (
     "the parcel was sent to our office last week and nobody signed for it while my colleague waited at the front desk "
     "with a printed receipt that shows another address please tell me how long a refund takes when half of an order "
@@ -45,6 +46,11 @@ def write_rows(path: Path, num_rows: int, num_words: int, seed: int = 0) -> None
             stream.write((copy if i % 1000 == 999 else line) + "\n")
 
 
+def cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in WHO]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -55,10 +61,10 @@ def main() -> None:
         path = Path(folder) / "rows.jsonl"
         write_rows(path, arguments.rows, arguments.words)
         size_bytes = path.stat().st_size
-        begin = time.perf_counter()
+        before_seconds, begin = cpu_seconds(), time.perf_counter()
         report = check_data(CheckConfig(file=str(path), near=False, num_workers=arguments.workers))
         seconds = time.perf_counter() - begin
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        used_seconds = cpu_seconds() - before_seconds
     print(
         json.dumps(
             {
@@ -66,8 +72,8 @@ def main() -> None:
                 "bytes": size_bytes,
                 "workers": arguments.workers,
                 "seconds": round(seconds, 1),
-                "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in used), 1),
-                "peak_mb": [round(u.ru_maxrss / 1024) for u in used],
+                "cpu_seconds": round(used_seconds, 1),
+                "peak_mb": [round(resource.getrusage(who).ru_maxrss / 1024) for who in WHO],
                 "duplicates": report.duplicates.num_copies,
                 "emails": report.survey.pii["email"].count,
             }

@@ -204,6 +204,7 @@ class _Reader:
         self._records = records_of(plan, rows)
 
     def scan(self, begin: int, end: int) -> Survey:
+        """What the rows from ``begin`` to before ``end`` hold; never raises for a faulty row."""
         out = Survey(num_rows=end - begin)
         for row_id in range(begin, end):
             try:
