@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith.cli import tokenizer
 from tunesmith.cli.shared import AdapterPath, Debug, Json, ModelName, Overrides, errors_in_one_paragraph, print_lines
 from tunesmith.runtime import tune_process
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(tokenizer.app, name="tokenizer")
 
 
 @app.command()
