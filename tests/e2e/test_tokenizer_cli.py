@@ -92,10 +92,10 @@ def test_extend_a_tiny_model(tmp_path: Path, rows: Path, model_folder: Callable[
     generated = CliRunner().invoke(app, ["generate", "the catheter", "--adapter", str(out), "--max-new-tokens", "3"])
     assert generated.exit_code == 0, generated.output
     # Resumed, it rebuilds the same tokens and goes on; the control trains LoRA alone.
-    again = run(*map(str, words), "resume_from_checkpoint=auto", "--json")
+    again = run(*map(str, words), "resume_from_checkpoint=auto", "--json").splitlines()[-1]
     assert json.loads(again)["bits_per_byte"] == report["bits_per_byte"]
     words[6], words[8] = 0, tmp_path / "control"
-    control = json.loads(run(*map(str, words), "--json"))
+    control = json.loads(run(*map(str, words), "--json").splitlines()[-1])
     assert control["tokens"] == [] and control["test_tokens"]["after"] == control["test_tokens"]["before"]
 
 

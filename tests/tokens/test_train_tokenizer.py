@@ -160,7 +160,7 @@ def test_a_vocabulary_too_large_ends_at_its_true_size(kind: Any) -> None:
 
 def test_settings_are_strict(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.yaml"
-    file.write_text(yaml.safe_dump({"special_tokens": {"eos": "x"}}))
+    file.write_text(yaml.safe_dump({"special_tokens": {"eos_tokn": "x"}}))
     with pytest.raises(ConfigError, match="eos_token"):
         load_config(TokenizerConfig, file)
     with pytest.raises(ValueError, match="bos_token is to be added"):

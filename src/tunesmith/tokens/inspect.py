@@ -143,6 +143,9 @@ class FastInspector:
 
     def __init__(self, name: str, backend: Tokenizer) -> None:
         self.name, self.backend = name, backend
+        # How the last user wanted batches padded and cut is kept in the file, and is not part of the text.
+        backend.no_padding()
+        backend.no_truncation()
         tree = json.loads(backend.to_str())
         self.model: dict[str, Any] = tree["model"]
         self.byte_level = "ByteLevel" in json.dumps([tree["pre_tokenizer"], tree["normalizer"], tree["decoder"]])

@@ -19,7 +19,8 @@ def best_pairs(
 
     Source: Sennrich et al. 2016, arXiv:1508.07909.
     """
-    symbols, lines = list(symbols), []
+    symbols = list(symbols)
+    lines: list[str] = []
     while True:
         ranked = [(r, i) for i in range(len(symbols) - 1) if (r := rank(symbols[i], symbols[i + 1])) is not None]
         if not ranked:
@@ -32,7 +33,8 @@ def best_pairs(
 
 def greedy_longest(word: str, vocab: Container[str], prefix: str) -> list[str]:
     """A line a step: the longest beginning of what is left that the vocabulary holds (Wu et al. 2016, WordPiece)."""
-    lines, at = [], 0
+    lines: list[str] = []
+    at = 0
     while at < len(word):
         lead = prefix if at else ""
         end = next((e for e in range(len(word), at, -1) if lead + word[at:e] in vocab), None)
