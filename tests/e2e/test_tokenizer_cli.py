@@ -105,3 +105,29 @@ def test_extend_says_which_path_it_takes(tmp_path: Path, rows: Path, model_folde
         str(tmp_path / "run"), "device=cpu", "dtype=float32", "max_steps=1", "max_length=128",
     )  # fmt: skip
     assert "plain reference path: model type 'gpt2' has no fast path" in said
+
+
+def test_the_training_example_of_the_page(tmp_path: Path) -> None:
+    said = run(
+        "train", str(shared_data("botchan/botchan.txt")), "--vocab-size", "2000", "--output", str(tmp_path / "tok"),
+        "--settings", str(Path(__file__).parents[2] / "recipes" / "tokenizer.yaml"),
+    )  # fmt: skip
+    assert "2000 tokens; every text comes back" in said and "chat_template.jinja" in said
+
+
+def test_a_folder_in_use_is_refused_before_its_texts_are_written(tmp_path: Path, rows: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "train.jsonl").write_text("kept")
+    (tmp_path / "run.json").write_text("{}")
+    said = run("extend", "--files", str(rows), "--output", str(tmp_path), code=2)
+    assert "already holds a run" in said
+    assert (tmp_path / "texts" / "train.jsonl").read_text() == "kept"
+
+
+@pytest.mark.slow
+def test_extend_the_real_base(tmp_path: Path, rows: Path) -> None:
+    recipe = str(Path(__file__).parents[2] / "recipes" / "extend.yaml")
+    words = ["extend", "--recipe", recipe, "--files", str(rows), "--num", "10", "--output", str(tmp_path / "run")]
+    said = run(*words, "fields=[text]", "max_steps=1", "per_device_train_batch_size=4")
+    assert "10 new tokens" in said and "shared by embedding and head" in said
+    assert (tmp_path / "run" / "tokenizer.json").is_file()

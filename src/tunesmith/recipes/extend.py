@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tunesmith.data.load import DataConfig
 from tunesmith.data.texts import iter_texts
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, RunError
 from tunesmith.evals.bits import BitsPerByte, bits_per_byte
 from tunesmith.models.adapters import AdapterConfig
 from tunesmith.models.extended import add_token_rows
@@ -25,7 +25,7 @@ from tunesmith.models.roles import Base
 from tunesmith.randomness import derive_seed
 from tunesmith.recipes.prepare import ADAPTER_NAME, SFTConfig
 from tunesmith.recipes.sft import Trained, train
-from tunesmith.runs import atomic_write_text
+from tunesmith.runs import RECORD_FILE, atomic_write_text
 from tunesmith.stats import Interval, bootstrap_paired_difference
 from tunesmith.tokens.extend import NewToken, choose_tokens, count_words, extend_tokenizer
 from tunesmith.tokens.render import RenderConfig
@@ -120,6 +120,7 @@ def extend(config: ExtendConfig, *, base: Base | None = None, say: Say = print) 
     The base may be shared: it is neither resized nor changed. Raises DataError and ModelError for texts and bases that
     cannot be extended.
     """
+    _refuse_used_folder(config)
     texts = split_texts(config)
     base = base or load_base(config)
     for note in base.notes:
@@ -137,7 +138,7 @@ def extend(config: ExtendConfig, *, base: Base | None = None, say: Say = print) 
         share = 1 - added.num_tokens / before.num_tokens
         say(f"tokens added, untrained: {added.value:.4f} bits/byte, {added.num_tokens} tokens ({share:.1%} saved)")
     trained = train(_sft_config(config, texts), base=base)
-    after = measure(ADAPTER_NAME)
+    after = added if trained.interrupted else measure(ADAPTER_NAME)
     result = Extended(
         trained=trained,
         tokens=tokens,
@@ -150,6 +151,17 @@ def extend(config: ExtendConfig, *, base: Base | None = None, say: Say = print) 
         report = json.dumps(result.as_dict(), indent=2, ensure_ascii=False)
         atomic_write_text(Path(config.output_dir) / REPORT_FILE, report + "\n")
     return result
+
+
+def _refuse_used_folder(config: ExtendConfig) -> None:
+    """Before minutes of measuring, and before another run's texts are written over."""
+    going_on = config.overwrite_output_dir or config.resume_from_checkpoint is not None
+    if (Path(config.output_dir) / RECORD_FILE).exists() and not going_on:
+        raise RunError(
+            config.output_dir,
+            "already holds a run.",
+            "Choose another --output, resume_from_checkpoint=auto to go on, or overwrite_output_dir=true.",
+        )
 
 
 def _add_tokens(config: ExtendConfig, base: Base, texts: list[str], say: Say) -> list[NewToken]:

@@ -100,6 +100,7 @@ class SentencePieceInspector:
         return not (p.is_control(i) or p.is_unknown(i) or p.is_byte(i) or p.is_unused(i))
 
     def pieces(self, text: str) -> list[Piece]:
+        """What the library makes of the text."""
         ids = self.processor.encode(text)
         surfaces = self.processor.encode(text, out_type=str)
         return [
@@ -108,6 +109,7 @@ class SentencePieceInspector:
         ]
 
     def steps(self, text: str) -> Steps:
+        """The normalised text, its pieces with their scores or merges, and the next best segmentations."""
         normalised, pieces = self.processor.normalize(text), self.pieces(text)
         surfaces = [piece.text for piece in pieces]
         if self.is_bpe:
@@ -168,6 +170,7 @@ class FastInspector:
         return None if token is None else self.backend.token_to_id(token)
 
     def pieces(self, text: str) -> list[Piece]:
+        """What the library makes of the text, special tokens in it taken whole."""
         encoding = self.backend.encode(text, add_special_tokens=False)
         return [
             Piece(text=token, id=i, shown=self._shown(token), known=i != self._unknown)
@@ -180,6 +183,7 @@ class FastInspector:
         return visible(token)
 
     def steps(self, text: str) -> Steps:
+        """Normaliser, pre-tokenizer and model, one after the other, with the model's steps on each word."""
         parts = [text] if self._added is None else [part for part in self._added.split(text) if part]
         words, normalised = [], []
         for part in parts:
