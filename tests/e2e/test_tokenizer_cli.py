@@ -131,3 +131,11 @@ def test_extend_the_real_base(tmp_path: Path, rows: Path) -> None:
     said = run(*words, "fields=[text]", "max_steps=1", "per_device_train_batch_size=4")
     assert "10 new tokens" in said and "shared by embedding and head" in said
     assert (tmp_path / "run" / "tokenizer.json").is_file()
+
+
+def test_the_extend_recipe_is_understood() -> None:
+    from tunesmith.config import load_config
+    from tunesmith.recipes.extend import ExtendConfig
+
+    config, notes = load_config(ExtendConfig, Path(__file__).parents[2] / "recipes" / "extend.yaml")
+    assert notes == [] and config.num_tokens == 500 and config.output_dir == "runs/extend"
