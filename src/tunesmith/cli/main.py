@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, experiment
+from tunesmith.cli import data, experiment, tokenizer
 from tunesmith.cli.shared import AdapterPath, Debug, Json, ModelName, Overrides, errors_in_one_paragraph, print_lines
 from tunesmith.runtime import tune_process
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(tokenizer.app, name="tokenizer")
 
 
 @app.command()

@@ -17,11 +17,13 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.config import Config
 from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError
 from tunesmith.models.blocks import read_blocks
+from tunesmith.models.extended import is_token_row, read_token_rows
 from tunesmith.models.reference import route_lora_layers
 from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed
 
 PROVENANCE_FILE = "tunesmith_provenance.json"
+BASE_TOKENIZER = "base_tokenizer_digest"
 WEIGHTS_FILE = "adapter_model.safetensors"
 ATTENTION_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -96,6 +98,8 @@ def lora_role(base: Base, name: str, *, trainable: bool = True) -> Role:
     parameters = {
         key: parameter for key, parameter in base.model.named_parameters() if "lora_" in key and marker in key
     }
+    if name in base.token_rows:
+        parameters.update(base.token_rows[name].parameters)
     # PEFT flips requires_grad for its notion of the active adapter; here each role states its own.
     for parameter in parameters.values():
         parameter.requires_grad_(trainable)
@@ -120,10 +124,11 @@ def full_role(base: Base) -> Role:
 
 def adapter_tensors(base: Base, name: str) -> dict[str, torch.Tensor]:
     """An adapter's tensors under the names of PEFT's files."""
-    return {
+    lora = {
         key: tensor.detach().cpu().contiguous()
         for key, tensor in get_peft_model_state_dict(base.peft_model, adapter_name=name).items()
     }
+    return {**lora, **base.token_rows[name].peft_tensors()} if name in base.token_rows else lora
 
 
 def adapter_digest(base: Base, name: str | None) -> str:
@@ -137,15 +142,20 @@ def adapter_digest(base: Base, name: str | None) -> str:
     return digest.hexdigest()
 
 
-def provenance_of(base: Base, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What an adapter must be run on: digests of base, tokenizer and template, plus what the recipe adds."""
-    resolved = base.resolved
+def provenance_of(base: Base, adapter: str | None, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What an adapter must be run on: digests of base, tokenizer and template, plus what the recipe adds.
+
+    With new tokens the tokenizer is the one beside the adapter, and the base's is named too.
+    """
+    resolved, rows = base.resolved, base.token_rows.get(adapter) if adapter else None
+    own = {"tokenizer_digest": rows.tokenizer_digest, BASE_TOKENIZER: resolved.tokenizer_digest} if rows else {}
     return {
         "format": 1,
         "base_name": resolved.name,
         "base_digest": resolved.base_digest,
         "tokenizer_digest": resolved.tokenizer_digest,
         "template_digest": resolved.template_digest,
+        **own,
         **(extra or {}),
     }
 
@@ -163,8 +173,12 @@ def save_role(base: Base, role: Role, folder: Path, extra: Mapping[str, Any] | N
         settings["base_model_name_or_path"] = base.resolved.name
         settings["inference_mode"] = True
         settings["target_modules"] = sorted(settings["target_modules"])
+        if role.adapter in base.token_rows:
+            rows = base.token_rows[role.adapter]
+            settings["trainable_token_indices"] = rows.peft_indices()
+            rows.tokenizer.save_pretrained(folder)
         (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n")
-    (folder / PROVENANCE_FILE).write_text(json.dumps(provenance_of(base, extra), indent=2) + "\n")
+    (folder / PROVENANCE_FILE).write_text(json.dumps(provenance_of(base, role.adapter, extra), indent=2) + "\n")
 
 
 def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False) -> Role:
@@ -176,10 +190,13 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     """
     if not (folder / "adapter_config.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise ModelError(folder, "no adapter here (adapter_config.json, adapter_model.safetensors).", "Check the path.")
-    _check_provenance(base, folder)
+    written_tokenizer = _check_provenance(base, folder)
     lora = LoraConfig.from_pretrained(folder.as_posix())
     if lora.peft_type != "LORA":
         raise ModelError(folder, f"adapter type {lora.peft_type} is not supported.", "Use a LoRA adapter.")
+    if lora.trainable_token_indices is not None:
+        read_token_rows(base, name, folder, lora.trainable_token_indices, written_tokenizer)
+        lora.trainable_token_indices = None
     _place(base, name, lora)
     tensors = load_file(folder / WEIGHTS_FILE)
     expected = adapter_tensors(base, name)
@@ -193,18 +210,25 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
             f"shape (first: {first}).",
             f"Use it with the base it was trained on, not '{base.resolved.name}'.",
         )
-    set_peft_model_state_dict(base.peft_model, tensors, adapter_name=name)
+    if name in base.token_rows:
+        base.token_rows[name].load_peft_tensors(tensors)
+    own = {key: tensor for key, tensor in tensors.items() if not is_token_row(key)}
+    set_peft_model_state_dict(base.peft_model, own, adapter_name=name)
     return lora_role(base, name, trainable=trainable)
 
 
-def _check_provenance(base: Base, folder: Path) -> None:
+def _check_provenance(base: Base, folder: Path) -> str | None:
+    """The digest of the tokenizer the adapter was trained with, if its provenance is there to say."""
     path = folder / PROVENANCE_FILE
     if not path.is_file():
         base.notes.append(f"{folder}: no provenance file; it cannot be checked against the base.")
-        return
+        return None
     written = json.loads(path.read_text())
+    trained_with = written.get("tokenizer_digest")
+    # An adapter with new tokens brings its tokenizer along; the base must have the one that was extended.
+    needed = {**written, "tokenizer_digest": written.get(BASE_TOKENIZER, trained_with)}
     for what in ("base", "tokenizer", "template"):
-        theirs, ours = written.get(f"{what}_digest"), getattr(base.resolved, f"{what}_digest")
+        theirs, ours = needed.get(f"{what}_digest"), getattr(base.resolved, f"{what}_digest")
         if theirs != ours:
             raise AdapterMismatchError(
                 folder,
@@ -212,6 +236,7 @@ def _check_provenance(base: Base, folder: Path) -> None:
                 f"{what} {ours}.",
                 f"Load the base it names: --model {written.get('base_name')}.",
             )
+    return str(trained_with)
 
 
 def trainable_share(base: Base, role: Role) -> float:

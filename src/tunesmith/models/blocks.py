@@ -113,9 +113,13 @@ def run_blocks(
     *,
     dtype: torch.dtype,
     checkpointing: bool = False,
+    embedded_TD: Tensor | None = None,
 ) -> Tensor:
-    """ids (T,), positions (T,) -> final hidden states (T, D) after the last norm, in ``dtype``."""
-    hidden_TD = decoder.embedding(ids_T).to(dtype)
+    """ids (T,), positions (T,) -> final hidden states (T, D) after the last norm, in ``dtype``.
+
+    embedded_TD stands in for the embeddings of the ids.
+    """
+    hidden_TD = (decoder.embedding(ids_T) if embedded_TD is None else embedded_TD).to(dtype)
     cos_1TD, sin_1TD = decoder.rotary(hidden_TD[None], positions_T[None])
     cos_TD, sin_TD = cos_1TD[0], sin_1TD[0]
     for index, block in enumerate(decoder.blocks):

@@ -86,11 +86,18 @@ def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: 
         # AdamW's two moments, and the temporaries of its multi-tensor step.
         optimizer_bytes=8 * trainable + 4 * trainable,
         activation_bytes=int(activations + transient),
-        head_bytes=int(3 * CHUNK_ROWS * config.vocab_size * 4 + 2 * tokens * width * element),
+        head_bytes=int(3 * CHUNK_ROWS * config.vocab_size * 4 + 2 * tokens * width * element)
+        + _new_rows_bytes(base, role, width, element),
         available_bytes=memory_available_bytes(base.device),
         checkpointing=checkpointing,
         micro_batch_tokens=micro_batch_tokens,
     )
+
+
+def _new_rows_bytes(base: Base, role: Role, width: int, element: int) -> int:
+    """A head with new rows is laid out anew in every pass: padded, filled, and its gradient at full width."""
+    rows = base.token_rows.get(role.adapter) if role.adapter else None
+    return 0 if rows is None else 3 * rows.num_rows * width * element
 
 
 def _saved_per_token_bytes(base: Base, role: Role, element: int, longest_tokens: int) -> int:

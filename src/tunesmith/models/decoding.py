@@ -18,8 +18,9 @@ from transformers import DynamicCache
 from tunesmith.kernels.attention import packed_attention, plan_attention
 from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.linear import Routing
-from tunesmith.models.reference import call_routed
+from tunesmith.models.reference import call_routed, embedded_or_ids
 from tunesmith.models.roles import Base
+from tunesmith.models.token_rows import embed_runs
 from tunesmith.tokens.pack import pack_prompts
 
 
@@ -110,7 +111,8 @@ class FastDecoding:
 
     def _run(self, ids: Tensor, positions: Tensor, attend: Any) -> Tensor:
         routing = Routing(((0, int(ids.shape[0]), self.adapter),))
-        return run_blocks(self.decoder, ids, positions, attend, routing, dtype=self.base.dtype)
+        embedded = embed_runs(self.base.token_rows, ids, routing.runs, self.decoder.embedding)
+        return run_blocks(self.decoder, ids, positions, attend, routing, dtype=self.base.dtype, embedded_TD=embedded)
 
 
 class ReferenceDecoding:
@@ -136,7 +138,12 @@ class ReferenceDecoding:
 
     def _append(self, cache: Any, ids_L: Tensor) -> Tensor:
         routing = Routing(((0, int(ids_L.shape[0]), self.adapter),))
+        rows = self.base.token_rows.get(self.adapter) if self.adapter else None
         out = call_routed(
-            self.base.model.get_decoder(), routing, input_ids=ids_L[None], past_key_values=cache, use_cache=True
+            self.base.model.get_decoder(),
+            routing,
+            **embedded_or_ids(ids_L[None], rows),
+            past_key_values=cache,
+            use_cache=True,
         )
         return out.last_hidden_state[0, -1].to(self.base.dtype)  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import run_segment
 from tunesmith.models.roles import Base
+from tunesmith.models.token_rows import embed_runs, head_for
 from tunesmith.tokens.pack import Packed
 
 Want = Literal["ce_sum", "token_logprobs", "reference_logprobs"]
@@ -34,15 +35,16 @@ def hidden_states(
     if base.decoder is None:
         return _reference_states(base, packed, seeds, checkpointing)
     decoder = base.decoder
-    plan = plan_attention(packed, decoder.rules)
+    plan, runs = plan_attention(packed, decoder.rules), packed.adapter_runs()
     return run_blocks(
         decoder,
         packed.ids_T,
         packed.positions_T,
         _attend_packed(decoder, plan),
-        Routing(tuple(packed.adapter_runs()), seeds, packed.length_S),
+        Routing(tuple(runs), seeds, packed.length_S),
         dtype=base.dtype,
         checkpointing=checkpointing,
+        embedded_TD=embed_runs(base.token_rows, packed.ids_T, runs, decoder.embedding),
     )
 
 
@@ -67,16 +69,17 @@ def forward(
         hidden_TD = hidden_states(base, packed, dropout_seed=dropout_seed, checkpointing=checkpointing)
     source_N, target_N, weight_N = (x.to(base.device) for x in packed.loss_pairs())
     hidden_ND = hidden_TD.index_select(0, source_N)
+    head, weight_grad, rows_R = head_for(base.token_rows, base.head, packed.adapter_S, weight_grad)
     # A product's rounding may depend on how many rows it has: on the reference path each segment has its own.
     sizes = [len(target_N)] if base.decoder is not None else packed.num_loss_tokens_S() or [0]
     parts = list(zip(*(torch.split(x, sizes) for x in (hidden_ND, target_N, weight_N)), strict=True))
     if want == "ce_sum":
-        sums = [ce_sum(hidden, target, weight, base.head, weight_grad) for hidden, target, weight in parts]
+        sums = [ce_sum(hidden, target, weight, head, weight_grad, rows_R) for hidden, target, weight in parts]
         return torch.stack(sums).sum(), weight_N.double().sum()
     if want == "token_logprobs":
-        pairs = [token_logprobs(hidden, target, base.head, weight_grad) for hidden, target, _ in parts]
+        pairs = [token_logprobs(hidden, target, head, weight_grad, rows_R) for hidden, target, _ in parts]
     else:
-        pairs = [reference_logprobs(hidden, target, base.head) for hidden, target, _ in parts]
+        pairs = [reference_logprobs(hidden, target, head) for hidden, target, _ in parts]
     logprobs, entropies = zip(*pairs, strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
 
@@ -98,8 +101,10 @@ def _reference_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None,
         index = torch.cat([torch.arange(packed.start_S[s], packed.start_S[s] + packed.length_S[s]) for s in path])
         index = index.to(base.device)
         seed = None if seeds is None else seeds[segment]
+        adapter = packed.adapter_S[segment]
+        rows = base.token_rows.get(adapter) if adapter else None
         states_LD = run_segment(
-            base.model, packed.ids_T[index], packed.positions_T[index], packed.adapter_S[segment], seed, checkpointing
+            base.model, packed.ids_T[index], packed.positions_T[index], adapter, seed, checkpointing, rows
         )
         out.append(states_LD[-length:])
     return torch.cat(out).to(base.dtype)

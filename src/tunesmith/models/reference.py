@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.models.linear import Routing, Site
+from tunesmith.models.token_rows import TokenRows
 
 _routing: ContextVar[Routing | None] = ContextVar("tunesmith_routing", default=None)
 
@@ -55,10 +56,21 @@ def call_routed(model: Any, routing: Routing, **inputs: Any) -> Any:
         return model(**inputs)
 
 
+def embedded_or_ids(ids_BL: Tensor, rows: TokenRows | None) -> dict[str, Tensor]:
+    """What transformers' decoder is called with: ids, or embeddings (B, L, D) where some ids are an adapter's own."""
+    return {"input_ids": ids_BL} if rows is None else {"inputs_embeds": rows.embed(ids_BL)}
+
+
 def run_segment(
-    model: Any, ids_L: Tensor, positions_L: Tensor, adapter: str | None, seed: int | None, checkpointing: bool
+    model: Any,
+    ids_L: Tensor,
+    positions_L: Tensor,
+    adapter: str | None,
+    seed: int | None,
+    checkpointing: bool,
+    rows: TokenRows | None = None,
 ) -> Tensor:
-    """Final hidden states (L, D) of one path of tokens, computed alone."""
+    """Final hidden states (L, D) of one path of tokens, computed alone; ``rows`` are the adapter's new tokens."""
     length = int(ids_L.shape[0])
     seeds = None if seed is None else (seed,)
     routing = Routing(((0, length, adapter),), seeds, (length,))
@@ -66,7 +78,7 @@ def run_segment(
     def call() -> Tensor:
         inner = model.get_decoder()
         with _route(routing):
-            out = inner(input_ids=ids_L[None], position_ids=positions_L[None], use_cache=False)
+            out = inner(**embedded_or_ids(ids_L[None], rows), position_ids=positions_L[None], use_cache=False)
         return out.last_hidden_state[0]  # type: ignore[no-any-return]
 
     if checkpointing and torch.is_grad_enabled():

@@ -64,7 +64,7 @@ def resolve_model(name_or_path: str, *, revision: str | None = None, trust_remot
         name=name,
         folder=folder,
         base_digest=digest or files_digest(weights),
-        tokenizer_digest=_tokenizer_digest(folder, name),
+        tokenizer_digest=tokenizer_digest(folder, name),
         template_digest=_template_digest(folder, name),
     )
 
@@ -180,8 +180,11 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     return tree
 
 
-def _tokenizer_digest(folder: Path, name: str) -> str:
-    """SHA-256 of tokenizer.json in a canonical form, or of the files that stand in for it."""
+def tokenizer_digest(folder: Path, name: str) -> str:
+    """SHA-256 of tokenizer.json in a canonical form, or of the files that stand in for it.
+
+    Raises ModelError where the folder holds no tokenizer.
+    """
     if (folder / "tokenizer.json").is_file():
         tree = _read_json(folder / "tokenizer.json", name)
         # How the last caller wanted its batches padded and cut is saved along, and says nothing about the tokens.

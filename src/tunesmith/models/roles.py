@@ -12,6 +12,7 @@ from torch import nn
 from tunesmith.kernels.head_loss import Head
 from tunesmith.models.blocks import Decoder
 from tunesmith.models.resolve import ResolvedModel
+from tunesmith.models.token_rows import TokenRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class Base:
 
     model: transformers' causal model; adapters are placed on it in its own module tree. dtype: what activations
     are computed in. decoder: the fast path, or None with the reason in ``reference_reason``.
+    token_rows: adapter -> the new vocabulary rows it owns.
     """
 
     resolved: ResolvedModel
@@ -48,12 +50,17 @@ class Base:
     reference_reason: str | None
     notes: list[str] = field(default_factory=list)
     peft_model: Any = None
+    token_rows: dict[str, TokenRows] = field(default_factory=dict)
 
     @property
     def context_tokens(self) -> int:
         """The longest sequence the model was made for."""
         config = self.model.config
         return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2**20)
+
+    def tokenizer_of(self, adapter: str | None) -> Any:
+        """The tokenizer an adapter was trained with: its own where it has new tokens, else the base's."""
+        return self.token_rows[adapter].tokenizer if adapter in self.token_rows else self.tokenizer
 
     @property
     def num_parameters(self) -> int:

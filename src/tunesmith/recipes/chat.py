@@ -45,18 +45,16 @@ class Session:
 
     def answer_all(self, texts: Sequence[str], system: str | None, sampling: Sampling) -> list[Rollout]:
         """One single-turn answer a text."""
+        tokenizer = self.base.tokenizer_of(self.adapter)
         prompts = [
-            Prompt(
-                ids=render_prompt([*_opening(system), Message(role="user", content=text)], self.base.tokenizer),
-                row_id=i,
-            )
+            Prompt(ids=render_prompt([*_opening(system), Message(role="user", content=text)], tokenizer), row_id=i)
             for i, text in enumerate(texts)
         ]
         return self.generator.generate(prompts, sampling, self.adapter)
 
     def stream(self, messages: Sequence[Message], turn: int, sampling: Sampling) -> Iterator[str]:
         """Pieces of the next assistant turn."""
-        prompt = Prompt(ids=render_prompt(messages, self.base.tokenizer), row_id=turn)
+        prompt = Prompt(ids=render_prompt(messages, self.base.tokenizer_of(self.adapter)), row_id=turn)
         return self.generator.stream(prompt, sampling, self.adapter)
 
 

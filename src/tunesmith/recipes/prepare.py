@@ -88,10 +88,11 @@ def prepare(config: SFTConfig, folder: Path, base: Base | None = None) -> Prepar
         base = load_base(config.model_copy(update={"device": world.device}))
     role = add_adapter(base, ADAPTER_NAME, config.adapter, config.seed)
     limit = min(config.max_length or base.context_tokens, base.context_tokens)
-    train, train_report = build_store(data.train, base.tokenizer, config, folder / "train", max_tokens=limit)
+    tokenizer = base.tokenizer_of(role.adapter)
+    train, train_report = build_store(data.train, tokenizer, config, folder / "train", max_tokens=limit)
     valid, valid_report = None, None
     if len(data.validation):
-        valid, valid_report = build_store(data.validation, base.tokenizer, config, folder / "valid", max_tokens=limit)
+        valid, valid_report = build_store(data.validation, tokenizer, config, folder / "valid", max_tokens=limit)
     budget = decide(
         base,
         role,

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunesmith.errors import DataError
-from tunesmith.kernels.head_loss import logits_of
+from tunesmith.kernels.head_loss import Head, logits_of
 from tunesmith.models.adapters import adapter_digest
 from tunesmith.models.decoding import start_decoding
 from tunesmith.models.roles import Base
+from tunesmith.models.token_rows import head_for
 from tunesmith.randomness import generator
 from tunesmith.records import Rollout, StopReason
 from tunesmith.rollout.sampling import Sampling as Sampling
@@ -83,7 +84,7 @@ class LocalGenerator:
             for _ in self._decode(rows, sampling, adapter):
                 pass
             for i, row in zip(batch, rows, strict=True):
-                rollouts[i] = self._finish(row, digest)
+                rollouts[i] = self._finish(row, digest, adapter)
             release_memory()
         return [rollouts[i] for i in range(len(prompts))]
 
@@ -93,12 +94,12 @@ class LocalGenerator:
         self._check_length(prompt, sampling)
         shown = ""
         for _ in self._decode([row], sampling, adapter):
-            text = self._text(row)
+            text = self._text(row, adapter)
             # A character whose bytes are not all there yet decodes to U+FFFD: wait for the rest.
             if text.startswith(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
-        rest = self._text(row)
+        rest = self._text(row, adapter)
         if rest != shown:
             yield rest[len(shown) :]
 
@@ -125,9 +126,11 @@ class LocalGenerator:
     def _decode(self, rows: list[_Row], sampling: Sampling, adapter: str | None) -> Iterator[None]:
         self.tokens.prefilled += sum(len(row.prompt.ids) for row in rows)
         state, hidden_BD = start_decoding(self.base, [row.prompt.ids for row in rows], sampling.max_new_tokens, adapter)
+        with torch.no_grad():
+            head, _, _ = head_for(self.base.token_rows, self.base.head, [adapter], "none")
         running = list(rows)
         while True:
-            ids = _choose(self.base, hidden_BD, running, sampling)
+            ids = _choose(self.base, head, hidden_BD, running, sampling)
             self.tokens.generated += len(ids)
             yield
             going = [i for i, row in enumerate(running) if row.stop is None]
@@ -138,16 +141,17 @@ class LocalGenerator:
                 running = [running[i] for i in going]
             hidden_BD = state.step(torch.tensor([row.ids[-1] for row in running], device=self.base.device))
 
-    def _text(self, row: _Row) -> str:
+    def _text(self, row: _Row, adapter: str | None) -> str:
         ids = row.ids[:-1] if row.stop == "end_of_turn" else row.ids
-        return str(self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        tokenizer = self.base.tokenizer_of(adapter)
+        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _finish(self, row: _Row, digest: str) -> Rollout:
+    def _finish(self, row: _Row, digest: str, adapter: str | None) -> Rollout:
         return Rollout(
             prompt_ids=row.prompt.ids,
             ids=np.array(row.ids, np.int64),
             logprobs=np.array(row.logprobs, np.float32),
-            text=self._text(row),
+            text=self._text(row, adapter),
             stop_reason=row.stop or "length",
             adapter_digest=digest,
             row_id=row.prompt.row_id,
@@ -158,9 +162,9 @@ def _draws(sampling: Sampling, prompt: Prompt) -> np.random.Generator:
     return generator(sampling.seed, "sampling", prompt.row_id, prompt.sample)
 
 
-def _choose(base: Base, hidden_BD: Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
+def _choose(base: Base, head: Head, hidden_BD: Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
     """Pick each row's next token, note its log-probability at temperature 1, and end rows that are done."""
-    logits_BV = logits_of(hidden_BD, base.head)
+    logits_BV = logits_of(hidden_BD, head)
     if sampling.temperature == 0:
         chosen_B = logits_BV.argmax(-1)
     else:
