@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,11 +47,14 @@ def answer_to(body: dict[str, Any]) -> str:
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     bodies: list[dict[str, Any]] = []
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             bodies.append(body)
+            if body["model"] == "hang":
+                over.wait(120)
             choice = {"message": {"role": "assistant", "content": answer_to(body)}, "finish_reason": "stop"}
             data = json.dumps({"choices": [choice], "usage": {"completion_tokens": 5}}).encode()
             self.send_response(200 if body["model"] == "m" else 404)
@@ -65,6 +70,7 @@ def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     http.daemon_threads = True
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{http.server_port}/v1", bodies
+    over.set()
     http.shutdown()
     http.server_close()
 
@@ -116,6 +122,36 @@ def test_an_error_of_the_server_keeps_what_was_answered(
     assert done.exit_code == 2
     assert "status 404" in done.stderr and "the same command goes on" in done.stderr and "Traceback" not in done.output
     assert (tmp_path / "rows" / "data.jsonl").read_text() == ""
+
+
+INTERRUPTED = """
+import signal, sys
+from tunesmith.cli.main import app
+# A job in the background inherits that the signal is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app(["data", "bootstrap", *sys.argv[1:]])
+"""
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs(
+    tmp_path: Path, seeds: str, server: tuple[str, list[dict[str, Any]]]
+) -> None:
+    url, bodies = server
+    words = [seeds, "--endpoint", url, "--endpoint-model", "hang", "--output", str(tmp_path / "rows")]
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(bodies) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    said, _ = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "the same command goes on" in said
+    assert len(bodies) == 4
 
 
 @pytest.mark.parametrize(

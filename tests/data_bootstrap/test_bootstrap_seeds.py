@@ -54,8 +54,8 @@ def test_a_fault_names_its_place(tmp_path: Path, change: dict[str, Any], place: 
 def test_other_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not seed tasks"):
         read_seeds(write(tmp_path, [{"text": "a"}]))
-    with pytest.raises(DataError, match="fit no known shape"):
-        read_seeds(write(tmp_path, [{"a": "b"}]))
+    with pytest.raises(DataError, match="the first holds answer, question"):
+        read_seeds(write(tmp_path, [{"question": "a", "answer": "b"}]))
 
 
 def test_the_real_seeds_are_read_and_the_rule_mostly_agrees_with_them() -> None:

@@ -16,6 +16,7 @@ from tunesmith.errors import RunError
 from tunesmith.recipes.bootstrap import BootstrapConfig, Made, make_rows
 from tunesmith.recipes.bootstrap_ask import Asker
 from tunesmith.recipes.bootstrap_show import last_lines, make_report
+from tunesmith.reports.bootstrap import draw_diversity
 from tunesmith.rollout.writer import Writer
 
 SCRIPT: dict[tuple[str, int], Any] = {
@@ -218,3 +219,14 @@ def test_the_report_counts_what_the_files_hold(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert "List three trees of the country." in page and "unparseable" in page and "data:image/png" in page
     assert (tmp_path / "out" / "diversity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_takes_words_of_any_script(tmp_path: Path) -> None:
+    words = {"写 诗": 2, "$x$ _y": 1, "\u0000": 1, "": 1}
+    facts = {
+        "rouge_l_to_nearest_seed": {"counts": [0, 2, 0], "bin_width": 0.1},
+        "first_words": words,
+        "num_first_words": len(words),
+    }
+    draw_diversity(tmp_path / "p.png", facts)
+    assert (tmp_path / "p.png").stat().st_size > 2000

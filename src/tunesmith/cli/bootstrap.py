@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli.shared import AdapterPath, Debug, Json, errors_in_one_paragraph, print_lines
+
+EMBEDDED = "smollm2-135m-instruct"
 
 
 def bootstrap(
     seeds: Annotated[Path, typer.Argument(help="Seed tasks: Self-Instruct's or Alpaca's columns.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for the rows, the requests and the report.")],
     num: Annotated[int, typer.Option("--num", min=1, help="Rows wanted.")] = 500,
-    model: Annotated[str | None, typer.Option("--model", help="Embedded name, hub id, folder or .gguf file.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Hub id, folder or .gguf; none: the embedded.")] = None,
     adapter: AdapterPath = None,
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", help="OpenAI-compatible address, ending in /v1.")
@@ -44,17 +46,9 @@ def bootstrap(
     --output rows
     """
     with errors_in_one_paragraph(debug):
-        from tunesmith.config import build_config
-        from tunesmith.recipes.bootstrap import BootstrapConfig, make_rows
-        from tunesmith.recipes.bootstrap_open import check_choice, open_endpoint, open_local
-        from tunesmith.recipes.bootstrap_show import Bar, last_lines, make_report
-        from tunesmith.rollout.endpoint import EndpointConfig
-
-        check_choice(model, adapter, endpoint, endpoint_model)
-        settings = {
+        settings: dict[str, Any] = {
             "seeds": str(seeds),
             "output_dir": str(output),
-            "writer": {},
             "num": num,
             "seed": seed,
             "num_shown": shown,
@@ -64,34 +58,52 @@ def bootstrap(
             "top_p": top_p,
             "filters": {"max_rouge_l": max_rouge_l},
         }
-        if scheme != "auto":
-            settings["scheme"] = scheme
-        # Wrong settings and wrong seeds are told before a model is loaded.
-        config = build_config(BootstrapConfig, settings, place="command line")
-        config.check_seeds()
-        if endpoint is not None and endpoint_model is not None:
-            opened = open_endpoint(
-                EndpointConfig(
-                    url=endpoint,
-                    model=endpoint_model,
-                    api_key_env=api_key_env,
-                    timeout_seconds=timeout,
-                    num_connections=connections,
-                ),
-                seed=seed,
-            )
-        else:
-            opened = open_local(model or "smollm2-135m-instruct", adapter)
-        if not as_json:
-            print_lines(opened.notes)
-        writer = {"writer": dict(opened.writer.identity), "scheme": opened.scheme if scheme == "auto" else scheme}
-        config = config.model_copy(update=writer)
-        began = time.monotonic()
-        with Bar(num) as bar, make_rows(config, opened.writer, bar) as (made, asker, tasks):
-            facts = make_report(config, made, asker, tasks, time.monotonic() - began)
-        if as_json:
-            typer.echo(json.dumps(facts))
-        else:
-            print_lines(last_lines(config, facts))
-        if made.stopped == "interrupted":
-            raise typer.Exit(130)
+        server = {
+            "url": endpoint,
+            "model": endpoint_model,
+            "api_key_env": api_key_env,
+            "timeout_seconds": timeout,
+            "num_connections": connections,
+        }
+        _run(settings, server, model, adapter, scheme, as_json=as_json)
+
+
+def _run(
+    settings: dict[str, Any],
+    server: dict[str, Any],
+    model: str | None,
+    adapter: Path | None,
+    scheme: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Check the settings and the seeds, open the writer, make the rows, report."""
+    from tunesmith.config import build_config
+    from tunesmith.recipes.bootstrap import BootstrapConfig, make_rows
+    from tunesmith.recipes.bootstrap_open import check_choice, open_endpoint, open_local
+    from tunesmith.recipes.bootstrap_show import Bar, last_lines, make_report
+    from tunesmith.rollout.endpoint import EndpointConfig
+
+    check_choice(model, adapter, server["url"], server["model"])
+    if scheme != "auto":
+        settings = {**settings, "scheme": scheme}
+    # Wrong settings and wrong seeds are told before a model is loaded.
+    config = build_config(BootstrapConfig, {**settings, "writer": {}}, place="command line")
+    config.check_seeds()
+    if server["url"] is not None:
+        opened = open_endpoint(build_config(EndpointConfig, server, place="command line"), seed=config.seed)
+    else:
+        opened = open_local(model or EMBEDDED, adapter)
+    if not as_json:
+        print_lines(opened.notes)
+    told = {"writer": dict(opened.writer.identity), "scheme": opened.scheme if scheme == "auto" else scheme}
+    config = config.model_copy(update=told)
+    began = time.monotonic()
+    with Bar(config.num) as bar, make_rows(config, opened.writer, bar) as (made, asker, tasks):
+        facts = make_report(config, made, asker, tasks, time.monotonic() - began)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        print_lines(last_lines(config, facts))
+    if made.stopped == "interrupted":
+        raise typer.Exit(130)

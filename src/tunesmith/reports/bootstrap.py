@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tunesmith.reports.html import Report
 from tunesmith.runs import atomic_write_bytes
 
 REPORT_FILE, PICTURE_FILE = "report.html", "diversity.png"
-_NEW, _SEED, _LIMIT = "#3f6ea3", "#c3d3e4", "#b5482a"
+_NEW = "#3f6ea3"
 _NUM_EXAMPLES = 5
 
 
@@ -40,6 +41,7 @@ def write_report(
     report.figure(
         folder / PICTURE_FILE, "Left: ROUGE-L of each new instruction to its nearest seed. Right: first words."
     )
+    report.table(["first words", "new instructions"], list(diversity["first_words"].items())[:12])
     words = diversity["num_words"]
     report.table(
         ["words", "least", "median", "90 %", "most"],
@@ -95,5 +97,8 @@ def draw_diversity(path: Path, diversity: Mapping[str, Any]) -> None:
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    with warnings.catch_warnings():
+        # The font lacks many scripts; the page has the same words in a table.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(picture, format="png")
     atomic_write_bytes(path, picture.getvalue())

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.data.check import FaultLog, RowError
+from tunesmith.data.check import FaultLog, RowError, shown
 from tunesmith.data.parse import json_type
 from tunesmith.data.read import Rows, open_rows
-from tunesmith.data.shape import detect_shape
 from tunesmith.errors import DataError
 from tunesmith.records import Where
 
@@ -42,12 +41,12 @@ def read_seeds(source: str) -> tuple[list[Task], str]:
     first = _first_row(rows)
     if "instances" in first:
         read = _self_instruct
-    elif detect_shape(first, Where(rows.path)) == "alpaca":
+    elif "instruction" in first and ("output" in first or "response" in first):
         read = _alpaca
     else:
         raise DataError(
             rows.path,
-            "the rows are not seed tasks.",
+            f"the rows are not seed tasks; the first holds {', '.join(map(shown, sorted(first))) or 'nothing'}.",
             "Write instruction, input and output, or Self-Instruct's id, instruction, instances, is_classification.",
         )
     faults, tasks, lines = FaultLog(), list[Task](), dict[str, Where]()
