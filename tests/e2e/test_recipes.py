@@ -29,6 +29,7 @@ def test_recipe_is_understood(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.models.resolve import EMBEDDED_MODEL
     from tunesmith.recipes.prepare import SFTConfig
     from tunesmith.recipes.sft import train
 
@@ -40,6 +41,8 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.
     config, _ = load_config(SFTConfig, path, settings)
     if not (ROOT / config.data.train).exists():
         pytest.skip(f"{config.data.train} is absent")
+    if config.model_name_or_path != EMBEDDED_MODEL and not (ROOT / config.model_name_or_path).exists():
+        pytest.skip(f"{config.model_name_or_path} is the user's to bring")
     trained = train(config)
     assert trained.num_steps == 2
     assert trained.final_eval_loss is not None and trained.initial_eval_loss is not None

@@ -43,7 +43,10 @@ class RenderReport:
 
 
 class TokenStore(Sequence[Example]):
-    """Examples read back from flat arrays: ids (int32), loss weights (float32), offsets, row ids and lines."""
+    """Examples read back from flat arrays: ids (int32), loss weights (float32), offsets, row ids and lines.
+
+    An encoder-decoder model's sources lie in two arrays beside them.
+    """
 
     def __init__(self, folder: Path, file: str) -> None:
         self._file = file
@@ -51,6 +54,11 @@ class TokenStore(Sequence[Example]):
         self._weights: NDArray[np.float32] = np.load(folder / "weights.npy", mmap_mode="r")
         self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
         self._rows: NDArray[np.int64] = np.load(folder / "rows.npy")
+        self._sources: NDArray[np.int32] | None = None
+        self._source_offsets: NDArray[np.int64] = np.zeros(len(self._offsets), np.int64)
+        if (folder / "sources.npy").is_file():
+            self._sources = np.load(folder / "sources.npy", mmap_mode="r")
+            self._source_offsets = np.load(folder / "source_offsets.npy")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -65,16 +73,23 @@ class TokenStore(Sequence[Example]):
             loss_weight=np.array(self._weights[begin:end]),
             row_id=row_id,
             where=Where(self._file, line if line >= 0 else None),
+            source_ids=self._source(index),
         )
+
+    def _source(self, index: int) -> NDArray[np.int64] | None:
+        if self._sources is None:
+            return None
+        begin, end = int(self._source_offsets[index]), int(self._source_offsets[index + 1])
+        return np.asarray(self._sources[begin:end], np.int64)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each example."""
-        return [int(n) for n in np.diff(self._offsets)]
+        """Tokens of each example, the encoder's included."""
+        return [int(n) for n in np.diff(self._offsets) + np.diff(self._source_offsets)]
 
     @property
     def num_tokens(self) -> int:
-        return int(self._offsets[-1])
+        return int(self._offsets[-1] + self._source_offsets[-1])
 
 
 def build_store(
@@ -88,19 +103,30 @@ def build_store(
     """Render every record once and lay the examples into ``folder``. Raises DataError when nothing is left."""
     folder.mkdir(parents=True, exist_ok=True)
     report = RenderReport()
-    offsets, rows, file = [0], [], ""
-    with (folder / "ids.raw").open("wb") as ids, (folder / "weights.raw").open("wb") as weights:
+    offsets, source_offsets, rows, file = [0], [0], [], ""
+    with (
+        (folder / "ids.raw").open("wb") as ids,
+        (folder / "weights.raw").open("wb") as weights,
+        (folder / "sources.raw").open("wb") as sources,
+    ):
         for example in _examples(records, tokenizer, config, max_tokens, report):
             ids.write(example.ids.astype(np.int32).tobytes())
             weights.write(example.loss_weight.astype(np.float32).tobytes())
-            offsets.append(offsets[-1] + example.num_tokens)
+            offsets.append(offsets[-1] + len(example.ids))
+            source = np.zeros(0, np.int64) if example.source_ids is None else example.source_ids
+            sources.write(source.astype(np.int32).tobytes())
+            source_offsets.append(source_offsets[-1] + len(source))
             rows.append((example.row_id, -1 if example.where.line is None else example.where.line))
             file = example.where.file
     if not rows:
         raise DataError(file or "data", "no row is left to train on.", "Look at the reasons the rows were dropped for.")
-    for name, dtype in (("ids", np.int32), ("weights", np.float32)):
-        np.save(folder / f"{name}.npy", np.memmap(folder / f"{name}.raw", dtype=dtype, mode="r"))
+    for name, dtype in (("ids", np.int32), ("weights", np.float32), ("sources", np.int32)):
+        # A causal model has no sources, and an empty file cannot be mapped.
+        if (folder / f"{name}.raw").stat().st_size:
+            np.save(folder / f"{name}.npy", np.memmap(folder / f"{name}.raw", dtype=dtype, mode="r"))
         (folder / f"{name}.raw").unlink()
+    if source_offsets[-1]:
+        np.save(folder / "source_offsets.npy", np.array(source_offsets, np.int64))
     np.save(folder / "offsets.npy", np.array(offsets, np.int64))
     np.save(folder / "rows.npy", np.array(rows, np.int64))
     return TokenStore(folder, file), report
