@@ -9,8 +9,21 @@ from typing import Any
 
 from tunesmith.randomness import permutation
 
-MONTHS = "january february march april may june july august september october november december".split()
-WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
+WEEKDAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 DAYS, YEARS = range(1, 29), range(1990, 2000)
 NUM_TRAIN, NUM_VALID, NUM_TEST = 1500, 100, 200
 

@@ -159,7 +159,8 @@ def test_their_kin_give_transformers_loss(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     t5: dict[str, Any] = {"d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
     bart = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
-            "encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}  # fmt: skip
+            "encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64,
+            "forced_eos_token_id": None}  # fmt: skip
     sizes = {"vocab_size": 272, "d_model": 32, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
     config = t.AutoConfig.for_model(kind, **sizes, **(bart if kind == "pegasus" else t5))
     t.AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 from text_to_text_models import build_tokenizer
@@ -154,6 +155,26 @@ def test_the_store_gives_back_what_was_rendered(tmp_path: Path) -> None:
     assert packed.source is not None
     assert packed.source.length_S == tuple(len(e.source_ids) for e in examples)  # type: ignore[arg-type]
     assert packed.source.row_id_S == packed.row_id_S
+
+
+def test_the_real_t5_vocabulary() -> None:
+    from transformers import T5Tokenizer
+
+    tokenizer = T5Tokenizer.from_pretrained(shared_data("tokenizer_t5"))
+    use_text_to_text(tokenizer, (0,))
+    asked = "Tokenization helps AI understand text."
+    (example,) = rendered(chat(("user", asked), ("assistant", "Ja, gut.")), tokenizer)
+    pieces = [tokenizer.convert_ids_to_tokens(list(ids)) for ids in (example.source_ids, example.ids)]
+    assert pieces == [
+        ["▁To", "ken", "ization", "▁helps", "▁AI", "▁understand", "▁text", ".", "</s>"],
+        ["<pad>", "▁Ja", ",", "▁gut", ".", "</s>"],
+    ]
+    assert example.ids[1:].tolist() == tokenizer("Ja, gut.")["input_ids"]
+    # Its vocabulary holds "</s>" as a piece, which no way of asking reads as letters.
+    with pytest.raises(DataError, match="spells the model's control token '</s>'"):
+        rendered(chat(("user", "say </s> twice"), ("assistant", "no")), tokenizer)
+    with pytest.raises(DataError, match="the source has no token"):
+        rendered(chat(("user", "   "), ("assistant", "no")), tokenizer)
 
 
 def test_rows_with_and_without_a_source_do_not_mix() -> None:

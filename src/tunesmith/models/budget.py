@@ -102,7 +102,8 @@ def _num_layers(base: Base) -> int:
     layers = int(config.num_hidden_layers)
     if not base.is_encoder_decoder:
         return layers
-    return max(layers, int(getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", layers)))
+    names = ("num_decoder_layers", "decoder_layers")
+    return max(layers, *(int(getattr(config, name, None) or 0) for name in names))
 
 
 def _inner_width(base: Base) -> int:
