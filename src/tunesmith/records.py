@@ -137,7 +137,8 @@ class Example:
 
     ids: (T,) int64. loss_weight: (T,) float32, the weight of predicting token t from the tokens before it;
     0 keeps the token out of the loss, and position 0 is always 0 because nothing comes before it.
-    end_in_loss: every end-of-turn token of a trained turn is in the loss.
+    end_in_loss: every end-of-turn token of a trained turn is in the loss. source_ids: (S,) int64, what an
+    encoder-decoder model's encoder reads; ids are then the decoder's, its start token first.
     """
 
     ids: NDArray[np.int64]
@@ -146,10 +147,12 @@ class Example:
     where: Where
     end_in_loss: bool = True
     tokens_cut: int = 0
+    source_ids: NDArray[np.int64] | None = None
 
     @property
     def num_tokens(self) -> int:
-        return len(self.ids)
+        """Tokens the model works through, the encoder's included."""
+        return len(self.ids) + (0 if self.source_ids is None else len(self.source_ids))
 
     @property
     def num_loss_tokens(self) -> int:

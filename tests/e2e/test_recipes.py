@@ -39,6 +39,7 @@ def test_recipe_is_understood(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.models.resolve import EMBEDDED_MODEL
     from tunesmith.recipes.prepare import SFTConfig
     from tunesmith.recipes.sft import train
 
@@ -52,6 +53,8 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.
         pytest.skip(f"{config.data.train} is absent")
     if path.stem == "mixture_public" and not (ROOT.parent / "shared" / "data").exists():
         pytest.skip("the sources of recipes/mixtures/public.yaml are absent")
+    if config.model_name_or_path != EMBEDDED_MODEL and not (ROOT / config.model_name_or_path).exists():
+        pytest.skip(f"{config.model_name_or_path} is the user's to bring")
     trained = train(config)
     assert trained.num_steps == 2
     assert trained.final_eval_loss is not None and trained.initial_eval_loss is not None

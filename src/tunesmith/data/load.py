@@ -60,6 +60,8 @@ class DataConfig(Config):
     """Only the first rows of the training source, in its order; the rows behind them are not read."""
     validation_limit: int | None = Field(None, ge=1)
     """Only the first rows of the validation set, in its order."""
+    cache: bool = True
+    """Keep the rows' tokens in the cache folder, for your eyes only, so that the next run need not make them anew."""
 
     @field_validator("columns")
     @classmethod

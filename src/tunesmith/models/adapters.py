@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config import Config
 from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError
+from tunesmith.models import encoder_decoder
 from tunesmith.models.blocks import read_blocks
 from tunesmith.models.extended import is_token_row, read_token_rows
 from tunesmith.models.reference import route_lora_layers
@@ -52,7 +53,7 @@ def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role
     """
     if config.method == "full":
         return full_role(base)
-    targets = ATTENTION_MODULES if config.target_modules == "attention" else config.target_modules
+    targets = _attention_modules(base) if config.target_modules == "attention" else config.target_modules
     lora = LoraConfig(
         r=config.r,
         # PEFT stores what it is given; a whole number keeps the file readable by strict readers.
@@ -62,7 +63,7 @@ def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role
         use_rslora=config.use_rslora,
         # GPT-2 stores its weights (in, out).
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if base.is_encoder_decoder else "CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "adapter_init", name))
@@ -73,6 +74,12 @@ def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role
                 "adapter.target_modules", f"{str(error).splitlines()[0].rstrip('.')}.", "Use 'all-linear'."
             ) from None
     return lora_role(base, name)
+
+
+def _attention_modules(base: Base) -> list[str]:
+    if base.is_encoder_decoder:
+        return encoder_decoder.ATTENTION_MODULES[base.model.config.model_type]
+    return ATTENTION_MODULES
 
 
 def _place(base: Base, name: str, lora: LoraConfig) -> None:

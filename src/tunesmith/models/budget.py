@@ -71,13 +71,16 @@ def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: 
     """Predict the peak of a training step from what our kernels save a token and a layer."""
     tokens = max(micro_batch_tokens, longest_tokens)
     config, element = base.model.config, torch.finfo(base.dtype).bits // 8
-    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    width, layers = int(config.hidden_size), _num_layers(base)
     saved = _saved_per_token_bytes(base, role, element, longest_tokens)
     kept = width * element if checkpointing else saved
     # A checkpointed layer is recomputed one at a time, so one layer's activations stand beside the kept inputs.
     activations = tokens * (layers * kept + (saved if checkpointing else 0))
+    if base.is_encoder_decoder and checkpointing:
+        # Rows are recomputed one at a time, but each with all its layers.
+        activations = longest_tokens * layers * saved + tokens * width * element
     # While a layer runs backward, gradients of its widest tensors live beside what was saved.
-    widest = max(int(getattr(config, "intermediate_size", 0) or 4 * width), width)
+    widest = max(_inner_width(base), width)
     transient = tokens * 6 * widest * element
     trainable = role.num_parameters
     return Budget(
@@ -100,11 +103,28 @@ def _new_rows_bytes(base: Base, role: Role, width: int, element: int) -> int:
     return 0 if rows is None else 3 * rows.num_rows * width * element
 
 
+def _num_layers(base: Base) -> int:
+    """Layers a token runs through; a source token's keys and values in the decoder count with the decoder's layers."""
+    config = base.model.config
+    layers = int(config.num_hidden_layers)
+    if not base.is_encoder_decoder:
+        return layers
+    names = ("num_decoder_layers", "decoder_layers")
+    return max(layers, *(int(getattr(config, name, None) or 0) for name in names))
+
+
+def _inner_width(base: Base) -> int:
+    """Width of the feed-forward part, by the names the families give it."""
+    config = base.model.config
+    names = ("d_ff", "encoder_ffn_dim", "decoder_ffn_dim") if base.is_encoder_decoder else ("intermediate_size",)
+    return max((int(getattr(config, name, 0) or 0) for name in names), default=0) or 4 * int(config.hidden_size)
+
+
 def _saved_per_token_bytes(base: Base, role: Role, element: int, longest_tokens: int) -> int:
     """Bytes a layer saves a token for its backward pass."""
     config = base.model.config
     width = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", 0) or 4 * width)
+    inner = _inner_width(base)
     heads = int(config.num_attention_heads)
     head_width = int(getattr(config, "head_dim", None) or width // heads)
     kv = head_width * int(getattr(config, "num_key_value_heads", None) or heads)
@@ -118,6 +138,9 @@ def _saved_per_token_bytes(base: Base, role: Role, element: int, longest_tokens:
         values += 6 * width + 2 * heads * head_width + 2 * inner
     if base.device.type == "cpu" and base.decoder is not None:
         values += heads * min(longest_tokens, MATMUL_MAX_TOKENS)
+    if base.is_encoder_decoder:
+        # Cross attention's norm, q, k, v and output; and scores, position bias and weights of attention over both.
+        values += 2 * width + 4 * heads * head_width + 3 * heads * longest_tokens
     return values * element + 16
 
 

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from tunesmith.kernels.attention import packed_attention, plan_attention
 from tunesmith.models.blocks import Decoder, run_blocks
+from tunesmith.models.encoder_decoder import EncoderDecoderDecoding
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed, embedded_or_ids
 from tunesmith.models.roles import Base
@@ -40,6 +41,9 @@ def start_decoding(
     base: Base, prompts: Sequence[NDArray[np.int64]], max_new_tokens: int, adapter: str | None
 ) -> tuple[DecodeState, Tensor]:
     """Prefill the prompts and return the state with the hidden states (B, D) after each prompt."""
+    if base.is_encoder_decoder:
+        encoding = EncoderDecoderDecoding(base, adapter)
+        return encoding, encoding.prefill(prompts)
     if base.decoder is None:
         state: FastDecoding | ReferenceDecoding = ReferenceDecoding(base, adapter)
         return state, state.prefill(prompts)

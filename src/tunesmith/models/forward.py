@@ -11,6 +11,7 @@ from torch import Tensor
 from tunesmith.kernels.attention import AttentionPlan, packed_attention, plan_attention
 from tunesmith.kernels.head_loss import WeightGrad, ce_sum, reference_logprobs, token_logprobs
 from tunesmith.models.blocks import Decoder, run_blocks
+from tunesmith.models.encoder_decoder import decoder_states
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import run_segment
 from tunesmith.models.roles import Base
@@ -26,12 +27,17 @@ def hidden_states(
 ) -> Tensor:
     """Final hidden states (T, D) of a packed forest; the adapter of each segment is ``packed.adapter_S``.
 
+    With a source stream they are the decoder's, which has read the encoder's states of its row.
     dropout_seed: row id -> seed of that row's dropout in this step; None switches dropout off.
     """
-    if any(packed.num_virtual_S) or packed.source is not None:
-        raise ValueError("virtual tokens and encoder streams need a method that provides them")
+    if any(packed.num_virtual_S):
+        raise ValueError("virtual tokens need a method that provides them")
+    if base.is_encoder_decoder != (packed.source is not None):
+        raise ValueError("an encoder-decoder model, and no other, takes a source stream")
     seeds = None if dropout_seed is None else tuple(dropout_seed(row) for row in packed.row_id_S)
     packed = packed.to(base.device)
+    if packed.source is not None:
+        return decoder_states(base, packed, seeds, checkpointing)
     if base.decoder is None:
         return _reference_states(base, packed, seeds, checkpointing)
     decoder = base.decoder

@@ -41,6 +41,16 @@ class Routing:
             at += length
         return seeds, tuple(lengths)
 
+    def over(self, num_tokens: int) -> Routing:
+        """The same single run for a layer that is given num_tokens tokens, equally many a segment.
+
+        Inside one call an encoder's layers and a decoder's are given different numbers of them.
+        """
+        ((_, _, adapter),) = self.runs
+        count = len(self.length_S)
+        lengths = (num_tokens // count,) * count if count else ()
+        return Routing(((0, num_tokens, adapter),), self.seed_S, lengths)
+
 
 class Site:
     """A place in the model where a linear map stands; ``number`` is its order in the model."""

@@ -6,17 +6,19 @@ import time
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.kernels.head_loss import Head
 from tunesmith.models.blocks import Decoder, read_blocks
+from tunesmith.models.encoder_decoder import check_family, read_decoder_prefix, read_head
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.resolve import EMBEDDED_MODEL, ResolvedModel, resolve_model
 from tunesmith.models.roles import Base
 from tunesmith.tokens.pack import pack_prompts
+from tunesmith.tokens.text_to_text import use_text_to_text
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
@@ -84,7 +86,8 @@ def load_base(config: ModelConfig) -> Base:
     base = build_base(resolved, device, dtype, trust_remote_code=config.trust_remote_code, kernels=config.kernels)
     base.notes.append(f"base in {str(dtype).removeprefix('torch.')} on {device} ({reason}).")
     if base.reference_reason is not None and config.kernels == "auto":
-        base.notes.append(f"plain reference path, row by row: {base.reference_reason}.")
+        how = "in padded batches" if base.pads else "row by row"
+        base.notes.append(f"plain reference path, {how}: {base.reference_reason}.")
     return base
 
 
@@ -100,10 +103,16 @@ def build_base(
     bar_was_on = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        facts = AutoConfig.from_pretrained(resolved.folder, trust_remote_code=trust_remote_code)
+        if facts.is_encoder_decoder:
+            check_family(facts.model_type, resolved.name)
+        kind = AutoModelForSeq2SeqLM if facts.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_pretrained(
             resolved.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(resolved.folder, trust_remote_code=trust_remote_code)
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             resolved.name, f"{str(error).splitlines()[0].rstrip('.')}.", "Check the model folder."
@@ -112,6 +121,8 @@ def build_base(
         if bar_was_on:
             transformers_logging.enable_progress_bar()
     model.to(device).eval().requires_grad_(False)
+    if facts.is_encoder_decoder:
+        return _encoder_decoder_base(resolved, model, tokenizer, device, dtype, pads=kernels == "auto")
     base = Base(
         resolved=resolved,
         model=model,
@@ -127,6 +138,25 @@ def build_base(
         base.reference_reason = decoder if isinstance(decoder, str) else _differs(base, decoder)
         base.decoder = decoder if isinstance(decoder, Decoder) and base.reference_reason is None else None
     return base
+
+
+def _encoder_decoder_base(
+    resolved: ResolvedModel, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype, *, pads: bool
+) -> Base:
+    prefix = read_decoder_prefix(model, resolved.name)
+    use_text_to_text(tokenizer, prefix)
+    return Base(
+        resolved=resolved,
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        head=read_head(model, prefix, resolved.name),
+        decoder=None,
+        reference_reason="an encoder-decoder model" if pads else "kernels: reference is set",
+        decoder_prefix=prefix,
+        pads=pads,
+    )
 
 
 def _read_head(model: Any) -> Head:

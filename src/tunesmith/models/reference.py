@@ -44,8 +44,8 @@ def _routed_forward(site: Site) -> Any:
         tokens = x.reshape(-1, x.shape[-1])
         if routing is None:
             # A plain transformers call, outside of ``forward``: the bare base answers.
-            routing = Routing(((0, tokens.shape[0], None),))
-        return site(tokens, routing).view(*x.shape[:-1], -1)
+            routing = Routing(((0, 0, None),))
+        return site(tokens, routing.over(tokens.shape[0])).view(*x.shape[:-1], -1)
 
     return forward
 

@@ -35,8 +35,10 @@ class Role:
 class Base:
     """The model every role shares.
 
-    model: transformers' causal model; adapters are placed on it in its own module tree. dtype: what activations
-    are computed in. decoder: the fast path, or None with the reason in ``reference_reason``.
+    model: transformers' causal or encoder-decoder model; adapters are placed on it in its own module tree. dtype: what
+    activations are computed in. decoder: the fast path, or None with the reason in ``reference_reason``.
+    decoder_prefix: of an encoder-decoder model, what its decoder is given before the first word. pads: whether its
+    rows may share a padded batch.
     token_rows: adapter -> the new vocabulary rows it owns.
     """
 
@@ -51,6 +53,13 @@ class Base:
     notes: list[str] = field(default_factory=list)
     peft_model: Any = None
     token_rows: dict[str, TokenRows] = field(default_factory=dict)
+    decoder_prefix: tuple[int, ...] = ()
+    pads: bool = False
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt and a decoder writes the answer."""
+        return bool(self.decoder_prefix)
 
     @property
     def context_tokens(self) -> int:

@@ -136,7 +136,7 @@ def describe(plan: dict[str, Any], recipe: Path) -> list[str]:
     if training["rows_split_by_turn"]:
         lines.append(
             f"           {training['rows_split_by_turn']} rows became several examples: the template rewrites earlier "
-            "turns, or the text is longer than a row"
+            "turns, the text is longer than a row, or an encoder-decoder model answers one turn at a time"
         )
     fits = "fits" if memory["fits"] else "DOES NOT FIT"
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from tunesmith.data.mixture import MixtureRecords
 from tunesmith.data.mixture_report import mixture_table
 from tunesmith.models.adapters import AdapterConfig, add_adapter
 from tunesmith.models.budget import Budget, decide
+from tunesmith.models.cache import cache_folder
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.roles import Base, Role
-from tunesmith.records import Example
+from tunesmith.records import Conversation, Document, Example
+from tunesmith.tokens.cached import cached_store
 from tunesmith.tokens.render import RenderConfig
 from tunesmith.tokens.store import RenderReport, TokenStore, build_store
 from tunesmith.training.distribute import World, from_environment
@@ -89,10 +92,10 @@ def prepare(config: SFTConfig, folder: Path, base: Base | None = None) -> Prepar
     role = add_adapter(base, ADAPTER_NAME, config.adapter, config.seed)
     limit = min(config.max_length or base.context_tokens, base.context_tokens)
     tokenizer = base.tokenizer_of(role.adapter)
-    train, train_report = build_store(data.train, tokenizer, config, folder / "train", max_tokens=limit)
+    train, train_report = _render(data.train, "train", data, base, tokenizer, config, limit, folder)
     valid, valid_report = None, None
     if len(data.validation):
-        valid, valid_report = build_store(data.validation, tokenizer, config, folder / "valid", max_tokens=limit)
+        valid, valid_report = _render(data.validation, "valid", data, base, tokenizer, config, limit, folder)
     budget = decide(
         base,
         role,
@@ -112,4 +115,37 @@ def prepare(config: SFTConfig, folder: Path, base: Base | None = None) -> Prepar
         budget=budget,
         num_steps=num_steps_of(config, len(train), world),
         world=world,
+    )
+
+
+def _render(
+    records: Sequence[Conversation | Document],
+    side: str,
+    data: LoadedData,
+    base: Base,
+    tokenizer: Any,
+    config: SFTConfig,
+    max_tokens: int,
+    folder: Path,
+) -> tuple[TokenStore, RenderReport]:
+    """Tokens of one side: from the cache where it may be used, else laid into ``folder``."""
+    if not config.data.cache or tokenizer is not base.tokenizer:
+        return build_store(records, tokenizer, config, folder / side, max_tokens=max_tokens)
+    made_of = {
+        "side": side,
+        "data": data.digest,
+        "data_settings": config.data.model_dump(mode="json"),
+        "seed": config.seed,
+        "tokenizer": base.resolved.tokenizer_digest,
+        "template": base.resolved.template_digest,
+        "decoder_prefix": base.decoder_prefix,
+    }
+    return cached_store(
+        records,
+        tokenizer,
+        config,
+        max_tokens=max_tokens,
+        made_of=made_of,
+        cache=cache_folder() / "tokens",
+        fallback=folder / side,
     )

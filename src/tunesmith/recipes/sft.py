@@ -279,4 +279,5 @@ def describe_result(trained: Trained, config: SFTConfig, recipe: Path) -> list[s
     )
     lines.append(f"wrote {trained.output_dir}: adapter, metrics.jsonl, loss.png")
     what = f"--adapter {trained.output_dir}" if config.adapter.method == "lora" else f"--model {trained.output_dir}"
-    return [*lines, f"next:  tunesmith chat {what}"]
+    verb = "generate" if trained.base.is_encoder_decoder else "chat"
+    return [*lines, f"next:  tunesmith {verb} {what}"]

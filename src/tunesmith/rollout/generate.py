@@ -28,7 +28,10 @@ from tunesmith.runtime import release_memory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Token ids (T,) with the generation prompt, the row they belong to and the how-manieth sample of it this is."""
+    """Token ids (T,) with the generation prompt, the row they belong to and the how-manieth sample of it this is.
+
+    For an encoder-decoder model they are the source.
+    """
 
     ids: NDArray[np.int64]
     row_id: int
@@ -116,6 +119,9 @@ class LocalGenerator:
 
     def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
         need, limit = len(prompt.ids) + sampling.max_new_tokens, self.base.context_tokens
+        if self.base.is_encoder_decoder:
+            # Source and answer lie in two streams, each with the whole context.
+            need = max(len(prompt.ids), len(self.base.decoder_prefix) + sampling.max_new_tokens)
         if need > limit:
             raise DataError(
                 f"prompt {prompt.row_id}",

@@ -118,7 +118,7 @@ def pack(examples: Sequence[Example], adapter: str | None = None, parents: Seque
     parents = [ROOT] * len(examples) if parents is None else list(parents)
     if any(not ROOT <= parent < index for index, parent in enumerate(parents)) or len(parents) != len(examples):
         raise ValueError("a parent must stand before its children")
-    lengths = [example.num_tokens for example in examples]
+    lengths = [len(example.ids) for example in examples]
     starts = [0, *np.cumsum(lengths)[:-1].tolist()]
     first_positions: list[int] = []
     for parent in parents:
@@ -134,7 +134,16 @@ def pack(examples: Sequence[Example], adapter: str | None = None, parents: Seque
         adapter_S=(adapter,) * len(examples),
         num_virtual_S=(0,) * len(examples),
         row_id_S=tuple(example.row_id for example in examples),
+        source=_pack_sources(examples, adapter),
     )
+
+
+def _pack_sources(examples: Sequence[Example], adapter: str | None) -> Packed | None:
+    """The encoder's stream, one root an example in the same order; None for a causal model."""
+    sources = [example.source_ids for example in examples if example.source_ids is not None]
+    if len(sources) not in (0, len(examples)):
+        raise ValueError("examples with and without a source cannot share a pack")
+    return pack_prompts(sources, [example.row_id for example in examples], adapter) if sources else None
 
 
 def pack_prompts(prompts: Sequence[NDArray[np.int64]], row_ids: Sequence[int], adapter: str | None) -> Packed:

@@ -22,6 +22,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Conversation, Document, Example, Message, Where
 from tunesmith.tokens.draft import Draft, draft, draft_many, prompt_tokens
 from tunesmith.tokens.template import apply_template, chat_format, encode, encode_as_text, encode_many, mark, plain
+from tunesmith.tokens.text_to_text import render_text_to_text, source_ids, text_to_text_of
 
 # Enough for a fast tokenizer to spread over the cores, few enough to hold.
 RECORDS_AT_ONCE = 64
@@ -31,7 +32,7 @@ class RenderConfig(Config):
     """How long a row may be and what happens to a longer one."""
 
     max_length: int | None = Field(None, ge=8)
-    """Most tokens of one row; empty: what the model reads."""
+    """Most tokens of one row, for an encoder-decoder model of source and target each; empty: what the model reads."""
     over_length: Literal["error", "drop", "truncate"] = "error"
     """A longer chat is an error, dropped and counted, or cut at its end; raw text is split, losing nothing."""
 
@@ -51,8 +52,9 @@ def render_many(
     """``render`` for each record, in order, drafting and encoding some dozens at a time."""
     source = iter(records)
     while batch := list(itertools.islice(source, RECORDS_AT_ONCE)):
+        # An encoder-decoder model's rows have no template to draft.
         chats = [record for record in batch if isinstance(record, Conversation) and _is_trained(record)]
-        drafts = draft_many(chats, tokenizer)
+        drafts = draft_many(chats, tokenizer) if text_to_text_of(tokenizer) is None else None
         known: dict[int, tuple[Draft, list[int]]] = {}
         if drafts is not None:
             ids = encode_many([d.full for d in drafts], tokenizer, [d.record.where for d in drafts])
@@ -75,6 +77,9 @@ def render(
     row that is too long (over_length: error), that the template refuses or rewrites, or that leaves nothing in the
     loss. drafted: the conversation's texts and the ids of the full one, where they are known already.
     """
+    form = text_to_text_of(tokenizer)
+    if form is not None:
+        return render_text_to_text(record, tokenizer, form, over_length=config.over_length, max_tokens=max_tokens)
     if isinstance(record, Document):
         return _render_document(record, tokenizer, max_tokens)
     if not _is_trained(record):
@@ -99,17 +104,24 @@ def render(
 def render_prompt(
     messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Mapping[str, Any]] = ()
 ) -> NDArray[np.int64]:
-    """Token ids (T,) of a conversation up to where the assistant is to speak.
+    """Token ids (T,) of a conversation up to where the assistant is to speak; what an encoder reads, if there is one.
 
     Training sees exactly these before the answer. Raises DataError when the template refuses the conversation.
     """
     where = Where("prompt")
+    form = text_to_text_of(tokenizer)
+    if form is not None:
+        if tools:
+            raise DataError(where, "an encoder-decoder model has no place for tools.", "Describe them in the text.")
+        return source_ids(messages, tokenizer, form, where)
     text = apply_template(tokenizer, messages, where, generation=True, tools=tools)
     return np.array(encode(text, tokenizer, where), np.int64)
 
 
 def template_notes(tokenizer: Any) -> list[str]:
     """What a user should know of the template in use: sentences, none where there is nothing to say."""
+    if text_to_text_of(tokenizer) is not None:
+        return ["encoder-decoder model: what the user said is the source, what the assistant said the target."]
     notes = []
     if not tokenizer.chat_template:
         notes.append("the model has no chat template; tunesmith's plain one is used (User:/Assistant: lines).")

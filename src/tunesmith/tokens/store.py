@@ -16,6 +16,8 @@ from tunesmith.errors import DataError
 from tunesmith.records import Conversation, Document, Example, Where
 from tunesmith.tokens.render import RenderConfig, render_many
 
+NO_SOURCE: NDArray[np.int64] = np.zeros(0, np.int64)
+
 
 @dataclass(slots=True)
 class RenderReport:
@@ -59,7 +61,10 @@ class RenderReport:
 
 
 class TokenStore(Sequence[Example]):
-    """Examples read back from flat arrays: ids (int32), loss weights (float32), offsets, row ids, lines and files."""
+    """Examples read back from flat arrays: ids (int32), loss weights (float32), offsets, row ids, lines and files.
+
+    An encoder-decoder model's sources lie in two arrays beside them.
+    """
 
     def __init__(self, folder: Path, files: Sequence[str]) -> None:
         self._files = files
@@ -67,6 +72,11 @@ class TokenStore(Sequence[Example]):
         self._weights: NDArray[np.float32] = np.load(folder / "weights.npy", mmap_mode="r")
         self._offsets: NDArray[np.int64] = np.load(folder / "offsets.npy")
         self._rows: NDArray[np.int64] = np.load(folder / "rows.npy")
+        self._sources: NDArray[np.int32] | None = None
+        self._source_offsets: NDArray[np.int64] = np.zeros(len(self._offsets), np.int64)
+        if (folder / "sources.npy").is_file():
+            self._sources = np.load(folder / "sources.npy", mmap_mode="r")
+            self._source_offsets = np.load(folder / "source_offsets.npy")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -86,12 +96,19 @@ class TokenStore(Sequence[Example]):
             loss_weight=np.array(self._weights[begin:end]),
             row_id=row_id,
             where=Where(self._files[file], line if line >= 0 else None),
+            source_ids=self._source(index),
         )
+
+    def _source(self, index: int) -> NDArray[np.int64] | None:
+        if self._sources is None:
+            return None
+        begin, end = int(self._source_offsets[index]), int(self._source_offsets[index + 1])
+        return np.asarray(self._sources[begin:end], np.int64)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each example."""
-        return [int(n) for n in np.diff(self._offsets)]
+        """Tokens of each example, the encoder's included."""
+        return [int(n) for n in np.diff(self._offsets) + np.diff(self._source_offsets)]
 
     @property
     def row_ids(self) -> list[int]:
@@ -100,7 +117,7 @@ class TokenStore(Sequence[Example]):
 
     @property
     def num_tokens(self) -> int:
-        return int(self._offsets[-1])
+        return int(self._offsets[-1] + self._source_offsets[-1])
 
 
 def build_store(
@@ -115,21 +132,32 @@ def build_store(
     folder.mkdir(parents=True, exist_ok=True)
     report = RenderReport()
     # Flat arrays: as Python objects the places of ten million rows would take a gigabyte.
-    offsets, rows, files = array("q", [0]), array("q"), dict[str, int]()
-    with (folder / "ids.raw").open("wb") as ids, (folder / "weights.raw").open("wb") as weights:
+    offsets, source_offsets, rows, files = array("q", [0]), array("q", [0]), array("q"), dict[str, int]()
+    with (
+        (folder / "ids.raw").open("wb") as ids,
+        (folder / "weights.raw").open("wb") as weights,
+        (folder / "sources.raw").open("wb") as sources,
+    ):
         for examples in render_many(records, tokenizer, config, max_tokens=max_tokens):
             report.add(examples, max_tokens)
             for example in examples:
                 ids.write(example.ids.astype(np.int32).tobytes())
                 weights.write(example.loss_weight.astype(np.float32).tobytes())
-                offsets.append(offsets[-1] + example.num_tokens)
+                offsets.append(offsets[-1] + len(example.ids))
+                source = NO_SOURCE if example.source_ids is None else example.source_ids
+                sources.write(source.astype(np.int32).tobytes())
+                source_offsets.append(source_offsets[-1] + len(source))
                 line = -1 if example.where.line is None else example.where.line
                 rows.extend((example.row_id, line, files.setdefault(example.where.file, len(files))))
     if not rows:
         raise DataError("data", "no row is left to train on.", "Look at the reasons the rows were dropped for.")
-    for name, dtype in (("ids", np.int32), ("weights", np.float32)):
-        np.save(folder / f"{name}.npy", np.memmap(folder / f"{name}.raw", dtype=dtype, mode="r"))
+    for name, dtype in (("ids", np.int32), ("weights", np.float32), ("sources", np.int32)):
+        # A causal model has no sources, and an empty file cannot be mapped.
+        if (folder / f"{name}.raw").stat().st_size:
+            np.save(folder / f"{name}.npy", np.memmap(folder / f"{name}.raw", dtype=dtype, mode="r"))
         (folder / f"{name}.raw").unlink()
+    if source_offsets[-1]:
+        np.save(folder / "source_offsets.npy", np.frombuffer(source_offsets, np.int64))
     np.save(folder / "offsets.npy", np.frombuffer(offsets, np.int64))
     np.save(folder / "rows.npy", np.frombuffer(rows, np.int64).reshape(-1, 3))
     return TokenStore(folder, list(files)), report
