@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tunesmith.data.load import DataConfig, LoadedData, load_data
 from tunesmith.data.mixture import Mixture, MixtureRecords
 from tunesmith.data.mixture_report import mixture_table, table_lines
+from tunesmith.data.mixture_task import source_path
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Conversation
 
@@ -233,6 +234,47 @@ def test_rows_of_one_group_stay_together_and_are_no_shots_of_each_other(tmp_path
     _, train, _ = parts(load(path))
     examples = [train.example(i)[0] for i in range(60)]
     assert any(d.row_id // 4 in {i // 4 for i in d.shots} for d in examples if d.task.name == "sums")
+
+
+def test_weights_columns_select_and_limit(tmp_path: Path) -> None:
+    path = make(tmp_path, num_examples=200)
+    tree = yaml.safe_load(Path(path).read_text())
+    one, two, far = tree["tasks"]
+    one |= {"weight": 1, "limit": 10}
+    two |= {"weight": 3, "select": {"kind": ["odd"]}, "columns": {"token": "word"}}
+    two["templates"] = [{"input": "{{ token }}", "target": "{{ kind }}"}]
+    far |= {"columns": {"x": "a"}, "templates": [{"input": "{{ x }}", "target": "{{ c }}"}]}
+    Path(path).write_text(yaml.safe_dump(tree))
+    mixture, train, validation = parts(load(path))
+    counts = Counter(train.draw(i).task.name for i in range(200))
+    assert counts == {"sums": 50, "words": 150}, "by weight, not by the 9 and 54 rows"
+    assert (mixture.rows_read, len(mixture.tasks[0].row_ids), len(mixture.tasks[1].row_ids)) == (70, 9, 54)
+    asked = [(record.messages[-2].content, record.messages[-1].content) for record in train]
+    assert {answer for question, answer in asked if question.startswith("word")} == {"odd"}
+    assert {int(draw.row_id) for draw in map(train.draw, range(200)) if draw.task.name == "sums"} <= set(range(10))
+    assert {validation.draw(i).mode for i in range(len(validation))} == {"zero_shot"}
+    task = mixture.evaluated("far")
+    fields, where = task.fields(0)
+    assert task.fill(task.templates[0], fields, where).input == "1000" and "a" not in fields
+    with pytest.raises(ConfigError, match="all weights are 0"):
+        weights(0)(tree)
+        Path(path).write_text(yaml.safe_dump(tree))
+        load(path)
+    one["weight"], two["weight"] = 0, 2
+    Path(path).write_text(yaml.safe_dump(tree))
+    _, train, _ = parts(load(path))
+    assert {train.draw(i).task.name for i in range(200)} == {"words"}
+
+
+def test_a_name_may_be_a_hub_data_set_and_a_path_begins_at_the_mixture(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    for source, expected in (
+        ("a.jsonl", tmp_path / "a.jsonl"),
+        ("../a.csv", tmp_path.parent / "a.csv"),
+        ("rows", tmp_path / "rows"),
+        ("someone/data-v1.0", "someone/data-v1.0"),
+    ):
+        assert source_path(source, tmp_path) == str(expected)
 
 
 def change(task: int, **keys: Any) -> Callable[[dict[str, Any]], None]:

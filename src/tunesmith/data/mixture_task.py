@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from tunesmith.config import Config
 from tunesmith.data.check import FaultLog, RowError, shown
 from tunesmith.data.parse import json_type
-from tunesmith.data.read import Rows, Split, open_rows
+from tunesmith.data.read import SUFFIXES, Rows, Split, open_rows
 from tunesmith.data.templates import Filled, Template, TemplateConfig, ThoughtConfig, compile_template, with_options
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.randomness import derive_seed
@@ -210,7 +210,8 @@ def source_path(source: str, folder: Path) -> str:
     path = Path(source).expanduser()
     beside = Path(os.path.normpath(folder / path))
     # A name that is nothing here may be a data set of the hub; one that looks like a path is reported as that path.
-    return str(beside) if beside.exists() or path.suffix or source.startswith(".") else source
+    looks_local = path.suffix.lower() in SUFFIXES or source.startswith(".")
+    return str(beside) if beside.exists() or looks_local else source
 
 
 def check_rows(task: Task, faults: FaultLog, *, validation_share: float, seed: int) -> Task:
