@@ -177,3 +177,19 @@ def test_the_page_shows_what_is_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     for line, expected in zip(printed, without_tokens, strict=False):
         assert " ".join(line.split()).replace(" -", "") == expected.replace(" -", "")
+
+
+def test_every_number_stands_under_its_own_heading() -> None:
+    from tunesmith.recipes.instructions import CONDITIONS, SUBJECT, _cells, _columns
+
+    # As they were measured, which is another order than they are shown in.
+    labels = [SUBJECT, *reversed([label for label in CONDITIONS if label != SUBJECT])]
+    entry: dict[str, Any] = {"task": "t", "held_out": True, "rows": 9, "tests": {}}
+    for number, label in enumerate(labels, 1):
+        entry[label] = [number / 100, 0, 1]
+        if label != SUBJECT:
+            entry["tests"][label] = {"only_it": number, "only_instructions": 0, "p": 0.5, "holm_p": 0.5}
+    shown = dict(zip(_columns(), _cells(entry), strict=True))
+    for number, label in enumerate(labels, 1):
+        assert shown[label].startswith(f"{number} % ")
+        assert label == SUBJECT or shown[f"p against {label}"] == f"0.5 ({number} : 0)"

@@ -160,8 +160,8 @@ def measured_rows(outcome: Outcome, metric: str) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for name, tasks in groups.items():
         right = {
-            label: [good for task in tasks for good in results[task].outcomes(metric)]
-            for label, results in outcome.results.items()
+            label: [good for task in tasks for good in outcome.results[label][task].outcomes(metric)]
+            for label in CONDITIONS
         }
         entry: dict[str, Any] = {"task": name, "held_out": tasks[0] in held_out, "rows": len(right[SUBJECT])}
         for label, good in right.items():
@@ -204,10 +204,9 @@ def _columns() -> list[str]:
 
 def _cells(entry: dict[str, Any]) -> list[str]:
     shares = [f"{100 * v:.0f} % [{100 * low:.0f}, {100 * high:.0f}]" for v, low, high in (entry[c] for c in CONDITIONS)]
-    tests = [
-        f"{test['holm_p']:.2g} ({test['only_it']} : {test['only_instructions']})" for test in entry["tests"].values()
-    ]
-    return [f"{entry['task']}{' *' if entry['held_out'] else ''}", str(entry["rows"]), *shares, *tests]
+    tests = [entry["tests"][label] for label in CONDITIONS if label != SUBJECT]
+    ps = [f"{test['holm_p']:.2g} ({test['only_it']} : {test['only_instructions']})" for test in tests]
+    return [f"{entry['task']}{' *' if entry['held_out'] else ''}", str(entry["rows"]), *shares, *ps]
 
 
 def write_report(path: Path, outcome: Outcome, rows: dict[str, list[dict[str, Any]]], facts: dict[str, Any]) -> None:
