@@ -10,7 +10,7 @@ import pytest
 from conftest import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
-from text_to_text_models import build_tokenizer
+from text_to_text_models import build_tokenizer, load, save_model
 
 from tunesmith.errors import DataError
 from tunesmith.records import Conversation, Document, Example, Message, Where
@@ -182,3 +182,16 @@ def test_rows_with_and_without_a_source_do_not_mix() -> None:
     bare = Example(ids=np.array([1, 2]), loss_weight=np.array([0, 1], np.float32), row_id=0, where=WHERE)
     with pytest.raises(ValueError, match="cannot share"):
         pack([example, bare])
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_tokenizer_without_its_weights_renders_as_one_with_them(kind: str, tmp_path: Path) -> None:
+    from tunesmith.models.tokenizer import load_tokenizer
+
+    folder = save_model(kind, tmp_path / kind)
+    record = chat(("user", "two words"), ("assistant", "one"))
+    alone = rendered(record, load_tokenizer(str(folder)).tokenizer)
+    loaded = rendered(record, load(folder).tokenizer)
+    for ours, theirs in zip(alone, loaded, strict=True):
+        assert ours.source_ids is not None and theirs.source_ids is not None
+        assert np.array_equal(ours.ids, theirs.ids) and np.array_equal(ours.source_ids, theirs.source_ids)

@@ -48,16 +48,16 @@ def check_family(model_type: str, name: str) -> None:
         )
 
 
-def read_decoder_prefix(model: Any, name: str) -> tuple[int, ...]:
+def read_decoder_prefix(config: Any, generation_config: Any, name: str) -> tuple[int, ...]:
     """What the decoder is given before its first word: its start token, and a first word where one is forced."""
-    start = getattr(model.config, "decoder_start_token_id", None)
+    start = getattr(config, "decoder_start_token_id", None)
     if start is None:
-        start = model.generation_config.decoder_start_token_id
+        start = getattr(generation_config, "decoder_start_token_id", None)
     if start is None:
         raise ModelError(
             name, "names no decoder_start_token_id.", "Add it to config.json; for T5 it is the pad token's id."
         )
-    forced = getattr(model.generation_config, "forced_bos_token_id", None)
+    forced = getattr(generation_config, "forced_bos_token_id", None)
     return (int(start),) if forced is None else (int(start), int(forced))
 
 

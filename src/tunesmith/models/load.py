@@ -143,7 +143,7 @@ def build_base(
 def _encoder_decoder_base(
     resolved: ResolvedModel, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype, *, pads: bool
 ) -> Base:
-    prefix = read_decoder_prefix(model, resolved.name)
+    prefix = read_decoder_prefix(model.config, model.generation_config, resolved.name)
     use_text_to_text(tokenizer, prefix)
     return Base(
         resolved=resolved,
