@@ -48,6 +48,15 @@ def test_a_second_time_nothing_is_rendered(tmp_path: Path) -> None:
     assert not (tmp_path / "own").exists()
 
 
+def test_what_was_dropped_and_cut_is_told_again(tmp_path: Path) -> None:
+    long = [*ROWS, conversation(("user", "ask"), ("assistant", "so long " * 100))]
+    for over_length, dropped, cut in (("drop", {"longer than 100 tokens": 1}, 0), ("truncate", {}, 1)):
+        config = RenderConfig(over_length=over_length)  # type: ignore[arg-type]
+        _, report = make(tmp_path, long, config)
+        _, again = make(tmp_path, never(), config)
+        assert again == report and dict(again.dropped) == dropped and again.num_rows_cut == cut
+
+
 @pytest.mark.parametrize("changed", [{"data": "abd"}, {"side": "validation"}, {"tokenizer": "t2"}, {"template": "x"}])
 def test_anything_else_is_rendered_anew(tmp_path: Path, changed: dict[str, str]) -> None:
     make(tmp_path)

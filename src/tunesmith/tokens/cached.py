@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,9 @@ def cached_store(
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         work.mkdir(mode=0o700)
         store, report = build_store(records, tokenizer, config, work, max_tokens=max_tokens)
-        text = json.dumps({"files": store.files, "report": asdict(report)})
+        # asdict would rebuild the counter from its pairs, and count those.
+        facts = {**asdict(replace(report, dropped=Counter())), "dropped": dict(report.dropped)}
+        text = json.dumps({"files": store.files, "report": facts})
         (work / REPORT_FILE).write_text(text, encoding="utf-8")
         _move(work, target)
         _forget_oldest(cache, keep=target)
