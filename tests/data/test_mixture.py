@@ -356,7 +356,13 @@ def test_a_row_without_a_field_is_named_or_dropped_and_counted(tmp_path: Path) -
         load(path)
 
 
-@pytest.mark.parametrize("setting", [{"shape": "text"}, {"columns": {"text": "x"}}, {"validation": "x.jsonl"}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"shape": "text"}, {"columns": {"text": "x"}}, {"validation": "x.jsonl"}, {"group_by": "word"},
+        {"stratify_by": "kind"},
+    ],
+)  # fmt: skip
 def test_settings_of_plain_rows_mean_nothing_for_a_mixture(tmp_path: Path, setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="means nothing for a mixture"):
         load(make(tmp_path), **setting)

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from tunesmith.config import Config
 from tunesmith.data.check import FaultLog, RowError
 from tunesmith.data.columns import check_mapping, ignored_columns, in_their_words, renamed_columns
+from tunesmith.data.convertible import judged_as, judged_fault
 from tunesmith.data.mixture import Mixture, MixtureRecords, is_mixture, load_mixture
 from tunesmith.data.read import Rows, Split, find_split, open_rows
 from tunesmith.data.shape import (
@@ -239,7 +240,7 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
 
 
 def _load_mixture(config: DataConfig) -> LoadedData:
-    for key in ("validation", "shape", "columns", "merge_same_role"):
+    for key in ("validation", "shape", "columns", "merge_same_role", "group_by", "stratify_by"):
         if getattr(config, key) != DataConfig.model_fields[key].get_default(call_default_factory=True):
             raise ConfigError(
                 f"data.{key}", "means nothing for a mixture, whose tasks say it themselves.", "Remove it here."
@@ -307,7 +308,9 @@ def shape_of(rows: Rows, config: DataConfig) -> Shape:
         names = renamed_columns(row, config.columns, None)
         fitting = fitting_shapes(names)
         if fitting:
-            return detect_shape(renamed_columns(row, config.columns, fitting[0]), where)
+            shape = detect_shape(renamed_columns(row, config.columns, fitting[0]), where)
+            _refuse_judged(names, shape, where)
+            return shape
         if first_error is None:
             try:
                 detect_shape(names, where)
@@ -330,6 +333,13 @@ def _refuse_other_shape(renamed: Mapping[str, Any], shape: Shape, where: Where) 
             "Put each shape into a file of its own, or set data.shape.",
             detail=f"{' and '.join(fitting)}, not {shape}",
         )
+    _refuse_judged(renamed, shape, where)
+
+
+def _refuse_judged(renamed: Mapping[str, Any], shape: Shape, where: Where) -> None:
+    """Raise RowError for an answer with a thumb, a flag or a rating: nobody said that bad ones are to be learnt."""
+    if shape in ("prompt-completion", "alpaca") and (judged := judged_as(renamed)) is not None:
+        raise judged_fault(*judged, shape, where)
 
 
 def content_key(record: Conversation | Document, seed: int) -> int:

@@ -20,6 +20,11 @@ from tunesmith.data.survey import make_plan, read_content, records_of
 from tunesmith.data.verbatim import open_writer, suffix_of
 from tunesmith.errors import ConfigError, DataError
 
+_OTHER_FIX = {
+    "data.group_by": ", or group by a finer column",
+    "data.stratify_by": ", or split without --stratify-by",
+}
+
 
 class SplitConfig(Config):
     """What ``tunesmith data split`` does."""
@@ -80,7 +85,12 @@ def split_rows(config: SplitConfig) -> SplitReport:
         fix = f"Leave them out: tunesmith data check {config.file} --fix passing{suffix_of(rows)}."
         raise DataError(rows.path, f"{len(faults)} of {len(rows)} rows are faulty.\n{faults.table()}\n", fix)
     shares = {name: share for name, share in (("validation", config.validation), ("test", config.test)) if share}
-    part = assign_parts(as_int64(keys), list(shares.values()), groups=marks.groups, classes=marks.classes)
+    try:
+        part = assign_parts(as_int64(keys), list(shares.values()), groups=marks.groups, classes=marks.classes)
+    except ConfigError as error:
+        # It speaks of a recipe's keys, which this command has not.
+        fix = f"Add rows, ask for fewer files (--validation 0 or --test 0){_OTHER_FIX.get(error.place, '')}."
+        raise ConfigError(rows.path, error.cause, fix) from None
     folder = Path(config.output_dir)
     paths = [folder / f"{name}{suffix_of(rows)}" for name in ("train", *shares)]
     _check_free(folder, paths)
