@@ -140,7 +140,7 @@ class LoadedData:
     rows_beyond_limit: int = 0
     """Held-out rows that validation_limit leaves out of the validation set; they are not trained on either."""
     validation_rows_in_train: int = 0
-    """Validation rows whose text is also a training row: what is measured on them is memory."""
+    """Validation rows that are training rows too, of a mixture in another task: what is measured on them is memory."""
     ignored_columns: list[str] = field(default_factory=list)
     """Columns, and keys of turns, that the shape has no use for."""
     split_note: str = ""
@@ -153,6 +153,14 @@ class LoadedData:
     @property
     def shape(self) -> str:
         return self.train.shape
+
+    @property
+    def formats(self) -> list[str]:
+        """The endings of the sources' files, which say how their bytes are read."""
+        if self.mixture is not None:
+            return [Path(task.rows.path).suffix for task in self.mixture.tasks]
+        sides = [side.rows.path for side in (self.train, self.validation) if isinstance(side, Records)]
+        return [Path(path).suffix for path in sides]
 
     @property
     def rows_used(self) -> int:
@@ -257,6 +265,7 @@ def _load_mixture(config: DataConfig) -> LoadedData:
         rows_read=mixture.rows_read,
         rows_dropped=mixture.rows_dropped,
         rows_beyond_limit=len(mixture.validation) - len(validation),
+        validation_rows_in_train=mixture.validation_rows_in_train,
         digest=mixture.digest,
         mixture=mixture,
     )

@@ -46,15 +46,22 @@ def write_mixture_rows(
     if not is_mixture(config.train):
         raise ConfigError(config.train, "is no mixture.", "Name a mixture's .yaml file.")
     targets = [path for path in (out, validation_out) if path is not None]
-    if len(set(targets)) < len(targets):
+    if len({path.resolve() for path in targets}) < len(targets):
         raise ConfigError(str(out), "is named for both the examples and the validation rows.", "Name two files.")
     for path in targets:
+        if path.suffix.lower() != ".jsonl":
+            raise ConfigError(str(path), "examples are written as .jsonl.", "Name a file that ends in .jsonl.")
+        if path.is_dir():
+            raise ConfigError(str(path), "is a folder.", "Name a file that ends in .jsonl.")
         if path.exists() and not overwrite:
             raise RunError(path, "is there already.", "Choose another name, or pass --overwrite.")
         if not path.parent.is_dir():
             raise RunError(path, f"the folder {path.parent} is not there.", "Make it first.")
     data = load_data(config)
     assert data.mixture is not None and isinstance(data.train, MixtureRecords)
+    for path in targets:
+        if path.resolve() in data.mixture.files():
+            raise ConfigError(str(path), "is a file that the mixture reads.", "Write to another file.")
     tokenizer = load_tokenizer(model).tokenizer if model is not None else None
     tokens: dict[int, int] = {}
     files = {str(out): _write(data.train, out, tokenizer, tokens)}
