@@ -17,7 +17,9 @@ Source = Annotated[str, typer.Argument(metavar="IN", help="A file, a folder with
 Output = Annotated[Path, typer.Argument(metavar="OUT", help="A .jsonl, .json, .csv or .parquet file.")]
 To = Annotated[str, typer.Option("--to", help="messages, alpaca, prompt-completion, sharegpt, preference or text.")]
 Shaped = Annotated[str | None, typer.Option("--shape", help="What the rows are, where columns leave a doubt.")]
-Columns = Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, once for each column named otherwise.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--columns", "--column", help="OURS=THEIRS for a column named otherwise.")
+]
 Names = Annotated[list[str] | None, typer.Option(help="Chat export: who is the assistant; may be repeated.")]
 Column = Annotated[str | None, typer.Option(help="Chat export: the column that holds it, if it has another name.")]
 Format = Annotated[str | None, typer.Option(help="Chat export: how times are written, such as '%d/%m/%Y %H:%M'.")]
