@@ -41,7 +41,14 @@ def test_mix_writes_rows_with_lineage_that_read_back_as_they_were(tmp_path: Path
     out, held = tmp_path / "mixed.jsonl", tmp_path / "held.jsonl"
     done = run("data", "mix", MIXTURE, out, "--limit", "50", "--validation", held, "--model", tiny)
     assert done.exit_code == 0, done.output
-    for piece in ("sentiment", "held out", "few-shot", "tokens", f"wrote {out}: 50 rows", "next:  tunesmith sft"):
+    for piece in (
+        "sentiment",
+        "held out",
+        "few-shot",
+        "tokens",
+        f"wrote {out}: 50 rows",
+        f"data.validation={held}",
+    ):
         assert piece in done.output
     written = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["mixture"]["index"] for row in written] == list(range(50))

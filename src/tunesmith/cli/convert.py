@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,9 +130,11 @@ def _describe(done: Any) -> list[str]:
     lines += [f"note: {note}" for note in done.notes]
     lines.append(f"wrote {_rows(done.rows_written)} to {done.output}, columns {', '.join(done.written_columns)}")
     if done.target == "preference":
-        lines.append(f"next: tunesmith data convert {done.output} chosen.jsonl --to messages")
+        lines.append(f"next: tunesmith data convert {shlex.quote(done.output)} chosen.jsonl --to messages")
     else:
-        lines.append(f"next: tunesmith plan recipes/chat.yaml data.train={done.output}")
+        # The recipe names validation rows, which are none of these.
+        train = shlex.quote(f"data.train={done.output}")
+        lines.append(f"next: tunesmith plan recipes/chat.yaml {train} data.validation=null")
     return lines
 
 

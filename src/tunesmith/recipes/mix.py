@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,8 +122,11 @@ def row_of_example(draw: Draw, record: Conversation) -> dict[str, Any]:
     return {"messages": messages, "mixture": lineage}
 
 
-def describe_mixed(mixed: Mixed, out: Path) -> list[str]:
+def describe_mixed(mixed: Mixed) -> list[str]:
     """What to tell the user: the table, what was written, the next command."""
     dropped = [f"dropped {count} x {cause}" for cause, count in mixed.rows_dropped.items()]
     written = [f"wrote {path}: {count} rows" for path, count in mixed.files.items()]
-    return [*table_lines(mixed.tasks), *dropped, *written, f"next:  tunesmith sft recipes/chat.yaml data.train={out}"]
+    # The recipe names validation rows, which are none of these.
+    train, held_out = [*mixed.files, "null"][:2]
+    settings = shlex.join([f"data.train={train}", f"data.validation={held_out}"])
+    return [*table_lines(mixed.tasks), *dropped, *written, f"next:  tunesmith sft recipes/chat.yaml {settings}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def split_rows(config: SplitConfig) -> SplitReport:
             continue
         keys.append(key)
     if len(faults):
-        fix = f"Leave them out: tunesmith data check {config.file} --fix passing{suffix_of(rows)}."
+        fix = f"Leave them out: tunesmith data check {shlex.quote(config.file)} --fix passing{suffix_of(rows)}."
         raise DataError(rows.path, f"{len(faults)} of {len(rows)} rows are faulty.\n{faults.table()}\n", fix)
     shares = {name: share for name, share in (("validation", config.validation), ("test", config.test)) if share}
     try:
@@ -132,4 +133,4 @@ def describe(report: SplitReport, config: SplitConfig) -> list[str]:
         effort = f" ({GROUPS_FIRST})" if report.is_best_effort else ""
         lines.append(f"rows of each '{config.stratify_by}' in {', '.join(names)}{effort}:")
         lines += [f"  {name}: {' '.join(map(str, counts))}" for name, counts in report.classes.items()]
-    return [*lines, f"next:  tunesmith data check {config.output_dir}"]
+    return [*lines, f"next:  tunesmith data check {shlex.quote(config.output_dir)}"]
