@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,13 @@ def test_a_template_with_the_date_is_known_as_one() -> None:
     assert not depends_on_the_day(dated)
     dated.chat_template = "{{ strftime_now('%d %b %Y') }}" + dated.chat_template
     assert depends_on_the_day(dated)
+
+
+def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, new = (tmp_path / "cache" / f".{name}.tmp-1" for name in ("old", "new"))
+    for path in (old, new):
+        path.mkdir(parents=True)
+        (path / "ids.raw").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    make(tmp_path)
+    assert new.is_dir() and not old.exists()

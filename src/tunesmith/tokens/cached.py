@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -26,6 +27,8 @@ from tunesmith.tokens.text_to_text import text_to_text_of
 REPORT_FILE = "report.json"
 # The least recently used go first once all together are larger.
 MAX_BYTES = 2 << 30
+# What a killed run left half made; no run renders for so long.
+STALE_SECONDS = 86_400.0
 
 
 def cached_store(
@@ -133,6 +136,9 @@ def _move(work: Path, target: Path) -> None:
 
 
 def _forget_oldest(cache: Path, keep: Path) -> None:
+    for path in cache.glob(".*.tmp-*"):
+        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
     entries = [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith(".")]
     entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     total = 0
