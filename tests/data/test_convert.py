@@ -297,3 +297,10 @@ def test_public_files(
     done = convert(str(source), output, target, ReadOptions(drop_bad_rows=True, **how), shape=shape)
     assert (done.rows_read, done.rows_written, done.rows_dropped) == (read, written, dropped)
     assert len(output.read_text(encoding="utf-8").splitlines()) == written
+
+
+def test_rows_that_cannot_be_read_are_told_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps(["a quote", "another"]))
+    with pytest.raises(DataError, match=r"no row can be read; the first: the row is not an object"):
+        convert(str(path), tmp_path / "out.jsonl", "messages", ReadOptions())

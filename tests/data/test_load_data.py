@@ -321,3 +321,38 @@ def test_one_set_of_rows_reads_alike_from_every_format(tmp_path: Path) -> None:
     assert sorted(read[0]) == sorted([r["prompt"], r["completion"]] for r in rows)
     # The same rows are held out, whatever format they come in.
     assert read[0] == read[1] == read[2] == read[3]
+
+
+@pytest.mark.parametrize(
+    ("judged", "shape"),
+    [
+        ({"label": True}, "unpaired"),
+        ({"label": "False"}, "unpaired"),
+        ({"label": 0}, "unpaired"),
+        ({"rating": 2}, "rating"),
+        ({"rating": "5.0"}, "rating"),
+        ({"flagged": False, "reason": ""}, "flag"),
+    ],
+)
+@pytest.mark.parametrize("plain", ["prompt-completion", "alpaca"])
+def test_judged_answers_are_not_trained_on_unasked(
+    tmp_path: Path, judged: dict[str, Any], shape: str, plain: Any
+) -> None:
+    names = {"prompt-completion": ("prompt", "completion"), "alpaca": ("instruction", "output")}[plain]
+    rows = [{**dict(zip(names, row.values(), strict=True)), **judged} for row in pairs(range(20))]
+    path = write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError, match="the bad ones would be trained on too") as caught:
+        load_data(DataConfig(train=path))
+    assert f"--to messages --shape {shape}" in caught.value.fix and f"data.shape: {plain}" in caught.value.fix
+    assert len(load_data(DataConfig(train=path, shape=plain, validation_share=0)).train) == 20
+
+
+def test_a_verdict_further_back_is_a_fault_of_its_row_and_a_class_is_none(tmp_path: Path) -> None:
+    late = [{**row, "label": None} for row in pairs(range(5))] + [{**row, "label": False} for row in pairs(range(5, 8))]
+    path = write(tmp_path / "late.jsonl", late)
+    with pytest.raises(DataError, match="3 rows: the rows are answers with a thumb"):
+        load_data(DataConfig(train=path))
+    classes = [{**row, "label": "spam", "rating": "PG-13", "score": 3} for row in pairs(range(20))]
+    assert load_data(DataConfig(train=write(tmp_path / "classes.jsonl", classes))).ignored_columns == [
+        "label", "rating", "score",
+    ]  # fmt: skip

@@ -356,7 +356,36 @@ def test_a_row_without_a_field_is_named_or_dropped_and_counted(tmp_path: Path) -
         load(path)
 
 
-@pytest.mark.parametrize("setting", [{"shape": "text"}, {"columns": {"text": "x"}}, {"validation": "x.jsonl"}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"shape": "text"}, {"columns": {"text": "x"}}, {"validation": "x.jsonl"}, {"group_by": "word"},
+        {"stratify_by": "kind"},
+    ],
+)  # fmt: skip
 def test_settings_of_plain_rows_mean_nothing_for_a_mixture(tmp_path: Path, setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="means nothing for a mixture"):
         load(make(tmp_path), **setting)
+
+
+def test_tasks_of_one_source_hold_out_the_same_rows(tmp_path: Path) -> None:
+    write(tmp_path / "sums.jsonl", sums(1, 60))
+    ask, back, other = (
+        {"input": "{{ a }} + {{ b }}", "target": "{{ c }}"},
+        {"input": "{{ c }}", "target": "{{ a }} + {{ b }}"},
+        {"input": "Why {{ c }}?", "target": "{{ why }}"},
+    )
+
+    def held(*templates: dict[str, str], source: str = "sums.jsonl") -> tuple[list[set[int]], int]:
+        tasks = [{"name": f"t{i}", "source": source, "templates": [t]} for i, t in enumerate(templates)]
+        tasks[-1]["source"] = "sums.jsonl"
+        (tmp_path / "m.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+        data = load(str(tmp_path / "m.yaml"), validation_share=0.2)
+        assert data.mixture is not None
+        return [set(task.held_ids.tolist()) for task in data.mixture.tasks], data.validation_rows_in_train
+
+    (one, two), leaks = held(ask, back, source="./sums.jsonl")
+    assert one == two and len(one) == 12 and leaks == 0
+    # Tasks that read other fields cannot promise it, and say how far they fail.
+    (one, two), leaks = held(ask, other)
+    assert leaks == len(one - two) + len(two - one) > 0

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith.data.load import DataConfig, load_data
-from tunesmith.data.split import assign_parts
+from tunesmith.data.split import assign_parts, class_table
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.randomness import derive_seed
 
@@ -168,3 +168,21 @@ def test_a_split_that_does_not_take_place_is_refused(tmp_path: Path, key: str) -
         load_data(DataConfig(train=path, validation_share=0, **{key: "patient"}))
     with pytest.raises(ConfigError, match="validation rows come from"):
         load_data(DataConfig(train=path, validation=path, **{key: "patient"}))
+
+
+def test_as_many_classes_as_rows_cost_no_square_of_them() -> None:
+    num_rows = 60_000
+    keys = np.random.default_rng(0).permutation(num_rows).astype(np.int64)
+    classes = np.arange(num_rows, dtype=np.int64) % (num_rows // 2)
+    parts = assign_parts(keys, [0.1, 0.1], classes=classes)
+    assert np.bincount(parts).tolist() == [48_000, 6_000, 6_000]
+    # A class of two rows gives one of them away at most.
+    assert np.bincount(classes[parts > 0]).max() == 1
+    names = {int(value): str(value) for value in classes}
+    table = class_table(parts, classes, names)
+    assert len(table) == num_rows // 2 and np.sum(list(table.values()), axis=0).tolist() == [48_000, 6_000, 6_000]
+
+
+def test_classes_that_look_the_same_are_counted_together() -> None:
+    parts, classes = np.array([0, 1, 0, 0], np.int8), np.array([5, 5, 7, 7], np.int64)
+    assert class_table(parts, classes, {5: "1", 7: "1"}) == {"1": [3, 1]}

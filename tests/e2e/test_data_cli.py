@@ -71,6 +71,38 @@ def test_the_example_shows_what_the_check_is_for(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/check.json").read_text())["rows"] == 13
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--picture", "rows.jsonl"), "ends in .png"),
+        (("--picture", "made.png"), "is there already"),
+        (("--fix", "made.jsonl"), "is there already"),
+        (("--fix", "new.jsonl", "--redact", "./new.jsonl"), "as fix does"),
+        (("--fix", "new.jsonl", "--redact", "new.jsonl.rejected.jsonl", "--overwrite"), "as redact does"),
+        (("--redact", "valid.jsonl", "--valid", "valid.jsonl", "--overwrite"), "is the file that is read"),
+        (("--fix", "new.jsonl", "--valid", "new.jsonl.rejected.jsonl", "--overwrite"), "is the file that is read"),
+        (("--output-dir", "made.jsonl"), "cannot be made"),
+    ],
+)
+def test_nothing_that_is_there_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("rows.jsonl", "valid.jsonl", "made.jsonl", "made.png", "new.jsonl.rejected.jsonl")
+    before = {name: write(tmp_path / name, clean(5)) for name in names}
+    texts = {name: Path(path).read_bytes() for name, path in before.items()}
+    code, out, err = call("check", "rows.jsonl", "--no-near", *options)
+    assert code == 2 and says in err and not out
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == texts
+
+
+def test_a_report_never_takes_the_place_of_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "check.json").write_text(json.dumps(clean(5)))
+    code, _, err = call("check", str(tmp_path / "check.json"), "--no-near", "--output-dir", str(tmp_path))
+    assert code == 2 and "is the file that is read" in err
+    assert json.loads((tmp_path / "check.json").read_text()) == clean(5)
+
+
 def test_fix_and_redact_then_check_again(tmp_path: Path) -> None:
     fixed, redacted = str(tmp_path / "fixed.jsonl"), str(tmp_path / "redacted.jsonl")
     code, out, _ = call("check", str(EXAMPLE), "--fix", fixed, "--drop-duplicates")

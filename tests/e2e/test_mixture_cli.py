@@ -41,7 +41,14 @@ def test_mix_writes_rows_with_lineage_that_read_back_as_they_were(tmp_path: Path
     out, held = tmp_path / "mixed.jsonl", tmp_path / "held.jsonl"
     done = run("data", "mix", MIXTURE, out, "--limit", "50", "--validation", held, "--model", tiny)
     assert done.exit_code == 0, done.output
-    for piece in ("sentiment", "held out", "few-shot", "tokens", f"wrote {out}: 50 rows", "next:  tunesmith sft"):
+    for piece in (
+        "sentiment",
+        "held out",
+        "few-shot",
+        "tokens",
+        f"wrote {out}: 50 rows",
+        f"data.validation={held}",
+    ):
         assert piece in done.output
     written = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["mixture"]["index"] for row in written] == list(range(50))
@@ -65,14 +72,35 @@ def test_mix_writes_rows_with_lineage_that_read_back_as_they_were(tmp_path: Path
     [
         (("nowhere.yaml", "x.jsonl"), "no such mixture"),
         (("README.md", "x.jsonl"), "is no mixture"),
-        ((str(MIXTURE), str(MIXTURE)), "is there already"),
+        ((str(MIXTURE), "README.md"), "written as .jsonl"),
+        ((str(MIXTURE), "x.csv"), "written as .jsonl"),
         ((str(MIXTURE), "no/folder/x.jsonl"), "is not there"),
         ((str(MIXTURE), "x.jsonl", "--validation", "x.jsonl"), "Name two files"),
+        ((str(MIXTURE), "x.jsonl", "--validation", "docs/../x.jsonl"), "Name two files"),
     ],
 )
 def test_mix_with_wrong_files(arguments: tuple[str, ...], says: str) -> None:
     done = run("data", "mix", *arguments)
     assert done.exit_code == 2 and says in done.stderr and "Fix:" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl", "far/test.jsonl"])
+def test_mix_never_overwrites_what_it_reads(tmp_path: Path, place: str) -> None:
+    (tmp_path / "far").mkdir()
+    rows = "".join(json.dumps({"q": f"q{i}", "a": f"a{i}"}) + "\n" for i in range(9))
+    for name in ("rows.jsonl", "far/test.jsonl"):
+        (tmp_path / name).write_text(rows)
+    task = {
+        "name": "t",
+        "source": "rows.jsonl",
+        "test": "far",
+        "templates": [{"input": "{{ q }}", "target": "{{ a }}"}],
+    }
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump({"tasks": [task]}))
+    out = tmp_path / place
+    done = run("data", "mix", tmp_path / "m.yaml", out, "--overwrite")
+    assert done.exit_code == 2 and "is a file that the mixture reads" in done.stderr and out.read_text() == rows
+    assert run("data", "mix", tmp_path / "m.yaml", tmp_path / "far/new.jsonl").exit_code == 0
     assert not Path("x.jsonl").exists()
 
 

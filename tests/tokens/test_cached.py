@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from render_helpers import TOKENIZERS, conversation
 from tunesmith.errors import DataError
 from tunesmith.records import Conversation
 from tunesmith.tokens import cached
-from tunesmith.tokens.cached import cached_store, token_key
+from tunesmith.tokens.cached import cached_store, depends_on_the_day, token_key, tokenizer_facts
 from tunesmith.tokens.render import RenderConfig
+from tunesmith.tokens.text_to_text import use_text_to_text
 
 ROWS = [conversation(("user", f"ask {i}"), ("assistant", f"say {i}")) for i in range(5)]
 MADE_OF = {"data": "abc", "side": "train", "tokenizer": "t1"}
@@ -107,3 +110,33 @@ def test_the_oldest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     make(tmp_path, data="second")
     assert len(list((tmp_path / "cache").iterdir())) == 1
     make(tmp_path, never(), data="second")
+
+
+def test_tokenizers_of_one_vocabulary_are_told_apart(tmp_path: Path) -> None:
+    facts = tokenizer_facts(TOKENIZERS["chatml"])
+    assert facts == tokenizer_facts(copy.deepcopy(TOKENIZERS["chatml"])) and json.dumps(facts)
+    changed = []
+    for name, value in (("eos_token", "<|im_start|>"), ("chat_template", "{{ messages[0].content }}")):
+        other = copy.deepcopy(TOKENIZERS["chatml"])
+        setattr(other, name, value)
+        changed.append(tokenizer_facts(other))
+    use_text_to_text(other := copy.deepcopy(TOKENIZERS["chatml"]), [0])
+    changed.append(tokenizer_facts(other))
+    assert all(facts != different for different in changed)
+
+
+def test_a_template_with_the_date_is_known_as_one() -> None:
+    dated = copy.deepcopy(TOKENIZERS["chatml"])
+    assert not depends_on_the_day(dated)
+    dated.chat_template = "{{ strftime_now('%d %b %Y') }}" + dated.chat_template
+    assert depends_on_the_day(dated)
+
+
+def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, new = (tmp_path / "cache" / f".{name}.tmp-1" for name in ("old", "new"))
+    for path in (old, new):
+        path.mkdir(parents=True)
+        (path / "ids.raw").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    make(tmp_path)
+    assert new.is_dir() and not old.exists()

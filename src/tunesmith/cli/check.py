@@ -14,7 +14,8 @@ from tunesmith.cli.shared import Debug, Json, errors_in_one_paragraph, print_lin
 
 Shape = Annotated[str, typer.Option("--shape", help="What the columns mean; auto tells it from their names.")]
 Columns = Annotated[
-    list[str] | None, typer.Option("--column", help="ours=theirs, for files that name a column differently.")
+    list[str] | None,
+    typer.Option("--column", "--columns", help="ours=theirs, for a column named otherwise."),
 ]
 
 
@@ -28,11 +29,12 @@ def check(
     near: Annotated[bool, typer.Option("--near/--no-near", help="Near copies: about 0.3 ms and 2 KB a row.")] = True,
     near_threshold: Annotated[float, typer.Option("--near-threshold", help="Shared runs of words, 0 to 1.")] = 0.8,
     names: Annotated[bool, typer.Option("--names", help="Look for names of people, through spaCy.")] = False,
-    picture: Annotated[Path | None, typer.Option("--picture", help="PNG of the lengths.")] = None,
-    output_dir: Annotated[Path | None, typer.Option("--output-dir", help="For lengths.png and check.json.")] = None,
+    picture: Annotated[str | None, typer.Option("--picture", help="PNG of the lengths.")] = None,
+    output_dir: Annotated[str | None, typer.Option("--output-dir", help="For lengths.png and check.json.")] = None,
     fix: Annotated[str | None, typer.Option("--fix", help="Write the rows that pass; others: .rejected.jsonl.")] = None,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Exact copies do not pass.")] = False,
     redact: Annotated[str | None, typer.Option("--redact", help="Write rows without personal data (.jsonl).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; empty: one a core.")] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -50,18 +52,18 @@ def check(
         settings = {
             "file": file, "validation": valid, "shape": shape, "columns": column_map(columns), "model": model,
             "max_length": max_length, "near": near, "near_threshold": near_threshold, "names": names, "fix": fix,
-            "drop_duplicates": drop_duplicates, "redact": redact, "num_workers": workers or os.cpu_count() or 1,
+            "drop_duplicates": drop_duplicates, "redact": redact, "picture": picture, "output_dir": output_dir,
+            "overwrite": overwrite, "num_workers": workers or os.cpu_count() or 1,
         }  # fmt: skip
         config = build_config(CheckConfig, settings, place="command line")
         with row_bar() as tell:
             report = check_data(config, tell)
         if output_dir is not None:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            picture = picture or output_dir / "lengths.png"
+            picture = picture or str(Path(output_dir) / "lengths.png")
         if picture is not None:
-            write_picture(report, picture)
+            write_picture(report, Path(picture))
         if output_dir is not None:
-            report.written["the report"] = output_dir / "check.json"
+            report.written["the report"] = Path(output_dir) / "check.json"
             atomic_write_text(report.written["the report"], json.dumps(as_dict(report), ensure_ascii=False, indent=1))
         print_lines([json.dumps(as_dict(report))] if as_json else describe(report))
         raise typer.Exit(exit_code(report))

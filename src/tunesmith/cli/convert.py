@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ Source = Annotated[str, typer.Argument(metavar="IN", help="A file, a folder with
 Output = Annotated[Path, typer.Argument(metavar="OUT", help="A .jsonl, .json, .csv or .parquet file.")]
 To = Annotated[str, typer.Option("--to", help="messages, alpaca, prompt-completion, sharegpt, preference or text.")]
 Shaped = Annotated[str | None, typer.Option("--shape", help="What the rows are, where columns leave a doubt.")]
-Columns = Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, once for each column named otherwise.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--columns", "--column", help="OURS=THEIRS for a column named otherwise.")
+]
 Names = Annotated[list[str] | None, typer.Option(help="Chat export: who is the assistant; may be repeated.")]
 Column = Annotated[str | None, typer.Option(help="Chat export: the column that holds it, if it has another name.")]
 Format = Annotated[str | None, typer.Option(help="Chat export: how times are written, such as '%d/%m/%Y %H:%M'.")]
@@ -127,9 +130,11 @@ def _describe(done: Any) -> list[str]:
     lines += [f"note: {note}" for note in done.notes]
     lines.append(f"wrote {_rows(done.rows_written)} to {done.output}, columns {', '.join(done.written_columns)}")
     if done.target == "preference":
-        lines.append(f"next: tunesmith data convert {done.output} chosen.jsonl --to messages")
+        lines.append(f"next: tunesmith data convert {shlex.quote(done.output)} chosen.jsonl --to messages")
     else:
-        lines.append(f"next: tunesmith plan recipes/chat.yaml data.train={done.output}")
+        # The recipe names validation rows, which are none of these.
+        train = shlex.quote(f"data.train={done.output}")
+        lines.append(f"next: tunesmith plan recipes/chat.yaml {train} data.validation=null")
     return lines
 
 

@@ -14,7 +14,16 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import data, experiment, tokenizer
-from tunesmith.cli.shared import AdapterPath, Debug, Json, ModelName, Overrides, errors_in_one_paragraph, print_lines
+from tunesmith.cli.shared import (
+    AdapterPath,
+    Debug,
+    Json,
+    ModelName,
+    Overrides,
+    as_called,
+    errors_in_one_paragraph,
+    print_lines,
+)
 from tunesmith.runtime import tune_process
 
 app = typer.Typer(
@@ -47,7 +56,7 @@ def sft(
         if as_json:
             typer.echo(json.dumps(trained.as_dict()))
         else:
-            print_lines([*notes, *describe_result(trained, config, recipe)])
+            print_lines([*notes, *describe_result(trained, config, as_called(recipe, overrides))])
         if trained.interrupted:
             raise typer.Exit(130)
 
@@ -67,7 +76,8 @@ def plan(
 
         config, notes = load_config(SFTConfig, recipe, overrides or [])
         report = make_plan(config)
-        print_lines([json.dumps(report)] if as_json else [*notes, *describe(report, recipe)])
+        called = as_called(recipe, overrides, keep_folder=True)
+        print_lines([json.dumps(report)] if as_json else [*notes, *describe(report, called)])
 
 
 @app.command()

@@ -41,4 +41,4 @@ def mix(
             on_bad_row="drop" if drop_bad_rows else "error",
         )
         mixed = write_mixture_rows(config, out, validation, model=model, overwrite=overwrite)
-        print_lines([json.dumps(mixed.as_dict())] if as_json else describe_mixed(mixed, out))
+        print_lines([json.dumps(mixed.as_dict())] if as_json else describe_mixed(mixed))

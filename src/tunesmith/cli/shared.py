@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,13 @@ def errors_in_one_paragraph(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("\nstopped.", err=True)
         raise typer.Exit(130) from None
+
+
+def as_called(recipe: Path, overrides: list[str] | None, *, keep_folder: bool = False) -> str:
+    """Recipe and overrides as a shell takes them, for a next command; without the run's folder and what resumes it."""
+    folder = () if keep_folder else ("output_dir=", "resume_from_checkpoint=", "overwrite_output_dir=")
+    kept = [override for override in overrides or [] if not override.startswith(folder)]
+    return shlex.join([str(recipe), *kept])
 
 
 def print_lines(lines: list[str]) -> None:

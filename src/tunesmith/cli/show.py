@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from typing import Annotated
 
@@ -39,4 +40,4 @@ def show(
         colour = sys.stdout.isatty() and not no_color and not os.environ.get("NO_COLOR")
         # Not through typer.echo, which would strip colours or add them by rules of its own.
         sys.stdout.write("\n".join(describe(rows, colour=colour)) + "\n\n")
-        print_lines([f"next:  tunesmith data check {file} --model {model}"])
+        print_lines([f"next:  tunesmith data check {shlex.quote(file)} --model {shlex.quote(model)}"])

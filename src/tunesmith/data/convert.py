@@ -196,10 +196,12 @@ def _check_columns(rows: Rows, columns: Mapping[str, str]) -> None:
 def _detect(rows: Rows, columns: Mapping[str, str], target: Target) -> AnyShape:
     """The shape that the target asks for, of the first row whose columns fit one. Raises DataError for none or many."""
     first: set[str] | None = None
+    unread: RowError | None = None
     for row_id in range(len(rows)):
         try:
             row, where = rows[row_id]
-        except RowError:
+        except RowError as error:
+            unread = unread or error
             continue
         first = first or set(row)
         fitting = all_fitting(set(row), columns)
@@ -218,7 +220,9 @@ def _detect(rows: Rows, columns: Mapping[str, str], target: Target) -> AnyShape:
             f"the columns ({', '.join(map(shown, sorted(row)))}) fit more than one shape: {' and '.join(wanted)}.",
             f"Say which is meant: --shape {' or --shape '.join(wanted)}.",
         )
-    listed = ", ".join(map(shown, sorted(first or ()))) or "none that can be read"
+    if first is None and unread is not None:
+        raise DataError(unread.place, f"no row can be read; the first: {unread.cause}", unread.fix)
+    listed = ", ".join(map(shown, sorted(first or ()))) or "none"
     raise DataError(
         rows.path,
         f"the columns ({listed}) fit no known shape.",

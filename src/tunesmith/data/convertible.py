@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
 
-from tunesmith.data.check import shown
+from tunesmith.data.check import RowError, shown
 from tunesmith.errors import DataError
 from tunesmith.records import Where
 
@@ -51,6 +51,15 @@ _WORDS: dict[ConvertibleShape, str] = {
     "chat-export": "an export of chats",
 }
 
+# What data/feedback.py takes for a thumb or a flag, and for a rating.
+_TRUTHS = ("true", "false", "1", "0")
+_RATINGS = ("1", "2", "3", "4", "5")
+_JUDGED: dict[str, tuple[FeedbackShape, tuple[str, ...]]] = {
+    "label": ("unpaired", _TRUTHS),
+    "rating": ("rating", _RATINGS),
+    **dict.fromkeys(FLAGS, ("flag", _TRUTHS)),
+}
+
 
 def convertible_shapes(columns: Iterable[str]) -> list[ConvertibleShape]:
     """All shapes of feedback, trees and exports that rows with these columns may have."""
@@ -69,4 +78,29 @@ def refuse_convertible(columns: Iterable[str], place: Where) -> None:
         place,
         f"the rows are {' or '.join(_WORDS[shape] for shape in fitting)}, which training does not read as they are.",
         f"Run `tunesmith data convert {source} rows.jsonl --to messages{side}` and train on its rows.",
+    )
+
+
+def judged_as(row: Mapping[str, Any]) -> tuple[str, FeedbackShape] | None:
+    """The column of a prompt-and-answer row that says how good the answer is, and the shape that reads it.
+
+    None without such a column: ``label`` or ``flagged`` that is true or false, ``rating`` from 1 to 5. A label that is
+    anything else names a class.
+    """
+    for name, (shape, values) in _JUDGED.items():
+        if name in row and shape in convertible_shapes(row):
+            text = str(row[name]).strip().lower().removesuffix(".0")
+            if text in values:
+                return name, shape
+    return None
+
+
+def judged_fault(name: str, shape: FeedbackShape, plain: str, place: Where) -> RowError:
+    """What to say of a row whose answer was judged, where ``plain`` would train on it whatever the verdict was."""
+    source = shlex.quote(shown(place.file, most=len(place.file)))
+    return RowError(
+        place.at(name),
+        f"the rows are {_WORDS[shape]}, of which the bad ones would be trained on too.",
+        f"Keep the good ones: `tunesmith data convert {source} rows.jsonl --to messages --shape {shape}`; to train on "
+        f"all answers alike, set data.shape: {plain}.",
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import bisect
 import csv
-import hashlib
 import io
 import itertools
 import json
 import mmap
+import os
 import re
 from array import array
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.check import RowError, shown
+from tunesmith.data.digest import digest_of, stamp_of
 from tunesmith.data.parse import clean_row, decode_utf8, parse_json_row, skip_bom
 from tunesmith.errors import DataError
 from tunesmith.records import Where
@@ -34,6 +35,7 @@ class MappedFile:
         self.path = str(path)
         self._file = path
         with path.open("rb") as stream:
+            self._stamp = stamp_of(os.fstat(stream.fileno()))
             # The map keeps a handle of its own, so the file can be closed here.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._start = skip_bom(self._map[:4], self.path)
@@ -60,7 +62,7 @@ class MappedFile:
 
     def digest(self) -> str:
         """SHA-256 of the file's bytes, in hexadecimal."""
-        return _file_digest(self._file)
+        return digest_of(self._file, self._stamp)
 
     def _add(self, begin: int, end: int, line: int) -> None:
         self._begins.append(begin)
@@ -344,6 +346,7 @@ class Parquet:
 
         self.path = str(path)
         self._path = path
+        self._stamp = stamp_of(path.stat())
         try:
             self._file = parquet.ParquetFile(path, memory_map=True)
         except (pyarrow.ArrowException, OSError) as error:
@@ -388,9 +391,4 @@ class Parquet:
 
     def digest(self) -> str:
         """SHA-256 of the file's bytes, in hexadecimal."""
-        return _file_digest(self._path)
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return digest_of(self._path, self._stamp)

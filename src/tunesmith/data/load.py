@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from tunesmith.config import Config
 from tunesmith.data.check import FaultLog, RowError
 from tunesmith.data.columns import check_mapping, ignored_columns, in_their_words, renamed_columns
+from tunesmith.data.convertible import judged_as, judged_fault
 from tunesmith.data.mixture import Mixture, MixtureRecords, is_mixture, load_mixture
 from tunesmith.data.read import Rows, Split, find_split, open_rows
 from tunesmith.data.shape import (
@@ -139,7 +140,7 @@ class LoadedData:
     rows_beyond_limit: int = 0
     """Held-out rows that validation_limit leaves out of the validation set; they are not trained on either."""
     validation_rows_in_train: int = 0
-    """Validation rows whose text is also a training row: what is measured on them is memory."""
+    """Validation rows that are training rows too, of a mixture in another task: what is measured on them is memory."""
     ignored_columns: list[str] = field(default_factory=list)
     """Columns, and keys of turns, that the shape has no use for."""
     split_note: str = ""
@@ -152,6 +153,14 @@ class LoadedData:
     @property
     def shape(self) -> str:
         return self.train.shape
+
+    @property
+    def formats(self) -> list[str]:
+        """The endings of the sources' files, which say how their bytes are read."""
+        if self.mixture is not None:
+            return [Path(task.rows.path).suffix for task in self.mixture.tasks]
+        sides = [side.rows.path for side in (self.train, self.validation) if isinstance(side, Records)]
+        return [Path(path).suffix for path in sides]
 
     @property
     def rows_used(self) -> int:
@@ -239,7 +248,7 @@ def load_data(config: DataConfig, *, seed: int = 0) -> LoadedData:
 
 
 def _load_mixture(config: DataConfig) -> LoadedData:
-    for key in ("validation", "shape", "columns", "merge_same_role"):
+    for key in ("validation", "shape", "columns", "merge_same_role", "group_by", "stratify_by"):
         if getattr(config, key) != DataConfig.model_fields[key].get_default(call_default_factory=True):
             raise ConfigError(
                 f"data.{key}", "means nothing for a mixture, whose tasks say it themselves.", "Remove it here."
@@ -256,6 +265,7 @@ def _load_mixture(config: DataConfig) -> LoadedData:
         rows_read=mixture.rows_read,
         rows_dropped=mixture.rows_dropped,
         rows_beyond_limit=len(mixture.validation) - len(validation),
+        validation_rows_in_train=mixture.validation_rows_in_train,
         digest=mixture.digest,
         mixture=mixture,
     )
@@ -307,7 +317,9 @@ def shape_of(rows: Rows, config: DataConfig) -> Shape:
         names = renamed_columns(row, config.columns, None)
         fitting = fitting_shapes(names)
         if fitting:
-            return detect_shape(renamed_columns(row, config.columns, fitting[0]), where)
+            shape = detect_shape(renamed_columns(row, config.columns, fitting[0]), where)
+            _refuse_judged(names, shape, where)
+            return shape
         if first_error is None:
             try:
                 detect_shape(names, where)
@@ -330,6 +342,13 @@ def _refuse_other_shape(renamed: Mapping[str, Any], shape: Shape, where: Where) 
             "Put each shape into a file of its own, or set data.shape.",
             detail=f"{' and '.join(fitting)}, not {shape}",
         )
+    _refuse_judged(renamed, shape, where)
+
+
+def _refuse_judged(renamed: Mapping[str, Any], shape: Shape, where: Where) -> None:
+    """Raise RowError for an answer with a thumb, a flag or a rating: nobody said that bad ones are to be learnt."""
+    if shape in ("prompt-completion", "alpaca") and (judged := judged_as(renamed)) is not None:
+        raise judged_fault(*judged, shape, where)
 
 
 def content_key(record: Conversation | Document, seed: int) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +29,12 @@ from tunesmith.data.mixture_task import (
     Task,
     TaskConfig,
     check_rows,
+    held_out_by_another,
+    may_share_rows,
     open_task,
     source_path,
 )
-from tunesmith.data.read import Split
+from tunesmith.data.read import Split, find_split
 from tunesmith.data.templates import Filled, Template, ThoughtConfig
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.randomness import derive_seed, generator
@@ -204,6 +207,15 @@ class Mixture:
     rows_dropped: dict[str, int]
     """Cause -> number of rows left out because of it; empty unless faulty rows are dropped."""
     digest: str
+    validation_rows_in_train: int = 0
+    """Validation examples whose row another task of the same source trains on."""
+
+    def files(self) -> set[Path]:
+        """The mixture's own file and all files its tasks name, test rows and held-out tasks included."""
+        named = {source for task in self.config.tasks for source in (task.source, task.test) if source is not None}
+        sources = [source_path(source, self.path.parent) for source in named]
+        inside = [find_split(source, split) for source in sources for split in get_args(Split)]
+        return {path.resolve() for path in [self.path, *map(Path, sources), *inside] if path is not None}
 
     def evaluated(self, name: str) -> Task:
         """A task over the rows it is evaluated on: its test rows, or all rows of a held-out one without any.
@@ -249,7 +261,9 @@ def load_mixture(path: Path, *, validation_share: float, drop_faulty: bool = Fal
             test = open_task(task_config, source_path(task_config.test, path.parent), "test", config.thought, str(path))
             digest.update(f"{task.name} test {test.rows.digest()}".encode())
         if task.name not in config.held_out and task_config.weight != 0:
-            tasks.append(check_rows(task, faults, validation_share=validation_share, seed=config.seed))
+            shared = any(may_share_rows(task_config, other) for other in config.trained() if other is not task_config)
+            scope = os.path.normpath(task_config.source) if shared else task.name
+            tasks.append(check_rows(task, faults, validation_share=validation_share, seed=config.seed, scope=scope))
     rows_read = sum(task.num_read for task in tasks)
     if not drop_faulty:
         faults.raise_if_any(str(path), rows_read)
@@ -277,6 +291,7 @@ def load_mixture(path: Path, *, validation_share: float, drop_faulty: bool = Fal
         rows_read=rows_read,
         rows_dropped=faults.by_cause(),
         digest=digest.hexdigest(),
+        validation_rows_in_train=held_out_by_another(tasks),
     )
 
 

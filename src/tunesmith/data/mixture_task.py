@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -214,11 +214,30 @@ def source_path(source: str, folder: Path) -> str:
     return str(beside) if beside.exists() or looks_local else source
 
 
-def check_rows(task: Task, faults: FaultLog, *, validation_share: float, seed: int) -> Task:
+def may_share_rows(one: TaskConfig, other: TaskConfig) -> bool:
+    """Whether two tasks may use the same rows: they have one source, and select no column's values apart."""
+    if os.path.normpath(one.source) != os.path.normpath(other.source):
+        return False
+    both = one.select.keys() & other.select.keys()
+    return not any(set(one.select[column]).isdisjoint(other.select[column]) for column in both)
+
+
+def held_out_by_another(tasks: Sequence[Task]) -> int:
+    """Rows that one task holds out for validation and another one with the same source trains on."""
+    total = 0
+    for task in tasks:
+        others = [other.row_ids for other in tasks if other is not task and may_share_rows(task.config, other.config)]
+        if others:
+            total += int(np.isin(task.held_ids, np.concatenate(others)).sum())
+    return total
+
+
+def check_rows(task: Task, faults: FaultLog, *, validation_share: float, seed: int, scope: str = "") -> Task:
     """One pass over the rows with every template; faults are logged, and a share of the different rows is held out.
 
-    Rows of one group, else rows that say the same in the fields the templates read, fall on one side. Raises DataError
-    when nothing is selected.
+    Rows of one group, else rows that say the same in the fields the templates read, fall on one side. Tasks of one
+    ``scope``, their name where it is empty, hold out the same rows if they read the same fields of them. Raises
+    DataError when nothing is selected.
     """
     good, keys, num_read = array("q"), array("q"), 0
     known = sorted(set().union(*(template.fields for template in task.templates)))
@@ -240,7 +259,7 @@ def check_rows(task: Task, faults: FaultLog, *, validation_share: float, seed: i
             continue
         good.append(item)
         said = group or json.dumps([fields.get(name) for name in known], sort_keys=True, default=str)
-        keys.append(derive_seed(seed, "mixture_validation", task.name, said))
+        keys.append(derive_seed(seed, "mixture_validation", scope or task.name, said))
     if not num_read:
         chosen = ", ".join(f"{column}: {values}" for column, values in task.config.select.items())
         raise DataError(task.rows.path, f"task '{task.name}' selects no row ({chosen}).", "Correct its select.")

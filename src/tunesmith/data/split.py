@@ -111,17 +111,27 @@ def _by_rows(class_K: Int64, shares: Sequence[float]) -> NDArray[np.int8]:
             raise ConfigError(
                 "data.stratify_by", "no class has a row to spare.", "Split without it, or add rows of the rare classes."
             )
-        for code, count in enumerate(take):
-            part_K[np.flatnonzero((code_K == code) & (part_K == 0))[:count]] = part
+        part_K[_first_of_classes(code_K, part_K == 0, take)] = part
     return part_K
+
+
+def _first_of_classes(code_K: Int64, free_K: NDArray[np.bool_], take: Int64) -> Int64:
+    """The first ``take`` free rows of each class, in one pass whatever the number of classes."""
+    free = np.flatnonzero(free_K)
+    rows = free[np.argsort(code_K[free], kind="stable")]
+    codes = code_K[rows]
+    place_in_class = np.arange(len(rows)) - np.searchsorted(codes, codes)
+    return rows[place_in_class < take[codes]]
 
 
 def _rows_of_classes(ideal: NDArray[np.float64], free: Int64, num_wanted: int) -> Int64:
     """Rows to take of each class: the ideal numbers rounded down, the largest remainders up (Hamilton's method)."""
     take = np.minimum(np.floor(ideal + 1e-9).astype(np.int64), np.maximum(free - 1, 0))
+    missing = num_wanted - int(take.sum())
     for code in np.argsort(-(ideal - take), kind="stable"):
-        if take.sum() < num_wanted and free[code] - take[code] > 1:
+        if missing > 0 and free[code] - take[code] > 1:
             take[code] += 1
+            missing -= 1
     while take.sum() > num_wanted:
         take[take.argmax()] -= 1
     return take
@@ -183,8 +193,12 @@ def _units(num_different: int, index_N: Int64, groups: Int64) -> tuple[Int64, In
 def class_table(parts: NDArray[np.int8], classes: Int64, names: Mapping[int, str]) -> dict[str, list[int]]:
     """Class -> rows in training and in each part, by name."""
     num_parts = int(parts.max(initial=0)) + 1
-    table = {}
-    for value in np.unique(classes):
-        counts = np.bincount(parts[classes == value], minlength=num_parts)
-        table[names[int(value)]] = [int(count) for count in counts]
+    values, code_N = np.unique(classes, return_inverse=True)
+    counts = np.zeros((len(values), num_parts), np.int64)
+    np.add.at(counts, (code_N, parts), 1)
+    table: dict[str, list[int]] = {}
+    for value, row in zip(values.tolist(), counts.tolist(), strict=True):
+        # Values such as 1 and "1" are classes of their own and look the same.
+        before = table.get(names[value], [0] * num_parts)
+        table[names[value]] = [a + b for a, b in zip(before, row, strict=True)]
     return dict(sorted(table.items()))

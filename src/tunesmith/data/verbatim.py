@@ -30,13 +30,13 @@ def suffix_of(rows: Rows) -> str:
     return Path(rows.path).suffix.lower() if isinstance(rows, MappedFile | Parquet) else ".jsonl"
 
 
-def check_target(path: Path, source: str, suffix: str) -> None:
+def check_target(path: Path, source: str, suffix: str, *, makes_folder: bool = False) -> None:
     """Raise DataError where a file must not be written: it has the wrong ending, is the source, or has no folder."""
     if path.suffix.lower() != suffix:
         raise DataError(path, f"rows of {source} are written as {suffix}.", f"Name a file that ends in {suffix}.")
     if path.exists() and Path(source).exists() and path.samefile(source):
         raise DataError(path, "is the file that is read.", "Name another file to write to.")
-    if not path.absolute().parent.is_dir():
+    if not makes_folder and not path.absolute().parent.is_dir():
         raise DataError(path, "its folder does not exist.", f"Make it: mkdir -p {path.absolute().parent}")
 
 

@@ -70,6 +70,23 @@ class CheckConfig(Config):
     """Exact copies of an earlier row do not pass."""
     redact: str | None = None
     """Where the rows are written with placeholders for personal data."""
+    picture: str | None = None
+    """Where the lengths are drawn, as a .png."""
+    output_dir: str | None = None
+    """A folder for lengths.png and check.json."""
+    overwrite: bool = False
+    """Replace the files that fix, redact and picture name, if they are there; those in output_dir always are."""
+
+    @property
+    def targets(self) -> list[tuple[str, Path]]:
+        """(setting, file) of all that is to be written."""
+        named = [("fix", self.fix), ("redact", self.redact), ("picture", self.picture)]
+        out = [(name, Path(path)) for name, path in named if path is not None]
+        out += [("fix", rejected_path(path)) for name, path in out if name == "fix"]
+        if self.output_dir is not None:
+            out.append(("output_dir", Path(self.output_dir) / "check.json"))
+            out += [("output_dir", Path(self.output_dir) / "lengths.png")] if self.picture is None else []
+        return out
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,13 +164,27 @@ def _check_targets(config: CheckConfig) -> None:
     """Raise before the work what would make its result useless."""
     if config.drop_duplicates and config.fix is None:
         raise ConfigError("drop_duplicates", "nothing is written.", "Add --fix OUT.")
-    if config.fix is not None and config.fix == config.redact:
-        raise ConfigError("redact", "is the same file as fix.", "Name another one.")
-    for target in (config.fix, config.redact):
+    targets = config.targets
+    for place, (name, path) in enumerate(targets):
+        if name == "picture" and path.suffix.lower() != ".png":
+            raise ConfigError("picture", f"{path} is no name for a picture.", "Name a file that ends in .png.")
+        for other, before in targets[:place]:
+            if path.resolve() == before.resolve():
+                raise ConfigError(name, f"writes to {path}, as {other} does.", "Name another file.")
         for source in (config.file, config.validation):
-            if target is not None and source is not None:
+            if source is not None:
                 # Which ending the source's rows need is known only once they are read.
-                check_target(Path(target), source, Path(target).suffix.lower())
+                check_target(path, source, path.suffix.lower(), makes_folder=name == "output_dir")
+        if path.is_dir():
+            raise ConfigError(name, f"{path} is a folder.", "Name a file.")
+        if path.exists() and not config.overwrite and name != "output_dir":
+            raise ConfigError(name, f"{path} is there already.", "Name another file, or pass --overwrite.")
+    if config.output_dir is not None:
+        try:
+            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            cause = f"cannot be made: {(error.strerror or str(error)).lower()}."
+            raise DataError(config.output_dir, cause, "Name another folder.") from None
 
 
 def _read(
@@ -228,9 +259,11 @@ def _render_row(
 
 def _write(report: CheckReport, find_names: NameFinder | None) -> None:
     config, train = report.config, report.train
-    for target in (config.fix, config.redact):
-        if target is not None and report.valid is not None:
-            check_target(Path(target), report.valid.rows.path, Path(target).suffix.lower())
+    for _, target in config.targets:
+        for source in (train, report.valid):
+            # The files of a folder have names of their own.
+            if source is not None:
+                check_target(target, source.rows.path, target.suffix.lower())
     if config.fix is not None:
         path = Path(config.fix)
         passed, rejected = write_passing(train, path, _objections(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -246,11 +247,11 @@ def _written_lines(report: CheckReport) -> list[str]:
 
 
 def _next_command(report: CheckReport) -> str:
-    path = report.train.rows.path
+    path = shlex.quote(report.train.rows.path)
     if "rows that pass" in report.written:
-        return f"tunesmith data check {report.written['rows that pass']}"
+        return f"tunesmith data check {shlex.quote(str(report.written['rows that pass']))}"
     if len(report.faults):
-        return f"tunesmith data check {path} --fix passing{Path(path).suffix or '.jsonl'}"
+        return f"tunesmith data check {path} --fix passing{Path(report.train.rows.path).suffix or '.jsonl'}"
     if report.config.model is None:
         return f"tunesmith data check {path} --model smollm2-135m-instruct"
     return f"tunesmith data show {path} -n 3 --model {report.config.model}"

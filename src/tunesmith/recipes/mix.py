@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,15 +47,22 @@ def write_mixture_rows(
     if not is_mixture(config.train):
         raise ConfigError(config.train, "is no mixture.", "Name a mixture's .yaml file.")
     targets = [path for path in (out, validation_out) if path is not None]
-    if len(set(targets)) < len(targets):
+    if len({path.resolve() for path in targets}) < len(targets):
         raise ConfigError(str(out), "is named for both the examples and the validation rows.", "Name two files.")
     for path in targets:
+        if path.suffix.lower() != ".jsonl":
+            raise ConfigError(str(path), "examples are written as .jsonl.", "Name a file that ends in .jsonl.")
+        if path.is_dir():
+            raise ConfigError(str(path), "is a folder.", "Name a file that ends in .jsonl.")
         if path.exists() and not overwrite:
             raise RunError(path, "is there already.", "Choose another name, or pass --overwrite.")
         if not path.parent.is_dir():
             raise RunError(path, f"the folder {path.parent} is not there.", "Make it first.")
     data = load_data(config)
     assert data.mixture is not None and isinstance(data.train, MixtureRecords)
+    for path in targets:
+        if path.resolve() in data.mixture.files():
+            raise ConfigError(str(path), "is a file that the mixture reads.", "Write to another file.")
     tokenizer = load_tokenizer(model).tokenizer if model is not None else None
     tokens: dict[int, int] = {}
     files = {str(out): _write(data.train, out, tokenizer, tokens)}
@@ -114,8 +122,11 @@ def row_of_example(draw: Draw, record: Conversation) -> dict[str, Any]:
     return {"messages": messages, "mixture": lineage}
 
 
-def describe_mixed(mixed: Mixed, out: Path) -> list[str]:
+def describe_mixed(mixed: Mixed) -> list[str]:
     """What to tell the user: the table, what was written, the next command."""
     dropped = [f"dropped {count} x {cause}" for cause, count in mixed.rows_dropped.items()]
     written = [f"wrote {path}: {count} rows" for path, count in mixed.files.items()]
-    return [*table_lines(mixed.tasks), *dropped, *written, f"next:  tunesmith sft recipes/chat.yaml data.train={out}"]
+    # The recipe names validation rows, which are none of these.
+    train, held_out = [*mixed.files, "null"][:2]
+    settings = shlex.join([f"data.train={train}", f"data.validation={held_out}"])
+    return [*table_lines(mixed.tasks), *dropped, *written, f"next:  tunesmith sft recipes/chat.yaml {settings}"]

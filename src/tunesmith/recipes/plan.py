@@ -109,8 +109,8 @@ def _rendered(report: RenderReport) -> dict[str, Any]:
     }
 
 
-def describe(plan: dict[str, Any], recipe: Path) -> list[str]:
-    """The plan as lines a person reads."""
+def describe(plan: dict[str, Any], recipe: str) -> list[str]:
+    """The plan as lines a person reads; recipe: as it was called, with its overrides."""
     rows, training, memory, timing = plan["rows"], plan["training"], plan["memory"], plan["time"]
     lines = [
         f"base       {plan['base']} ({plan['base_folder']})",

@@ -18,7 +18,7 @@ from tunesmith.models.cache import cache_folder
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.roles import Base, Role
 from tunesmith.records import Conversation, Document, Example
-from tunesmith.tokens.cached import cached_store
+from tunesmith.tokens.cached import cached_store, depends_on_the_day, tokenizer_facts
 from tunesmith.tokens.render import RenderConfig
 from tunesmith.tokens.store import RenderReport, TokenStore, build_store
 from tunesmith.training.distribute import World, from_environment
@@ -129,15 +129,18 @@ def _render(
     folder: Path,
 ) -> tuple[TokenStore, RenderReport]:
     """Tokens of one side: from the cache where it may be used, else laid into ``folder``."""
-    if not config.data.cache or tokenizer is not base.tokenizer:
+    if not config.data.cache or tokenizer is not base.tokenizer or depends_on_the_day(tokenizer):
         return build_store(records, tokenizer, config, folder / side, max_tokens=max_tokens)
     made_of = {
         "side": side,
         "data": data.digest,
+        # The ending says how bytes are read, and a folder's file may get another one.
+        "formats": data.formats,
         "data_settings": config.data.model_dump(mode="json"),
         "seed": config.seed,
         "tokenizer": base.resolved.tokenizer_digest,
         "template": base.resolved.template_digest,
+        "tokenizer_facts": tokenizer_facts(tokenizer),
         "decoder_prefix": base.decoder_prefix,
     }
     return cached_store(

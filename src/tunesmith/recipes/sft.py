@@ -6,6 +6,7 @@ Read top to bottom: prepare, run folder and resume, loop, save. The config is in
 from __future__ import annotations
 
 import math
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -259,13 +260,17 @@ def _checkpoint_to_resume(config: SFTConfig) -> Path | None:
     return Path(wanted)
 
 
-def describe_result(trained: Trained, config: SFTConfig, recipe: Path) -> list[str]:
-    """What to tell the user at the end: the numbers, what was written, the next command."""
+def describe_result(trained: Trained, config: SFTConfig, recipe: str) -> list[str]:
+    """What to tell the user at the end: the numbers, what was written, the next command.
+
+    recipe: as it was called, with the overrides that make it this run but for its folder.
+    """
     before, after = trained.initial_eval_loss, trained.final_eval_loss
     if trained.interrupted:
         return [
             f"stopped after step {trained.num_steps}; nothing is lost.",
-            f"next:  tunesmith sft {recipe} output_dir={trained.output_dir} resume_from_checkpoint=auto",
+            f"next:  tunesmith sft {recipe} {shlex.quote(f'output_dir={trained.output_dir}')} "
+            "resume_from_checkpoint=auto",
         ]
     lines = [] if before is None or after is None else [f"validation loss {before:.4f} -> {after:.4f} nats a token"]
     if trained.stopped_early:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ from tunesmith.data.split import GROUPS_FIRST, SplitMarks, as_int64, assign_part
 from tunesmith.data.survey import make_plan, read_content, records_of
 from tunesmith.data.verbatim import open_writer, suffix_of
 from tunesmith.errors import ConfigError, DataError
+
+_OTHER_FIX = {
+    "data.group_by": ", or group by a finer column",
+    "data.stratify_by": ", or split without --stratify-by",
+}
 
 
 class SplitConfig(Config):
@@ -77,10 +83,15 @@ def split_rows(config: SplitConfig) -> SplitReport:
             continue
         keys.append(key)
     if len(faults):
-        fix = f"Leave them out: tunesmith data check {config.file} --fix passing{suffix_of(rows)}."
+        fix = f"Leave them out: tunesmith data check {shlex.quote(config.file)} --fix passing{suffix_of(rows)}."
         raise DataError(rows.path, f"{len(faults)} of {len(rows)} rows are faulty.\n{faults.table()}\n", fix)
     shares = {name: share for name, share in (("validation", config.validation), ("test", config.test)) if share}
-    part = assign_parts(as_int64(keys), list(shares.values()), groups=marks.groups, classes=marks.classes)
+    try:
+        part = assign_parts(as_int64(keys), list(shares.values()), groups=marks.groups, classes=marks.classes)
+    except ConfigError as error:
+        # It speaks of a recipe's keys, which this command has not.
+        fix = f"Add rows, ask for fewer files (--validation 0 or --test 0){_OTHER_FIX.get(error.place, '')}."
+        raise ConfigError(rows.path, error.cause, fix) from None
     folder = Path(config.output_dir)
     paths = [folder / f"{name}{suffix_of(rows)}" for name in ("train", *shares)]
     _check_free(folder, paths)
@@ -122,4 +133,4 @@ def describe(report: SplitReport, config: SplitConfig) -> list[str]:
         effort = f" ({GROUPS_FIRST})" if report.is_best_effort else ""
         lines.append(f"rows of each '{config.stratify_by}' in {', '.join(names)}{effort}:")
         lines += [f"  {name}: {' '.join(map(str, counts))}" for name, counts in report.classes.items()]
-    return [*lines, f"next:  tunesmith data check {config.output_dir}"]
+    return [*lines, f"next:  tunesmith data check {shlex.quote(config.output_dir)}"]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -21,10 +22,13 @@ from tunesmith.errors import TunesmithError
 from tunesmith.records import Conversation, Document
 from tunesmith.tokens.render import RenderConfig
 from tunesmith.tokens.store import RenderReport, TokenStore, build_store
+from tunesmith.tokens.text_to_text import text_to_text_of
 
 REPORT_FILE = "report.json"
 # The least recently used go first once all together are larger.
 MAX_BYTES = 2 << 30
+# What a killed run left half made; no run renders for so long.
+STALE_SECONDS = 86_400.0
 
 
 def cached_store(
@@ -73,19 +77,41 @@ def token_key(made_of: Mapping[str, Any], config: RenderConfig, max_tokens: int)
         "max_length": config.max_length,
         "over_length": config.over_length,
         "max_tokens": max_tokens,
-        "versions": {name: version(name) for name in ("tokenizers", "transformers")},
+        "versions": {name: version(name) for name in ("jinja2", "tokenizers", "transformers")},
         "code": _code_digest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _code_digest() -> str:
-    """SHA-256 of the code that reads and renders rows: a version number could be forgotten."""
+    """SHA-256 of the code that reads, splits and renders rows: a version number could be forgotten."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in sorted([*here.glob("*.py"), *(here.parent / "data").glob("*.py")]):
+    alone = [here.parent / name for name in ("records.py", "randomness.py")]
+    for file in sorted([*here.glob("*.py"), *(here.parent / "data").glob("*.py"), *alone]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+    """What a loaded tokenizer does beyond its vocabulary, as JSON values for ``made_of``.
+
+    Models may share the file of the vocabulary and differ in another one, such as the token that ends a turn.
+    """
+    return {
+        "class": type(tokenizer).__qualname__,
+        "chat_template": tokenizer.chat_template,
+        "special_tokens": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+        "added_tokens": {str(number): repr(token) for number, token in tokenizer.added_tokens_decoder.items()},
+        # A space in front, one inside, and a bos or eos that is put around.
+        "probe": [list(tokenizer(text)["input_ids"]) for text in ("a", " a  a\n", "A")],
+        "text_to_text": repr(text_to_text_of(tokenizer)),
+    }
+
+
+def depends_on_the_day(tokenizer: Any) -> bool:
+    """Whether the chat template writes the date, so that the same rows have other tokens tomorrow."""
+    return "strftime_now" in json.dumps(tokenizer.chat_template, default=str)
 
 
 def _open(target: Path) -> tuple[TokenStore, RenderReport] | None:
@@ -112,6 +138,9 @@ def _move(work: Path, target: Path) -> None:
 
 
 def _forget_oldest(cache: Path, keep: Path) -> None:
+    for path in cache.glob(".*.tmp-*"):
+        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
     entries = [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith(".")]
     entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     total = 0
