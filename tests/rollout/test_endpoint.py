@@ -200,6 +200,19 @@ def test_the_key_is_nowhere_to_be_read(server: Server) -> None:
     assert not any(KEY in text for text in shown)
 
 
+@pytest.mark.parametrize("before", range(170, 201, 5))
+@pytest.mark.parametrize(("status", "kind"), [(400, "error"), (200, "error"), (200, "title"), (200, "text")])
+def test_no_part_of_the_key_is_left_where_a_message_is_cut(server: Server, before: int, status: int, kind: str) -> None:
+    quoted = "y" * (before if kind == "error" else before - 130) + KEY
+    page = f"<html><title>{quoted}</title>"
+    body = {"error": json.dumps({"error": {"message": quoted}}), "title": page, "text": quoted}[kind]
+    server.replies = [(status, JSON, body.encode())]
+    with pytest.raises(EndpointError) as caught:
+        ask(endpoint(server.url))
+    assert "yyyy" in str(caught.value)
+    assert KEY[:2] not in str(caught.value)
+
+
 def test_a_redirect_is_not_followed_with_the_key(server: Server) -> None:
     other = Server()
     try:
@@ -293,6 +306,7 @@ def test_several_are_under_way_at_once(server: Server) -> None:
     [
         "file:///etc/passwd", "ftp://x/v1", "localhost:8000/v1", "http://", "http://u:p@x/v1", "http://x/v1?key=1",
         "http://x/v1#a", "http://x:99999/v1", "http://x/v 1", "http://x/\r\nHost: y", "http://[::1/v1",
+        "http://a..b/v1", f"http://{'a' * 70}.x/v1", "http://x/ü/v1",
     ],
 )  # fmt: skip
 def test_only_plain_http_addresses_are_taken(url: str) -> None:
