@@ -33,7 +33,7 @@ def open_local(model: str, adapter: Path | None) -> Opened:
     base = session.base
     writer = LocalWriter(
         session.generator,
-        base.tokenizer,
+        base.tokenizer_of(session.adapter),
         name=base.resolved.name,
         model_digest=base.resolved.base_digest,
         adapter=session.adapter,
