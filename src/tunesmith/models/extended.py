@@ -63,6 +63,13 @@ def read_token_rows(base: Base, name: str, folder: Path, indices: Any, written_d
             f"was trained with tokenizer {written_digest}, but the one beside it is {digest}.",
             "Copy the adapter's folder again, tokenizer files included.",
         )
+    # It renders with the template beside it, which must be the base's: the provenance says that of the base alone.
+    if written_digest is not None and tokenizer.chat_template != base.tokenizer.chat_template:
+        raise AdapterMismatchError(
+            folder,
+            "was trained with the base's chat template, but the one beside it is another.",
+            "Copy the adapter's folder again, chat_template.jinja included.",
+        )
     width = int(base.model.get_input_embeddings().weight.shape[1])
     zeros = torch.zeros(len(lists[0]), width)
     base.token_rows[name] = TokenRows(
