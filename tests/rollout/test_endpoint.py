@@ -124,9 +124,12 @@ def test_the_seed_sent_follows_the_request(server: Server) -> None:
 
 def test_withheld_and_empty_answers_are_told_apart(server: Server) -> None:
     server.replies = [(200, JSON, completion(None, "content_filter")), (200, JSON, completion("", None))]
-    first, second = ask(endpoint(server.url), "a", "b")
+    server.replies.append((200, JSON, completion(None, "length")))
+    first, second, third = ask(endpoint(server.url), "a", "b", "c")
     assert (first.text, first.stop_reason) == ("", "content_filter")
     assert (second.text, second.stop_reason) == ("", "end_of_turn")
+    # A model that thinks aloud elsewhere, cut off before its answer.
+    assert (third.text, third.stop_reason) == ("", "length")
 
 
 def cut_off(handler: BaseHTTPRequestHandler) -> None:
@@ -325,3 +328,6 @@ def test_addresses_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="does not hold a key") as caught:
         endpoint("http://localhost:1/v1")
     assert "Evil" not in str(caught.value)
+    with pytest.raises(ConfigError, match="not the name of a variable") as caught:
+        endpoint("http://localhost:1/v1", api_key_env=KEY)
+    assert KEY not in str(caught.value)

@@ -48,7 +48,8 @@ def read_answer(body: bytes, content_type: str, hide: Callable[[str], str] = _as
     if not (isinstance(reason, str) or reason is None) or reason not in _STOPS:
         raise _not_a_completion(f"the finish reason {shown(hide(str(reason)))}")
     content = message.get("content")
-    if content is None and reason == "content_filter":
+    if content is None and reason in ("content_filter", "length"):
+        # Withheld, or a model that thinks had not come to its answer.
         content = ""
     if not isinstance(content, str):
         raise _not_a_completion("no text in choices[0].message.content")

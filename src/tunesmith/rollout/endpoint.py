@@ -13,6 +13,7 @@ import ipaddress
 import json
 import os
 import queue
+import re
 import ssl
 import threading
 import time
@@ -307,6 +308,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _read_key(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        # Not repeated: it may well be the key itself.
+        raise ConfigError("api_key_env", "is not the name of a variable.", "Export the key and name its variable.")
     key = os.environ.get(name, "").strip()
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(f"environment variable {name}", "does not hold a key.", "Set it to the key alone.")
