@@ -17,6 +17,7 @@ from tunesmith.models.adapters import AdapterConfig, add_adapter, load_adapter
 from tunesmith.models.extended import add_token_rows
 from tunesmith.models.forward import forward
 from tunesmith.models.roles import Role
+from tunesmith.recipes.extend import ExtendConfig, extend
 from tunesmith.records import Example
 from tunesmith.tokens.pack import pack
 
@@ -97,3 +98,14 @@ def test_rows_of_single_tokens_are_refused_not_ignored(folder: Path, tmp_path: P
         load_adapter(base, tmp_path, "default")
     with pytest.raises(ModelError, match="encoder-decoder"):
         add_token_rows(base, "default", base.tokenizer, {272: [5, 6]})
+
+
+@pytest.mark.parametrize("num_tokens", [0, 5])
+def test_an_encoder_decoder_model_is_not_extended(folder: Path, tmp_path: Path, num_tokens: int) -> None:
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "say it again, {i}"}}\n' for i in range(40)))
+    config = ExtendConfig(
+        files=[str(tmp_path / "texts.jsonl")], output_dir=str(tmp_path / "run"), num_tokens=num_tokens
+    )
+    with pytest.raises(ModelError, match="raw text cannot train"):
+        extend(config, base=load(folder), say=lambda _: None)
+    assert not run.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -94,10 +95,13 @@ def _attention_modules(base: Base) -> list[str]:
 
 def _place(base: Base, name: str, lora: LoraConfig) -> None:
     _check_targets(base, lora)
-    if base.peft_model is None:
-        base.peft_model = get_peft_model(base.model, lora, adapter_name=name)
-    else:
-        base.peft_model.add_adapter(name, lora)
+    with warnings.catch_warnings():
+        # PEFT asks transformers by an older name; nothing a user could do about it.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        if base.peft_model is None:
+            base.peft_model = get_peft_model(base.model, lora, adapter_name=name)
+        else:
+            base.peft_model.add_adapter(name, lora)
     _refresh(base)
 
 
