@@ -16,6 +16,8 @@ from tunesmith.errors import AdapterMismatchError, ModelError
 from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter, load_adapter, save_role
 from tunesmith.models.extended import add_token_rows
 from tunesmith.models.forward import forward, hidden_states
+from tunesmith.models.load import build_base
+from tunesmith.models.resolve import resolve_model
 from tunesmith.models.roles import Role
 from tunesmith.models.token_rows import mean_rows
 from tunesmith.records import Example, Where
@@ -183,6 +185,27 @@ def test_another_tokenizer_beside_the_adapter_is_refused(
     shutil.copy(model_folder("llama") / "tokenizer.json", tmp_path / "tokenizer.json")
     with pytest.raises(AdapterMismatchError, match="the one beside it"):
         load_adapter(load("llama"), tmp_path, "default")
+
+
+def test_a_changed_template_beside_the_adapter_is_refused(load: Callable[..., Any], tmp_path: Path) -> None:
+    base = load("llama")
+    save_role(base, extended(base), tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(AdapterMismatchError, match="chat template"):
+        load_adapter(load("llama"), tmp_path, "default")
+
+
+def test_a_base_with_another_tokenizer_is_refused(
+    load: Callable[..., Any], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base, folder = load("llama"), tmp_path / "base"
+    save_role(base, extended(base), tmp_path / "adapter")
+    shutil.copytree(model_folder("llama"), folder)
+    # The extended tokenizer itself is not the base's: its ids reach beyond the base's table.
+    shutil.copy(tmp_path / "adapter" / "tokenizer.json", folder / "tokenizer.json")
+    other = build_base(resolve_model(str(folder)), torch.device("cpu"), torch.float64)
+    with pytest.raises(AdapterMismatchError, match=base.resolved.tokenizer_digest):
+        load_adapter(other, tmp_path / "adapter", "default")
 
 
 def test_a_head_with_a_bias_is_refused(load: Callable[..., Any]) -> None:

@@ -124,9 +124,12 @@ def test_the_seed_sent_follows_the_request(server: Server) -> None:
 
 def test_withheld_and_empty_answers_are_told_apart(server: Server) -> None:
     server.replies = [(200, JSON, completion(None, "content_filter")), (200, JSON, completion("", None))]
-    first, second = ask(endpoint(server.url), "a", "b")
+    server.replies.append((200, JSON, completion(None, "length")))
+    first, second, third = ask(endpoint(server.url), "a", "b", "c")
     assert (first.text, first.stop_reason) == ("", "content_filter")
     assert (second.text, second.stop_reason) == ("", "end_of_turn")
+    # A model that thinks aloud elsewhere, cut off before its answer.
+    assert (third.text, third.stop_reason) == ("", "length")
 
 
 def cut_off(handler: BaseHTTPRequestHandler) -> None:
@@ -198,6 +201,19 @@ def test_the_key_is_nowhere_to_be_read(server: Server) -> None:
     assert "wrong key [key]" in str(caught.value)
     shown = [str(caught.value), repr(one), repr(one.config), repr(one.identity), *one.notes]
     assert not any(KEY in text for text in shown)
+
+
+@pytest.mark.parametrize("before", range(170, 201, 5))
+@pytest.mark.parametrize(("status", "kind"), [(400, "error"), (200, "error"), (200, "title"), (200, "text")])
+def test_no_part_of_the_key_is_left_where_a_message_is_cut(server: Server, before: int, status: int, kind: str) -> None:
+    quoted = "y" * (before if kind == "error" else before - 130) + KEY
+    page = f"<html><title>{quoted}</title>"
+    body = {"error": json.dumps({"error": {"message": quoted}}), "title": page, "text": quoted}[kind]
+    server.replies = [(status, JSON, body.encode())]
+    with pytest.raises(EndpointError) as caught:
+        ask(endpoint(server.url))
+    assert "yyyy" in str(caught.value)
+    assert KEY[:2] not in str(caught.value)
 
 
 def test_a_redirect_is_not_followed_with_the_key(server: Server) -> None:
@@ -293,6 +309,7 @@ def test_several_are_under_way_at_once(server: Server) -> None:
     [
         "file:///etc/passwd", "ftp://x/v1", "localhost:8000/v1", "http://", "http://u:p@x/v1", "http://x/v1?key=1",
         "http://x/v1#a", "http://x:99999/v1", "http://x/v 1", "http://x/\r\nHost: y", "http://[::1/v1",
+        "http://a..b/v1", f"http://{'a' * 70}.x/v1", "http://x/ü/v1",
     ],
 )  # fmt: skip
 def test_only_plain_http_addresses_are_taken(url: str) -> None:
@@ -311,3 +328,6 @@ def test_addresses_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="does not hold a key") as caught:
         endpoint("http://localhost:1/v1")
     assert "Evil" not in str(caught.value)
+    with pytest.raises(ConfigError, match="not the name of a variable") as caught:
+        endpoint("http://localhost:1/v1", api_key_env=KEY)
+    assert KEY not in str(caught.value)

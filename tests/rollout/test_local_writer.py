@@ -20,7 +20,10 @@ SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, seed=3)
 
 def writer_on(base: Any) -> LocalWriter:
     return LocalWriter(
-        LocalGenerator(base), base.tokenizer, name=base.resolved.name, model_digest=base.resolved.base_digest
+        LocalGenerator(base),
+        base.tokenizer,
+        name=base.resolved.name,
+        digests={"model_digest": base.resolved.base_digest},
     )
 
 

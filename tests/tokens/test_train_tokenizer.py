@@ -169,6 +169,29 @@ def test_settings_are_strict(tmp_path: Path) -> None:
         train_tokenizer("bpe", 300, corpus, TokenizerConfig(chat_template="{{ messages[0].nothing.at.all }}"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [
+        ("bpe", {"add_bos": True}), ("bpe", {"limit_alphabet": 9}), ("bpe", {"character_coverage": 1.0}),
+        ("unigram", {"min_frequency": 3}), ("sentencepiece-bpe", {"limit_alphabet": 9}),
+        ("wordpiece", {"split_digits": True}), ("wordpiece", {"max_piece_length": 8}), ("wordpiece", {"add_eos": True}),
+    ],
+)  # fmt: skip
+def test_a_setting_the_kind_cannot_follow_is_refused_not_ignored(kind: Any, setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"no meaning for|has none"):
+        train_tokenizer(kind, 450, corpus, TokenizerConfig(**setting))
+
+
+@pytest.mark.parametrize("kind", ["unigram", "sentencepiece-bpe"])
+def test_a_line_with_the_librarys_own_mark_is_learnt_from_too(kind: Any) -> None:
+    texts = ["\u2585\u2585 remarkable\u2585remarkable"] * 50
+    tokenizer = train_tokenizer(kind, 300, lambda: iter(texts), TokenizerConfig()).tokenizer
+    assert tokenizer.tokenize("remarkable") == ["remarkable"]
+    assert tokenizer.decode(tokenizer(texts[0])["input_ids"]) == texts[0]
+    with pytest.raises(ConfigError, match="nothing but line breaks"):
+        train_tokenizer(kind, 300, lambda: iter(["\n\n"]), TokenizerConfig())
+
+
 def test_bos_and_eos_stand_around_a_text_where_asked() -> None:
     special = SpecialTokens(bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     tokenizer = train_tokenizer(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
 from pydantic import Field
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.config import Config
@@ -27,6 +31,11 @@ PROVENANCE_FILE = "tunesmith_provenance.json"
 BASE_TOKENIZER = "base_tokenizer_digest"
 WEIGHTS_FILE = "adapter_model.safetensors"
 ATTENTION_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# Settings of PEFT that change what a LoRA layer or its base computes.
+VARIANTS = (
+    "use_dora", "lora_bias", "modules_to_save", "layer_replication", "target_parameters", "alora_invocation_tokens",
+    "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config", "megatron_config",
+)  # fmt: skip
 
 
 class AdapterConfig(Config):
@@ -49,10 +58,12 @@ class AdapterConfig(Config):
 def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role:
     """Place a fresh adapter on the base and return the role that trains it; at the start it equals the base.
 
-    Raises ConfigError when no module of the model carries a target's name.
+    Raises ConfigError when no module of the model carries a target's name, one that does is no linear map inside a
+    layer, or the adapter's own name is a part of the model's names.
     """
     if config.method == "full":
         return full_role(base)
+    _check_name(base, name)
     targets = _attention_modules(base) if config.target_modules == "attention" else config.target_modules
     lora = LoraConfig(
         r=config.r,
@@ -83,11 +94,38 @@ def _attention_modules(base: Base) -> list[str]:
 
 
 def _place(base: Base, name: str, lora: LoraConfig) -> None:
-    if base.peft_model is None:
-        base.peft_model = get_peft_model(base.model, lora, adapter_name=name)
-    else:
-        base.peft_model.add_adapter(name, lora)
+    _check_targets(base, lora)
+    with warnings.catch_warnings():
+        # PEFT asks transformers by an older name; nothing a user could do about it.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        if base.peft_model is None:
+            base.peft_model = get_peft_model(base.model, lora, adapter_name=name)
+        else:
+            base.peft_model.add_adapter(name, lora)
     _refresh(base)
+
+
+def _check_name(base: Base, name: str) -> None:
+    """PEFT tells an adapter's tensors by its name as a part of theirs: no part of the base may be called the same."""
+    taken = {"base_layer", "lora_A", "lora_B", "weight", "bias"}
+    for key, _ in base.model.named_parameters():
+        if "lora_" not in key:
+            taken.update(key.split("."))
+    if not name or "." in name or name in taken or name in "lora_":
+        raise ConfigError("adapter name", f"'{name}' is a part of the model's own names.", "Call it otherwise.")
+
+
+def _check_targets(base: Base, lora: LoraConfig) -> None:
+    """Raise ValueError where a matrix would stand on something we do not run it on: embedding, head, norm."""
+    if lora.target_modules == "all-linear":
+        return
+    output = base.model.get_output_embeddings()
+    for key, module in base.model.named_modules():
+        if "lora_" in key or key.endswith(".base_layer") or not check_target_module_exists(lora, key):
+            continue
+        inner = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        if inner is output or not isinstance(inner, nn.Linear | Conv1D):
+            raise ValueError(f"'{key}' takes no LoRA matrices; only the linear maps inside the layers do")
 
 
 def _refresh(base: Base) -> None:
@@ -192,19 +230,23 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     """Read an adapter from PEFT's layout onto the base.
 
     Raises AdapterMismatchError naming both digests when it was trained on another base, tokenizer or template, and
-    ModelError when files are missing or do not fit. An adapter without our provenance (stock PEFT's) is taken
-    with a note in ``base.notes``.
+    ModelError when files are missing, do not fit or ask for more than plain LoRA. An adapter without our provenance
+    (stock PEFT's) is taken with a note in ``base.notes``.
     """
     if not (folder / "adapter_config.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise ModelError(folder, "no adapter here (adapter_config.json, adapter_model.safetensors).", "Check the path.")
+    _check_name(base, name)
     written_tokenizer = _check_provenance(base, folder)
     lora = LoraConfig.from_pretrained(folder.as_posix())
-    if lora.peft_type != "LORA":
-        raise ModelError(folder, f"adapter type {lora.peft_type} is not supported.", "Use a LoRA adapter.")
+    _refuse_variants(folder, lora)
     if lora.trainable_token_indices is not None:
         read_token_rows(base, name, folder, lora.trainable_token_indices, written_tokenizer)
         lora.trainable_token_indices = None
-    _place(base, name, lora)
+    try:
+        _place(base, name, lora)
+    except ValueError as error:
+        cause = str(error).splitlines()[0].rstrip(".")
+        raise ModelError(folder, f"does not fit '{base.resolved.name}': {cause}.", "Use its own base.") from None
     tensors = load_file(folder / WEIGHTS_FILE)
     expected = adapter_tensors(base, name)
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
@@ -222,6 +264,27 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     own = {key: tensor for key, tensor in tensors.items() if not is_token_row(key)}
     set_peft_model_state_dict(base.peft_model, own, adapter_name=name)
     return lora_role(base, name, trainable=trainable)
+
+
+def _refuse_variants(folder: Path, lora: LoraConfig) -> None:
+    """Raise ModelError for what PEFT computes beside W x + s B A x, which would otherwise be left out in silence."""
+    if lora.peft_type != "LORA":
+        raise ModelError(folder, f"adapter type {lora.peft_type} is not supported.", "Use a LoRA adapter.")
+    found = [name for name in VARIANTS if getattr(lora, name, None)]
+    if lora.bias != "none":
+        found.append("bias")
+    if found:
+        raise ModelError(
+            folder, f"uses {', '.join(found)}, which is not supported.", "Train a plain LoRA adapter, or merge it."
+        )
+    if lora.init_lora_weights not in (True, False, "gaussian", "eva", "orthogonal"):
+        raise ModelError(
+            folder,
+            f"began as {lora.init_lora_weights}, which changes the base's own weights; the base is shared here.",
+            "Convert it to plain LoRA: save_pretrained(..., path_initial_model_for_weight_conversion=...).",
+        )
+    # The values come from the file.
+    lora.init_lora_weights = True
 
 
 def _check_provenance(base: Base, folder: Path) -> str | None:

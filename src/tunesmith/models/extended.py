@@ -19,8 +19,10 @@ from tunesmith.models.token_rows import PEFT_SUFFIX, TokenRows, mean_rows
 def add_token_rows(base: Base, name: str, tokenizer: Any, made_of: Mapping[int, Sequence[int]]) -> TokenRows:
     """Give the adapter ``name``, which may come later, new rows; the base and its other adapters see none of it.
 
-    made_of: new id -> ids of the base's tokens whose mean its rows start from. Raises ModelError for a head with bias.
+    made_of: new id -> ids of the base's tokens whose mean its rows start from. Raises ModelError for a head with bias
+    and for an encoder-decoder model.
     """
+    _refuse_two_sides(base)
     ids = sorted(made_of)
     old = [made_of[i] for i in ids]
     module, output = base.model.get_input_embeddings(), base.model.get_output_embeddings()
@@ -42,9 +44,13 @@ def read_token_rows(base: Base, name: str, folder: Path, indices: Any, written_d
     """Lay the rows PEFT calls ``trainable_token_indices`` over the base, with the tokenizer beside them.
 
     indices: ids, or a module's name -> ids. The values follow with the adapter's tensors. Raises AdapterMismatchError
-    when the tokenizer is not the one the provenance names, ModelError when embedding and head have different ids.
+    when the tokenizer is not the one the provenance names, ModelError when embedding and head have different ids or
+    none, and for an encoder-decoder model.
     """
+    _refuse_two_sides(base)
     lists = list(indices.values()) if isinstance(indices, dict) else [indices]
+    if not lists or not lists[0]:
+        raise ModelError(folder, "names no token to train (trainable_token_indices).", "Take that setting out.")
     if any(ids != lists[0] for ids in lists):
         raise ModelError(folder, "trains other tokens in the head than in the embedding.", "Train the same in both.")
     tokenizer, digest = base.tokenizer, base.resolved.tokenizer_digest
@@ -57,11 +63,27 @@ def read_token_rows(base: Base, name: str, folder: Path, indices: Any, written_d
             f"was trained with tokenizer {written_digest}, but the one beside it is {digest}.",
             "Copy the adapter's folder again, tokenizer files included.",
         )
+    # It renders with the template beside it, which must be the base's: the provenance says that of the base alone.
+    if written_digest is not None and tokenizer.chat_template != base.tokenizer.chat_template:
+        raise AdapterMismatchError(
+            folder,
+            "was trained with the base's chat template, but the one beside it is another.",
+            "Copy the adapter's folder again, chat_template.jinja included.",
+        )
     width = int(base.model.get_input_embeddings().weight.shape[1])
     zeros = torch.zeros(len(lists[0]), width)
     base.token_rows[name] = TokenRows(
         base.model, lists[0], embedding_RD=zeros, head_RD=zeros, tokenizer=tokenizer, tokenizer_digest=digest
     )
+
+
+def _refuse_two_sides(base: Base) -> None:
+    if base.is_encoder_decoder:
+        raise ModelError(
+            base.resolved.name,
+            "tokens of an encoder-decoder model have no rows of their own yet.",
+            "Use a causal model.",
+        )
 
 
 def is_token_row(key: str) -> bool:

@@ -30,19 +30,23 @@ def open_local(model: str, adapter: Path | None) -> Opened:
     from tunesmith.rollout.local_writer import LocalWriter
 
     session = Session.open(model, adapter)
-    base = session.base
+    base, resolved = session.base, session.base.resolved
     writer = LocalWriter(
         session.generator,
-        base.tokenizer,
-        name=base.resolved.name,
-        model_digest=base.resolved.base_digest,
+        base.tokenizer_of(session.adapter),
+        name=resolved.name,
+        digests={
+            "model_digest": resolved.base_digest,
+            "tokenizer_digest": resolved.tokenizer_digest,
+            "template_digest": resolved.template_digest,
+        },
         adapter=session.adapter,
     )
     notes = list(base.notes)
     small = base.num_parameters < SMALL_BELOW_PARAMETERS
     if small:
         notes.append(
-            f"{base.resolved.name} has {base.num_parameters / 1e6:.0f}M parameters: expect to read and sort the rows "
+            f"{resolved.name} has {base.num_parameters / 1e6:.0f}M parameters: expect to read and sort the rows "
             "by hand. Self-Instruct was made with 175B; see docs/data-bootstrap.md."
         )
     return Opened(writer=writer, scheme="small" if small else "paper", notes=notes)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tunesmith.data.load import DataConfig
 from tunesmith.data.texts import iter_texts
-from tunesmith.errors import DataError, RunError
+from tunesmith.errors import DataError, ModelError, RunError
 from tunesmith.evals.bits import BitsPerByte, bits_per_byte
 from tunesmith.models.adapters import AdapterConfig
 from tunesmith.models.extended import add_token_rows
@@ -123,6 +123,8 @@ def extend(config: ExtendConfig, *, base: Base | None = None, say: Say = print) 
     _refuse_used_folder(config)
     texts = split_texts(config)
     base = base or load_base(config)
+    if base.is_encoder_decoder:
+        raise ModelError(base.resolved.name, "is an encoder-decoder model: raw text cannot train it.", "Use another.")
     for note in base.notes:
         say(note)
     limit = min(config.max_length or base.context_tokens, base.context_tokens)

@@ -80,15 +80,25 @@ class Prepared:
         """What must be the same for a resume to continue the same run."""
         free = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
         recipe = self.config.model_dump(mode="json", exclude=free | {"logging_steps", "report_to"})
-        return {**recipe, "data_digest": self.data.digest, "base_digest": self.base.resolved.base_digest}
+        resolved, rows = self.base.resolved, self.base.token_rows.get(self.role.adapter or "")
+        return {
+            **recipe,
+            "data_digest": self.data.digest,
+            "base_digest": resolved.base_digest,
+            "tokenizer_digest": resolved.tokenizer_digest if rows is None else rows.tokenizer_digest,
+            "template_digest": resolved.template_digest,
+        }
 
 
-def prepare(config: SFTConfig, folder: Path, base: Base | None = None) -> Prepared:
-    """Read, check, load, render and plan; tokens are laid into ``folder``. A base already in memory is shared."""
+def prepare(config: SFTConfig, folder: Path, base: Base | None = None, dtype: str | None = None) -> Prepared:
+    """Read, check, load, render and plan; tokens are laid into ``folder``. A base already in memory is shared.
+
+    dtype: what an earlier part of the run decided on, where the recipe leaves it open.
+    """
     world = from_environment(config.device)
     data = load_data(config.data, seed=config.seed)
     if base is None:
-        base = load_base(config.model_copy(update={"device": world.device}))
+        base = load_base(config.model_copy(update={"device": world.device, "dtype": dtype or config.dtype}))
     role = add_adapter(base, ADAPTER_NAME, config.adapter, config.seed)
     limit = min(config.max_length or base.context_tokens, base.context_tokens)
     tokenizer = base.tokenizer_of(role.adapter)

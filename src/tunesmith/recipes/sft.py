@@ -25,7 +25,14 @@ from tunesmith.recipes.prepare import Prepared, SFTConfig, prepare
 from tunesmith.reports.plots import loss_curve
 from tunesmith.runs import Run, read_metrics
 from tunesmith.runtime import release_memory
-from tunesmith.training.checkpoint import ResumeState, find_latest_valid, load_checkpoint, prune, save_checkpoint
+from tunesmith.training.checkpoint import (
+    ResumeState,
+    find_latest_valid,
+    load_checkpoint,
+    plan_of,
+    prune,
+    save_checkpoint,
+)
 from tunesmith.training.optim import build_optimizer, clip_gradients, learning_rate_at
 from tunesmith.training.schedule import rows_per_step, stop_on_signal
 from tunesmith.training.step import accumulate_gradients, mean_loss
@@ -82,10 +89,11 @@ class _Job:
 def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: TweakGradients | None = None) -> Trained:
     """Run the recipe, on a base of its own or on one already in memory."""
     with tempfile.TemporaryDirectory(prefix="tunesmith-tokens-") as folder:
-        # 1. Everything up to the first step.
-        prepared = prepare(config, Path(folder), base)
-        # 2. The run folder, and where to go on.
+        # 1. Where to go on, and everything up to the first step.
         checkpoint = _checkpoint_to_resume(config)
+        planned = plan_of(checkpoint) if checkpoint is not None else {}
+        prepared = prepare(config, Path(folder), base, planned.get("dtype"))
+        # 2. The run folder.
         recipe = config.model_dump(mode="json")
         # Every rank keeps books, but only the first one's are the run's.
         output_dir = Path(config.output_dir) if prepared.world.is_main else Path(folder) / "books"
@@ -97,6 +105,7 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
             state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
             if checkpoint is not None:
                 state = load_checkpoint(checkpoint, optimizer, prepared.role.parameters, recipe=prepared.identity())
+                _go_on_as_planned(checkpoint, state, prepared)
             # A run that died before its first checkpoint begins anew.
             run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
             facts = {"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
@@ -258,6 +267,20 @@ def _checkpoint_to_resume(config: SFTConfig) -> Path | None:
             "resume_from_checkpoint", f"'{wanted}' is not in output_dir.", "Set output_dir to its folder."
         )
     return Path(wanted)
+
+
+def _go_on_as_planned(checkpoint: Path, state: ResumeState, prepared: Prepared) -> None:
+    """Refuse to go on with other numbers or other kernels; other threads round otherwise, which is noted."""
+    now = prepared.decisions()
+    for name in ("dtype", "kernels"):
+        if state.plan[name] != now[name]:
+            raise CheckpointError(
+                str(checkpoint), f"ran with {name} {state.plan[name]}, which here is {now[name]}.", "Start a new run."
+            )
+    if state.plan["num_threads"] != now["num_threads"]:
+        prepared.base.notes.append(
+            f"resumed on {now['num_threads']} threads instead of {state.plan['num_threads']}: sums may round otherwise."
+        )
 
 
 def describe_result(trained: Trained, config: SFTConfig, recipe: str) -> list[str]:

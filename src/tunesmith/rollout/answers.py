@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from tunesmith.data.check import shown
@@ -19,6 +20,10 @@ _STOPS: dict[str | None, WriterStop] = {
 }
 
 
+def _as_it_is(text: str) -> str:
+    return text
+
+
 class Unusable(Exception):
     """A body that is no answer; ``may_pass`` says whether asking again can help."""
 
@@ -27,13 +32,13 @@ class Unusable(Exception):
         self.cause, self.fix, self.may_pass = cause, fix, may_pass
 
 
-def read_answer(body: bytes, content_type: str) -> Written:
-    """The first choice of a chat completion. Raises Unusable."""
-    tree = _read_json(body, content_type)
+def read_answer(body: bytes, content_type: str, hide: Callable[[str], str] = _as_it_is) -> Written:
+    """The first choice of a chat completion; ``hide`` takes a secret out of what is quoted. Raises Unusable."""
+    tree = _read_json(body, content_type, hide)
     if not isinstance(tree, dict):
         raise _not_a_completion(f"a JSON {type(tree).__name__}")
     if isinstance(tree.get("error"), dict | str):
-        raise Unusable(f"answered with an error: {said_by_error(body)}", "Read what it says.", may_pass=False)
+        raise Unusable(f"answered with an error: {said_by_error(body, hide)}", "Read what it says.", may_pass=False)
     choices = tree.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
@@ -41,20 +46,21 @@ def read_answer(body: bytes, content_type: str) -> Written:
         raise _not_a_completion("no choices[0].message")
     reason = choice.get("finish_reason")
     if not (isinstance(reason, str) or reason is None) or reason not in _STOPS:
-        raise _not_a_completion(f"the finish reason {shown(str(reason))}")
+        raise _not_a_completion(f"the finish reason {shown(hide(str(reason)))}")
     content = message.get("content")
-    if content is None and reason == "content_filter":
+    if content is None and reason in ("content_filter", "length"):
+        # Withheld, or a model that thinks had not come to its answer.
         content = ""
     if not isinstance(content, str):
         raise _not_a_completion("no text in choices[0].message.content")
-    return Written(text=content, stop_reason=_STOPS[reason], details=_details(tree))
+    return Written(text=content, stop_reason=_STOPS[reason], details=_details(tree, hide))
 
 
-def _read_json(body: bytes, content_type: str) -> Any:
+def _read_json(body: bytes, content_type: str, hide: Callable[[str], str]) -> Any:
     start = body[:512].lstrip().lower()
     if content_type == "text/html" or start.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
         title = re.search(rb"<title[^>]*>(.*?)</title", body[:65536], re.IGNORECASE | re.DOTALL)
-        named = f" titled '{shown(title[1].decode('utf-8', 'replace').strip())}'" if title else ""
+        named = f" titled '{shown(hide(title[1].decode('utf-8', 'replace').strip()))}'" if title else ""
         raise Unusable(
             f"answered with a web page{named}",
             "Name the address of the interface, which mostly ends in /v1; a login page or a proxy may stand before it.",
@@ -65,7 +71,7 @@ def _read_json(body: bytes, content_type: str) -> Any:
     except (ValueError, RecursionError):
         if not body.strip():
             raise Unusable("answered with nothing", "Look at the server's log.", may_pass=True) from None
-        begin = shown(body[:80].decode("utf-8", "replace"))
+        begin = shown(hide(body.decode("utf-8", "replace"))[:80])
         raise Unusable(
             f"answered with something that is not JSON or was cut off: '{begin}'",
             "Look at the server's log.",
@@ -81,7 +87,7 @@ def _not_a_completion(held: str) -> Unusable:
     )
 
 
-def _details(tree: dict[str, Any]) -> dict[str, Any]:
+def _details(tree: dict[str, Any], hide: Callable[[str], str]) -> dict[str, Any]:
     """Tokens and the names by which the server knows its model, where it gives them."""
     usage = tree.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -89,12 +95,15 @@ def _details(tree: dict[str, Any]) -> dict[str, Any]:
     details: dict[str, Any] = {key: value for key, value in named.items() if type(value) is int}
     for ours, theirs in (("served_model", "model"), ("fingerprint", "system_fingerprint")):
         if isinstance(tree.get(theirs), str):
-            details[ours] = tree[theirs]
+            details[ours] = hide(tree[theirs])
     return details
 
 
-def said_by_error(body: bytes) -> str:
-    """The message inside an error's body in one short line: OpenAI's error.message, FastAPI's detail, else its text."""
+def said_by_error(body: bytes, hide: Callable[[str], str] = _as_it_is) -> str:
+    """The message inside an error's body in one short line: OpenAI's error.message, FastAPI's detail, else its text.
+
+    A secret is hidden before the line is cut: a part of one would no longer be found.
+    """
     text = body.decode("utf-8", "replace")
     try:
         tree = json.loads(text)
@@ -106,4 +115,4 @@ def said_by_error(body: bytes) -> str:
         text = inner if isinstance(inner, str) else json.dumps(tree)
     if text.lstrip().startswith("<"):
         return "a web page"
-    return shown(" ".join(text.split()), most=200)
+    return shown(" ".join(hide(text).split()), most=200)

@@ -13,6 +13,7 @@ import ipaddress
 import json
 import os
 import queue
+import re
 import ssl
 import threading
 import time
@@ -186,7 +187,8 @@ class Endpoint:
         up = "Check that the server runs and that the address is right."
         try:
             with self._opener.open(request, timeout=self.config.timeout_seconds) as response:
-                return read_answer(_read_body(response, deadline), response.headers.get_content_type())
+                body_sent, kind = _read_body(response, deadline), response.headers.get_content_type()
+                return read_answer(body_sent, kind, self._hidden)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._of_status(error, deadline) from None
@@ -211,7 +213,7 @@ class Endpoint:
     def _of_status(self, error: urllib.error.HTTPError, deadline: float) -> Exception:
         """What a status other than 200 means."""
         try:
-            text = said_by_error(_read_body(error, deadline))
+            text = said_by_error(_read_body(error, deadline), self._hidden)
         except (OSError, http.client.HTTPException, Unusable):
             text = ""
         cause = self._hidden(f"answered with status {error.code}" + (f": {text}" if text else ""))
@@ -231,8 +233,10 @@ class Endpoint:
         return EndpointError(self.address, f"{self._hidden(cause).rstrip('.')}.", fix)
 
     def _hidden(self, text: str) -> str:
-        """The text without the key, which a server may quote."""
-        return text.replace(self._key, "[key]") if self._key else text
+        """The text without the key, which a server may quote, as it is or as JSON spells it."""
+        if not self._key:
+            return text
+        return text.replace(self._key, "[key]").replace(json.dumps(self._key)[1:-1], "[key]")
 
 
 def _read_body(response: Any, deadline: float) -> bytes:
@@ -285,6 +289,12 @@ def _address(url: str) -> tuple[str, str]:
         )
     if parts.scheme not in ("http", "https") or not host:
         raise refuse(f"'{url}' is not an http or https address.")
+    if not parts.path.isascii():
+        raise refuse("the path holds other characters than ASCII.", "Write them percent-encoded.")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise refuse(f"the host '{host}' is no name of a host.") from None
     path = parts.path.rstrip("/")
     path = path if path.endswith("/chat/completions") else f"{path}/chat/completions"
     return f"{parts.scheme}://{parts.netloc}{path}", host
@@ -298,6 +308,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _read_key(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        # Not repeated: it may well be the key itself.
+        raise ConfigError("api_key_env", "is not the name of a variable.", "Export the key and name its variable.")
     key = os.environ.get(name, "").strip()
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(f"environment variable {name}", "does not hold a key.", "Set it to the key alone.")

@@ -15,17 +15,23 @@ _PORTION = 8
 
 
 class LocalWriter:
-    """Answers with a generator of ours; name and model_digest say which base it runs on."""
+    """Answers with a generator of ours; name and digests say which base it runs on and how requests are rendered."""
 
     def __init__(
-        self, generator: Generator, tokenizer: Any, *, name: str, model_digest: str, adapter: str | None = None
+        self,
+        generator: Generator,
+        tokenizer: Any,
+        *,
+        name: str,
+        digests: Mapping[str, str],
+        adapter: str | None = None,
     ) -> None:
         self.generator, self.tokenizer, self.adapter = generator, tokenizer, adapter
-        self._identity = {"model": name, "model_digest": model_digest, "adapter_digest": generator.sync(adapter)}
+        self._identity = {"model": name, **digests, "adapter_digest": generator.sync(adapter)}
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The base's name and digest, and the digest of the adapter it answers with."""
+        """The base's name, the digests given, and the digest of the adapter it answers with."""
         return self._identity
 
     def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[tuple[int, Written]]:

@@ -43,8 +43,8 @@ def count_words(texts: Iterable[str], tokenizer: Any) -> dict[tuple[str, ...], i
     A word is what the tokenizer's own pre-tokenizer cuts, with its leading space; where it cuts nothing, the text is
     cut before each ▁. Raises ModelError when the vocabulary is not BPE.
     """
-    backend = tokenizer.backend_tokenizer
-    kind = json.loads(backend.to_str())["model"]["type"]
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    kind = json.loads(backend.to_str())["model"]["type"] if backend is not None else type(tokenizer).__name__
     if kind != "BPE":
         raise ModelError(
             str(tokenizer.name_or_path or "tokenizer"),

@@ -7,6 +7,7 @@ SentencePiece writes a space as ▁ and so reads a ▁ of the text as a space; a
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -20,8 +21,9 @@ SPACE, ESCAPE = "▁", "▂"
 ESCAPES = ((ESCAPE, f"{ESCAPE}0"), (SPACE, f"{ESCAPE}1"), ("<0x", f"{ESCAPE}2"))
 # Expected counts are summed thread by thread: a fixed number gives the same sums on every machine.
 NUM_THREADS = 8
-# The library leaves out longer sentences, with a line in its log alone.
+# The library leaves out longer sentences, and those that hold U+2585, with a line in its log alone.
 MAX_SENTENCE_BYTES = 4192
+_ENDS_OF_SENTENCES = re.compile("[\n\u2585]")
 
 
 def train_sentencepiece(
@@ -72,6 +74,8 @@ def train_sentencepiece(
 
 def _explained(error: RuntimeError, vocab_size: int, num_special: int) -> ConfigError:
     text = " ".join(str(error).split())
+    if "sentences_.empty()" in text:
+        return ConfigError("tokenizer train", "the texts hold nothing but line breaks.", "Give more text.")
     if "too high" in text.lower() or "smaller than required" in text.lower() or "vocabulary size" in text.lower():
         return ConfigError(
             "vocab-size",
@@ -82,9 +86,9 @@ def _explained(error: RuntimeError, vocab_size: int, num_special: int) -> Config
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Lines of the texts, escaped, cut where they are longer than the library reads."""
+    """Lines of the texts, escaped, cut where they are longer than the library reads and at what it does not take."""
     for text in texts:
-        for line in text.split("\n"):
+        for line in _ENDS_OF_SENTENCES.split(text):
             escaped = escape(line)
             while len(escaped.encode()) > MAX_SENTENCE_BYTES:
                 # Four bytes at most a character.

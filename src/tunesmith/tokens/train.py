@@ -82,6 +82,15 @@ DEFAULT_SPECIAL = {
 }
 
 
+# Settings that a kind has no use for.
+UNUSED: dict[Kind, tuple[str, ...]] = {
+    "bpe": ("character_coverage", "limit_alphabet"),
+    "unigram": ("min_frequency", "limit_alphabet"),
+    "sentencepiece-bpe": ("min_frequency", "limit_alphabet"),
+    "wordpiece": ("split_digits", "max_piece_length", "character_coverage"),
+}
+
+
 class TokenizerConfig(Config):
     """The settings of ``tunesmith tokenizer train --settings``."""
 
@@ -101,7 +110,7 @@ class TokenizerConfig(Config):
     """A pair of BPE or WordPiece is joined only if it occurs this often."""
     max_piece_length: int = Field(32, ge=2, le=512)
     """Most characters of a piece; bytes in byte-level BPE."""
-    character_coverage: float = Field(0.9995, gt=0.9, le=1)
+    character_coverage: float = Field(0.9995, ge=0.98, le=1)
     """SentencePiece: share of the text's characters that get pieces; the rest is spelled in bytes."""
     limit_alphabet: int = Field(1000, ge=1)
     """WordPiece: characters kept, the most frequent first; a word with another one is unknown."""
@@ -135,9 +144,11 @@ def train_tokenizer(kind: Kind, vocab_size: int, texts: Texts, config: Tokenizer
     """Train on the texts, which are asked for once or twice and never held all at once.
 
     Equal texts and settings give equal files, whatever the number of threads. Raises ConfigError where the vocabulary
-    has no room for special tokens and alphabet, and for a chat template that does not render.
+    has no room for special tokens and alphabet, for a setting the kind has no use for, and for a chat template that
+    does not render.
     """
     special = config.special_tokens or DEFAULT_SPECIAL[kind]
+    _refuse_unused(kind, special, config)
     if kind != "bpe" and special.unk_token is None:
         raise ConfigError("special_tokens.unk_token", f"{kind} needs one.", "Name it, for example <unk>.")
     normal = normalizers.Sequence([_NORMALISERS[name]() for name in config.normalizer]) if config.normalizer else None
@@ -178,6 +189,20 @@ def train_tokenizer(kind: Kind, vocab_size: int, texts: Texts, config: Tokenizer
         lossless=not config.normalizer and kind != "wordpiece",
         notes=notes,
     )
+
+
+def _refuse_unused(kind: Kind, special: SpecialTokens, config: TokenizerConfig) -> None:
+    """Raise ConfigError for a setting that was given and would be ignored in silence."""
+    idle = [name for name in UNUSED[kind] if name in config.model_fields_set]
+    if kind == "wordpiece" and special.cls_token and special.sep_token:
+        idle += [name for name in ("add_bos", "add_eos") if getattr(config, name)]
+    if idle:
+        raise ConfigError(idle[0], f"has no meaning for {kind}.", "Take it out of the settings.")
+    for wish, name in ((config.add_bos, "bos_token"), (config.add_eos, "eos_token")):
+        if wish and getattr(special, name) is None:
+            raise ConfigError(
+                f"special_tokens.{name}", f"is to be added to every text, but {kind} has none.", "Name it."
+            )
 
 
 def _require_room(vocab_size: int, num_special: int, num_symbols: int, what: str) -> None:

@@ -147,6 +147,15 @@ def load_checkpoint(
     return state
 
 
+def plan_of(checkpoint: Path) -> dict[str, Any]:
+    """The decisions of the run that wrote a checkpoint; empty where they cannot be read, which loading it will say."""
+    try:
+        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        return dict(state["plan"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def checkpoint_fault(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot be trusted: a file missing, cut short, changed or unreadable; None when it is whole."""
     try:
