@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.whole import temporary_sibling
 from tunesmith.data.write import Form
-from tunesmith.errors import DataError, DiskFullError, TunesmithError
-from tunesmith.runs import DISK_FULL
+from tunesmith.errors import DataError
 
 OUT_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 ROW_GROUP_ROWS = 1000
@@ -45,22 +43,8 @@ def open_output(path: Path, form: Form) -> Iterator[Write]:
 
     Raises DiskFullError where there is no space left, and DataError for a path that cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        with _WRITERS[form.suffix](temporary, form) as write:
-            yield write
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if isinstance(error, TunesmithError):
-            raise
-        if error.errno in DISK_FULL:
-            raise DiskFullError(path, "no space left to write it.", "Free some space.") from None
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(path, f"cannot be written: {reason}.", "Check the path and its permissions.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary_sibling(path) as temporary, _WRITERS[form.suffix](temporary, form) as write:
+        yield write
 
 
 @contextmanager

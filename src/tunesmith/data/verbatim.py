@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Any, BinaryIO, Protocol
 
 from tunesmith.data.files import Csv, JsonList, MappedFile, Parquet, Text
 from tunesmith.data.read import Rows
-from tunesmith.errors import DataError, DiskFullError, TunesmithError
+from tunesmith.data.whole import temporary_sibling
+from tunesmith.errors import DataError
 from tunesmith.records import Where
-from tunesmith.runs import DISK_FULL
 
 
 class RowWriter(Protocol):
@@ -43,21 +41,8 @@ def check_target(path: Path, source: str, suffix: str, *, makes_folder: bool = F
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A stream whose file appears under its name only once everything was written; after an error nothing is left."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if isinstance(error, TunesmithError):
-            raise
-        if error.errno in DISK_FULL:
-            raise DiskFullError(path, "no space left to write it.", "Free some space.") from None
-        raise DataError(path, f"cannot be written: {(error.strerror or str(error)).lower()}.", "Check it.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary_sibling(path) as temporary, temporary.open("xb") as stream:
+        yield stream
 
 
 def json_line(row: Any) -> bytes:
