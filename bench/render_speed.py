@@ -23,7 +23,7 @@ from tunesmith.runtime import tune_process
 from tunesmith.tokens.draft import draft
 from tunesmith.tokens.render import RenderConfig, render_many
 
-MESSAGES_A_ROW = 6
+MESSAGES_A_ROW = 8
 
 
 def make_rows(num_rows: int) -> list[Conversation]:

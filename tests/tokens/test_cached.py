@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from render_helpers import TOKENIZERS, conversation
 
+from tunesmith.data.load import DataConfig, load_data
 from tunesmith.errors import DataError
 from tunesmith.records import Conversation
 from tunesmith.tokens import cached
@@ -29,7 +30,17 @@ def never() -> Iterator[Conversation]:
     yield
 
 
-def make(tmp_path: Path, rows: Any = ROWS, config: RenderConfig | None = None, **made_of: str) -> Any:
+def unchanged() -> None:
+    """The rows are still what they were."""
+
+
+def make(
+    tmp_path: Path,
+    rows: Any = ROWS,
+    config: RenderConfig | None = None,
+    confirm: Callable[[], None] = unchanged,
+    **made_of: str,
+) -> Any:
     return cached_store(
         rows,
         TOKENIZERS["chatml"],
@@ -38,6 +49,7 @@ def make(tmp_path: Path, rows: Any = ROWS, config: RenderConfig | None = None, *
         made_of={**MADE_OF, **made_of},
         cache=tmp_path / "cache",
         fallback=tmp_path / "own",
+        confirm=confirm,
     )
 
 
@@ -140,3 +152,19 @@ def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     make(tmp_path)
     assert new.is_dir() and not old.exists()
+
+
+def test_rows_that_changed_while_they_were_rendered_are_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    row = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    file.write_text(row * 2)
+    data = load_data(DataConfig(train=str(file), validation_share=0))
+    data.check_unchanged()
+
+    def edited() -> Iterator[Any]:
+        yield from data.train
+        file.write_text(row.replace('"b"', '"c"') * 2)
+
+    with pytest.raises(DataError, match="changed while it was being read"):
+        make(tmp_path, edited(), confirm=data.check_unchanged)
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -168,6 +168,14 @@ class LoadedData:
             return sum(len(task.row_ids) for task in self.mixture.tasks) + len(self.validation)
         return len(self.train) + len(self.validation)
 
+    def check_unchanged(self) -> None:
+        """Raise DataError where a source file is no longer the one ``digest`` was made of."""
+        sources = [part.rows for part in (self.train, self.validation) if isinstance(part, Records)]
+        if self.mixture is not None:
+            sources += [task.rows for task in self.mixture.tasks]
+        for rows in sources:
+            rows.digest()
+
     def summary(self) -> dict[str, Any]:
         """Plain values for the plan and run.json."""
         return {

@@ -161,4 +161,5 @@ def _render(
         made_of=made_of,
         cache=cache_folder() / "tokens",
         fallback=folder / side,
+        confirm=data.check_unchanged,
     )

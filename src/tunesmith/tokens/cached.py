@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -40,11 +40,13 @@ def cached_store(
     made_of: Mapping[str, Any],
     cache: Path,
     fallback: Path,
+    confirm: Callable[[], None],
 ) -> tuple[TokenStore, RenderReport]:
     """``build_store`` once for everything in ``made_of``; where ``cache`` cannot be written, in ``fallback``.
 
     made_of: JSON values that tell these records and this tokenizer from all others; versions, code, ``config`` and
-    ``max_tokens`` are added here. Raises what ``build_store`` raises.
+    ``max_tokens`` are added here. confirm: called once the rows are rendered, raises where they are no longer what
+    ``made_of`` says. Raises what ``build_store`` and ``confirm`` raise.
     """
     target = cache / token_key(made_of, config, max_tokens)
     if (known := _open(target)) is not None:
@@ -54,6 +56,7 @@ def cached_store(
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         work.mkdir(mode=0o700)
         store, report = build_store(records, tokenizer, config, work, max_tokens=max_tokens)
+        confirm()
         # asdict would rebuild the counter from its pairs, and count those.
         facts = {**asdict(replace(report, dropped=Counter())), "dropped": dict(report.dropped)}
         text = json.dumps({"files": store.files, "report": facts})
