@@ -132,11 +132,36 @@ Feedback = Preference | Ranking | Rating | Thumb | Flag | Edit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two answers of one group by their index, the first liked better: how much it counts and by how much at least."""
+
+    better: int
+    worse: int
+    weight: float = 1.0
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceGroup:
+    """A prompt, its K answers and what is known of them: pairs, or one grade an answer (None: not graded).
+
+    All that is known of one prompt is one element of a reward model's step: K forward passes, not K (K - 1).
+    """
+
+    prompt: tuple[Message, ...]
+    answers: tuple[tuple[Message, ...], ...]
+    pairs: tuple[Pair, ...]
+    row_id: int
+    where: Where
+    ratings: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """Tokens ready to train on.
 
     ids: (T,) int64. loss_weight: (T,) float32, the weight of predicting token t from the tokens before it;
-    0 keeps the token out of the loss, and position 0 is always 0 because nothing comes before it.
+    0 keeps the token out of the loss, and position 0 of a root is always 0 because nothing comes before it.
     end_in_loss: every end-of-turn token of a trained turn is in the loss. source_ids: (S,) int64, what an
     encoder-decoder model's encoder reads; ids are then the decoder's, its start token first.
     """
