@@ -24,6 +24,7 @@ from tunesmith.randomness import generator
 from tunesmith.records import Rollout, StopReason
 from tunesmith.rollout.sampling import Sampling as Sampling
 from tunesmith.runtime import release_memory
+from tunesmith.tokens.pack import distinct_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +131,9 @@ class LocalGenerator:
             )
 
     def _decode(self, rows: list[_Row], sampling: Sampling, adapter: str | None) -> Iterator[None]:
-        self.tokens.prefilled += sum(len(row.prompt.ids) for row in rows)
-        state, hidden_BD = start_decoding(self.base, [row.prompt.ids for row in rows], sampling.max_new_tokens, adapter)
+        prompts = [row.prompt.ids for row in rows]
+        self.tokens.prefilled += sum(len(ids) for ids in distinct_prompts(prompts)[0])
+        state, hidden_BD = start_decoding(self.base, prompts, sampling.max_new_tokens, adapter)
         with torch.no_grad():
             head, _, _ = head_for(self.base.token_rows, self.base.head, [adapter], "none")
         running = list(rows)
@@ -174,10 +176,10 @@ def _choose(base: Base, head: Head, hidden_BD: Tensor, rows: list[_Row], samplin
     if sampling.temperature == 0:
         chosen_B = logits_BV.argmax(-1)
     else:
-        uniform_B = torch.tensor([row.draws.random() for row in rows], device=logits_BV.device)
-        chosen_B = _sample(logits_BV / sampling.temperature, uniform_B, sampling)
+        uniform_B = torch.tensor([row.draws.random() for row in rows], dtype=torch.float64, device=logits_BV.device)
+        chosen_B = _sample(logits_BV, uniform_B, sampling)
     logprob_B = logits_BV.gather(1, chosen_B[:, None]).squeeze(1) - torch.logsumexp(logits_BV, dim=-1)
-    ids = [int(i) for i in chosen_B]
+    ids = chosen_B.tolist()
     end_ids = base.end_ids
     for row, token, logprob in zip(rows, ids, logprob_B.tolist(), strict=True):
         row.ids.append(token)
@@ -190,14 +192,22 @@ def _choose(base: Base, head: Head, hidden_BD: Tensor, rows: list[_Row], samplin
 
 
 def _sample(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> Tensor:
-    """Invert the cumulative distribution at one uniform number a row, after top-k and top-p."""
-    probs_BV, index_BV = torch.softmax(logits_BV.double(), dim=-1).sort(dim=-1, descending=True, stable=True)
+    """Invert the cumulative distribution at one uniform number a row, after temperature, top-k and top-p.
+
+    Tokens stand likeliest first where some are left out, else in the vocabulary's order: sorting it took more time
+    than the model.
+    """
+    probs_BV, index_BV = torch.softmax(logits_BV / sampling.temperature, dim=-1), None
     if sampling.top_k:
-        probs_BV = probs_BV[:, : sampling.top_k]
-    before_BV = probs_BV.cumsum(-1) - probs_BV
-    # The likeliest token is always kept, whatever top_p is.
-    probs_BV = probs_BV.masked_fill(before_BV >= sampling.top_p * probs_BV.sum(-1, keepdim=True), 0.0)
-    cumulative_BV = probs_BV.cumsum(-1)
-    target_B1 = (uniform_B.double() * cumulative_BV[:, -1])[:, None]
+        probs_BV, index_BV = probs_BV.topk(min(sampling.top_k, probs_BV.shape[1]))
+    elif sampling.top_p < 1:
+        probs_BV, index_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+    # Double precision: the sum of a large vocabulary in single would lose its rare tokens.
+    cumulative_BV = probs_BV.cumsum(-1, dtype=torch.float64)
+    if sampling.top_p < 1:
+        # The likeliest token is always kept, whatever top_p is.
+        kept_BV = cumulative_BV - probs_BV < sampling.top_p * cumulative_BV[:, -1:]
+        cumulative_BV = (probs_BV * kept_BV).cumsum(-1, dtype=torch.float64)
+    target_B1 = (uniform_B * cumulative_BV[:, -1])[:, None]
     rank_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).clamp_(max=probs_BV.shape[1] - 1)
-    return index_BV.gather(1, rank_B1).squeeze(1)
+    return (rank_B1 if index_BV is None else index_BV.gather(1, rank_B1)).squeeze(1)
