@@ -98,6 +98,20 @@ def test_a_withdrawal_is_a_row_and_nothing_is_deleted(tmp_path: Path) -> None:
                 other.execute(statement)
 
 
+def test_answers_of_several_turns_and_dialogues_as_prompts(tmp_path: Path) -> None:
+    said = [("user", "Hi"), ("assistant", "Hello."), ("user", "Bye?"), ("assistant", "Bye.")]
+    turns = [Message(role=role, content=text) for role, text in said]
+    with FeedbackStore.open(tmp_path / "f.db", create=True) as store:
+        prompt = store.add_prompt(turns[:3])
+        store.add_candidate(prompt, (turns[1], turns[2], Message(role="assistant", content="Bye.", train=False)))
+        (back,) = store.prompts()
+        (answer,) = store.candidates()
+    assert [(m.role, m.content, m.train) for m in back.messages] == [
+        ("user", "Hi", True), ("assistant", "Hello.", False), ("user", "Bye?", True),
+    ]  # fmt: skip
+    assert [m.train for m in answer.answer] == [True, True, False] and answer.text == "Hello.\n\nBye?\n\nBye."
+
+
 def test_the_digest_knows_content_and_not_order(tmp_path: Path) -> None:
     stores = []
     for name, order in (("one", (0, 1)), ("two", (1, 0))):
@@ -137,8 +151,20 @@ def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
             store.add_candidate(prompt, text)
     with pytest.raises(DataError, match="no prompt nobody"):
         store.add_candidate("nobody", "text")
-    with pytest.raises(ValueError, match="ends with"):
-        store.add_prompt((*PROMPT, Message(role="assistant", content="No.")))
+    for text, match in (("a\x00b", "NUL"), ("cut \ud83d", "surrogate")):
+        with pytest.raises(ValueError, match=match):
+            store.add_candidate(prompt, text)
+        with pytest.raises(ValueError, match=match):
+            store.add_judgement(prompt, ids[:1], Rated(3), annotator=text)
+    for turns, match in (
+        ((*PROMPT, Message(role="assistant", content="No.")), "ends with"),
+        ((Message(role="assistant", content="Hi."), *PROMPT), "begins with the assistant"),
+        ((*PROMPT, *PROMPT), "two user turns"),
+        ((Message(role="user", content=" "),), "empty"),
+        ((), "ends with"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            store.add_prompt(turns)
     assert store.counts().judgements == {}
 
 

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from tunesmith.records import ROLES, Message
+from tunesmith.data.shape import check_turns
+from tunesmith.errors import DataError
+from tunesmith.records import ROLES, Message, Where
 
 Kind = Literal["comparison", "thumb", "rating", "flag", "edit", "ranking"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -66,6 +68,7 @@ class Flagged:
 
     def __post_init__(self) -> None:
         _require(self.flagged == bool(self.reason.strip()), "a flag has a reason, and no flag has none")
+        check_text(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +151,32 @@ class Judgement:
         return KIND_OF[type(self.value)]
 
 
-def check_answer(answer: Sequence[Message]) -> None:
-    """Raise ValueError unless the turns are an answer: they begin and end with the assistant, none is empty."""
-    _require(bool(answer), "an answer has at least one turn")
-    _require(answer[0].role == answer[-1].role == "assistant", "an answer begins and ends with the assistant's turn")
-    _require(all(message.content.strip() for message in answer), "the answer is empty")
-
-
 def check_prompt(messages: Sequence[Message]) -> None:
-    """Raise ValueError unless the turns call for an answer: the last is the user's or a tool's, none is empty."""
-    _require(bool(messages), "a prompt has at least one turn")
-    _require(messages[-1].role in ("user", "tool"), "a prompt ends with what the user or a tool says")
-    _require(all(message.content.strip() for message in messages), "the prompt has an empty turn")
+    """Raise ValueError unless the turns call for an answer: what rows of feedback may have as a prompt."""
+    _require(bool(messages) and messages[-1].role in ("user", "tool"), "a prompt ends with the user's turn or a tool's")
+    _check_turns([*messages, Message(role="assistant", content="?")])
+
+
+def check_answer(answer: Sequence[Message]) -> None:
+    """Raise ValueError unless the turns are an answer: the assistant's, or several that begin and end with it."""
+    _require(bool(answer) and answer[0].role == "assistant", "an answer begins with the assistant's turn")
+    _check_turns([Message(role="user", content="?"), *answer])
+
+
+def _check_turns(messages: list[Message]) -> None:
+    for message in messages:
+        _require(bool(message.content.strip()), f"the {message.role}'s text is empty")
+        check_text(message.content)
+    try:
+        check_turns(messages, Where("turns"))
+    except DataError as error:
+        raise ValueError(error.cause.rstrip(".")) from None
+
+
+def check_text(text: str) -> None:
+    """Raise ValueError for a text that no file of rows could hold."""
+    _require("\x00" not in text, "the text holds a NUL character")
+    _require(not any("\ud800" <= c <= "\udfff" for c in text), "the text holds half of a surrogate pair")
 
 
 def answer_of(text: str) -> Answer:
@@ -193,12 +210,16 @@ def turns_to_json(messages: Sequence[Message]) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-def turns_from_json(turns: Any) -> tuple[Message, ...]:
-    """The turns that ``turns_to_json`` wrote. Raises ValueError for anything else."""
+def turns_from_json(turns: Any, *, train: bool = True) -> tuple[Message, ...]:
+    """The turns that ``turns_to_json`` wrote; ``train`` False for a prompt's. Raises ValueError for anything else."""
     _require(isinstance(turns, list) and all(isinstance(t, list) and len(t) in (2, 3) for t in turns), "no turns")
     for role, content, *_ in turns:
         _require(role in ROLES and isinstance(content, str), "a turn has a role and a text")
-    return tuple(Message(role=role, content=content, train=not rest) for role, content, *rest in turns)
+    # As in rows of feedback, an answer inside a prompt is not trained on.
+    return tuple(
+        Message(role=role, content=content, train=not rest and (train or role != "assistant"))
+        for role, content, *rest in turns
+    )
 
 
 def value_to_json(value: Value) -> dict[str, Any]:
@@ -248,6 +269,7 @@ def check_judgement(value: Value, prompt_id: str, candidates: Sequence[str], ann
     if isinstance(value, Edited):
         _require(candidate_id_of(prompt_id, value.corrected) != candidates[0], "the correction is the original")
     _require(bool(annotator.strip()), "a judgement names its annotator")
+    check_text(annotator)
     _require(math.isfinite(weight) and weight > 0, "a weight is a number above 0")
 
 

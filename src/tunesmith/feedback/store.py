@@ -231,7 +231,7 @@ class FeedbackStore:
     def prompts(self) -> Iterator[StoredPrompt]:
         """All prompts, in the order they came in."""
         for key, messages, created in self._rows("SELECT id, messages, created FROM prompts ORDER BY seq"):
-            yield StoredPrompt(id=key, messages=turns_from_json(json.loads(messages)), created=created)
+            yield StoredPrompt(id=key, messages=turns_from_json(json.loads(messages), train=False), created=created)
 
     def candidates(self, prompt_id: str | None = None) -> Iterator[StoredCandidate]:
         """The candidates of a prompt, or of all, in the order they came in."""
