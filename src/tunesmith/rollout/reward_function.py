@@ -71,20 +71,18 @@ class FunctionReward:
     def load(cls, address: str, name: str | None = None) -> FunctionReward:
         """The function at ``path/to/file.py:function`` or ``package.module:function``; its code is run to get it."""
         function, source = load_function(address)
+        short = address.rpartition(":")[2]
+        # A function of a compiled module has no source to tell it by.
         digest = hashlib.sha256(source.read_bytes()).hexdigest() if source is not None else "unknown"
-        return cls(
-            function, name or address.rpartition(":")[2], {"function": address.rpartition(":")[2], "code": digest}
-        )
+        return cls(function, name or short, {"function": short, "code": digest})
 
     def score(self, items: Sequence[Answered]) -> NDArray[np.float64]:
         """(N,) what the function says. Raises RewardError where it raises or returns something else than numbers."""
         if not items:
             return np.zeros(0)
         if not self.batched:
-            return np.array(
-                [self._number(self._call([item], lambda what, one=item: given(one, what)), item) for item in items]
-            )
-        values = self._call(items, lambda what: [given(item, what) for item in items])
+            return np.array([self._number(self._call([item]), item) for item in items])
+        values = self._call(items)
         if not hasattr(values, "__len__") or isinstance(values, str | bytes | Mapping) or len(values) != len(items):
             held = f"{len(values)} numbers" if hasattr(values, "__len__") else f"a {type(values).__name__}"
             raise self._error(

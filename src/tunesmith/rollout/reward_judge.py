@@ -40,7 +40,7 @@ LOWEST, HIGHEST = 0.0, 10.0
 _NUMBER = r"(?<![\d.,])-?\d{1,3}(?:[.,]\d+)?(?!\d|[.,]\d)"
 _SCALE = re.compile(r"\(?\b0\s*(?:-|–|to)\s*10\b\)?")
 _NAMED = re.compile(
-    rf"(?:score|rating|grade)\W{{0,6}}(?:(?:is|of)\b\W{{0,4}})?(?P<named>{_NUMBER})"
+    rf"(?:score|rating|grade)[^\w-]{{0,6}}(?:(?:is|of)\b[^\w-]{{0,4}})?(?P<named>{_NUMBER})"
     rf"|(?P<of_ten>{_NUMBER})\s*(?:/|out of)\s*10\b",
     re.IGNORECASE,
 )
