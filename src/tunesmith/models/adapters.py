@@ -23,6 +23,7 @@ from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError
 from tunesmith.models import encoder_decoder
 from tunesmith.models.blocks import read_blocks
 from tunesmith.models.extended import is_token_row, read_token_rows
+from tunesmith.models.heads import SCORE, SCORE_KEY, head_tensors, with_head
 from tunesmith.models.reference import route_lora_layers
 from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed
@@ -212,12 +213,15 @@ def save_role(base: Base, role: Role, folder: Path, extra: Mapping[str, Any] | N
         base.model.save_pretrained(folder)
         base.tokenizer.save_pretrained(folder)
     else:
-        save_file(adapter_tensors(base, role.adapter), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        tensors = {**adapter_tensors(base, role.adapter), **head_tensors(role)}
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         lora = base.peft_model.peft_config[role.adapter]
         settings = lora.to_dict()
         settings["base_model_name_or_path"] = base.resolved.name
         settings["inference_mode"] = True
         settings["target_modules"] = sorted(settings["target_modules"])
+        if role.head is not None:
+            settings.update({"task_type": "SEQ_CLS", "modules_to_save": [SCORE]})
         if role.adapter in base.token_rows:
             rows = base.token_rows[role.adapter]
             settings["trainable_token_indices"] = rows.peft_indices()
@@ -238,6 +242,10 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     _check_name(base, name)
     written_tokenizer = _check_provenance(base, folder)
     lora = LoraConfig.from_pretrained(folder.as_posix())
+    # A scalar head lies beside the adapter, and is none of PEFT's business on a causal model.
+    has_head = lora.modules_to_save == [SCORE]
+    if has_head:
+        lora.modules_to_save, lora.task_type = None, "CAUSAL_LM"
     _refuse_variants(folder, lora)
     if lora.trainable_token_indices is not None:
         read_token_rows(base, name, folder, lora.trainable_token_indices, written_tokenizer)
@@ -249,6 +257,8 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
         raise ModelError(folder, f"does not fit '{base.resolved.name}': {cause}.", "Use its own base.") from None
     tensors = load_file(folder / WEIGHTS_FILE)
     expected = adapter_tensors(base, name)
+    if has_head:
+        expected[SCORE_KEY] = torch.empty(1, base.head.weight_VD.shape[1])
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     shapes = [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
     if missing or unknown or shapes:
@@ -261,9 +271,10 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
         )
     if name in base.token_rows:
         base.token_rows[name].load_peft_tensors(tensors)
-    own = {key: tensor for key, tensor in tensors.items() if not is_token_row(key)}
+    own = {key: tensor for key, tensor in tensors.items() if not is_token_row(key) and key != SCORE_KEY}
     set_peft_model_state_dict(base.peft_model, own, adapter_name=name)
-    return lora_role(base, name, trainable=trainable)
+    role = lora_role(base, name, trainable=trainable)
+    return with_head(base, role, tensors[SCORE_KEY], trainable=trainable) if has_head else role
 
 
 def _refuse_variants(folder: Path, lora: LoraConfig) -> None:

@@ -14,7 +14,7 @@ from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.encoder_decoder import decoder_states
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import run_segment
-from tunesmith.models.roles import Base
+from tunesmith.models.roles import Base, ScalarHead
 from tunesmith.models.token_rows import embed_runs, head_for
 from tunesmith.tokens.pack import Packed
 
@@ -91,6 +91,20 @@ def forward(
         pairs = [reference_logprobs(hidden, target, head) for hidden, target, _ in parts]
     logprobs, entropies = zip(*pairs, strict=True)
     return torch.cat(logprobs), weight_N if want == "target_logprobs" else torch.cat(entropies)
+
+
+def scalar_values(
+    base: Base,
+    packed: Packed,
+    head: ScalarHead,
+    index_N: Tensor,
+    *,
+    dropout_seed: DropoutSeed | None = None,
+    checkpointing: bool = False,
+) -> Tensor:
+    """A scalar head's numbers (N,) at the given tokens of a pack: rewards at answers' ends, values at their tokens."""
+    hidden_TD = hidden_states(base, packed, dropout_seed=dropout_seed, checkpointing=checkpointing)
+    return head(hidden_TD.index_select(0, index_N.to(hidden_TD.device)))  # type: ignore[no-any-return]
 
 
 def _attend_packed(decoder: Decoder, plan: AttentionPlan) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:

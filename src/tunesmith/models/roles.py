@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.kernels.head_loss import Head
 from tunesmith.models.blocks import Decoder
@@ -15,16 +15,30 @@ from tunesmith.models.resolve import ResolvedModel
 from tunesmith.models.token_rows import TokenRows
 
 
+class ScalarHead(nn.Module):
+    """One number a hidden state: w . h, without a bias, as transformers' sequence classifiers have it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1, bias=False)
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        """(N, D) -> (N,), in the head's own precision."""
+        weight_1D = self.score.weight
+        return nn.functional.linear(hidden_ND.to(weight_1D.dtype), weight_1D).squeeze(1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """Who acts: an adapter on the base (None: the bare base), and the parameters it alone owns.
+    """Who acts: an adapter on the base (None: the bare base), its scalar head, and the parameters it alone owns.
 
-    parameters: name -> parameter in a fixed order; empty for a role that does not learn.
+    parameters: name -> parameter in a fixed order, the head's among them; empty for a role that does not learn.
     """
 
     name: str
     adapter: str | None
     parameters: Mapping[str, nn.Parameter]
+    head: ScalarHead | None = None
 
     @property
     def num_parameters(self) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from tunesmith.config import Config
@@ -62,9 +61,10 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> dict[str, Any]:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    probe = gemm_gflops(torch.bfloat16, torch.device("cpu"), seconds=0.5)
     recipe = sft_recipe(config)
     base = load_base(ModelConfig(model_name_or_path=config.model_name_or_path))
+    # Numbers of the base's own kind: what the minutes below depend on.
+    probe = gemm_gflops(base.dtype, base.device, seconds=0.5)
     say(f"{base.notes[0]} GEMM probe: {probe:.0f} GFLOP/s.")
     results_path = folder / "results.jsonl"
     generator = LocalGenerator(base)
@@ -158,7 +158,7 @@ def _facts(
         "prefilled tokens": measured.tokens.prefilled,
         "minutes": round(seconds / 60, 1),
         "peak memory GB": round(peak_memory_bytes(trained.base.device) / 1e9, 2),
-        "GEMM probe GFLOP/s": round(probe),
+        f"GEMM probe GFLOP/s, {str(trained.base.dtype).removeprefix('torch.')}": round(probe),
         "processor": f"{machine['processor']}, {machine['cores']} cores",
         "date": time.strftime("%Y-%m-%d"),
     }
