@@ -15,6 +15,7 @@ from tunesmith.models.adapters import AdapterConfig, add_adapter
 from tunesmith.models.decoding import FastDecoding
 from tunesmith.models.forward import hidden_states
 from tunesmith.randomness import generator
+from tunesmith.rollout import generate
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling, _sample
 from tunesmith.tokens.pack import pack_prompts
 
@@ -143,9 +144,13 @@ def test_rows_that_end_one_by_one_leave_the_others_as_they_are(load: Callable[..
     assert not torch.allclose(together[(4, 4)], alone[(1, 4)])
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.6), (3, 0.6), (1, 1.0)])
-def test_draws_invert_the_cumulative_distribution(top_k: int, top_p: float) -> None:
+@pytest.mark.parametrize("nucleus_tokens", [2, 1024])
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.6), (0, 0.5), (0, 0.9), (3, 0.6), (1, 1.0)])
+def test_draws_invert_the_cumulative_distribution(
+    top_k: int, top_p: float, nucleus_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Evenly spread uniform numbers must give each token its share; independent definition in NumPy."""
+    monkeypatch.setattr(generate, "NUCLEUS_TOKENS", nucleus_tokens)
     weights = np.array([0.08, 0.3, 0.05, 0.3, 0.25, 0.02])
     order = np.argsort(-weights, kind="stable")[: top_k or None]
     before = np.cumsum(weights[order]) - weights[order]
@@ -156,6 +161,19 @@ def test_draws_invert_the_cumulative_distribution(top_k: int, top_p: float) -> N
     logits = torch.from_numpy(np.log(weights) * 2.0).expand(20_000, -1)
     drawn = _sample(logits, uniform, Sampling(temperature=2.0, top_k=top_k, top_p=top_p))
     np.testing.assert_allclose(np.bincount(drawn, minlength=6) / 20_000, expected, atol=1e-4)
+
+
+def test_a_wide_neighbour_does_not_change_a_narrow_rows_draw() -> None:
+    """A row whose nucleus needs the whole vocabulary takes the long way, its neighbour with many ties does not."""
+    ties = torch.zeros(3000)
+    ties[:40] = 12.0
+    flat = torch.zeros(3000)
+    uniform = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    sampling = Sampling(temperature=1.0, top_p=0.9)
+    alone = _sample(ties.expand(50, -1), uniform, sampling)
+    mixed = _sample(torch.stack([ties, flat]).repeat(50, 1), uniform.repeat_interleave(2), sampling)
+    assert torch.equal(mixed[::2], alone)
+    assert int(alone.max()) < 40 and len(mixed[1::2].unique()) == 50
 
 
 def test_rare_tokens_of_a_large_vocabulary_can_be_drawn() -> None:
