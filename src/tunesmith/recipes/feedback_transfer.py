@@ -39,18 +39,18 @@ def parse_questions(texts: list[str]) -> dict[str, Question]:
 
 def describe_import(done: Imported, store: Path) -> list[str]:
     """What came in, and what to do next."""
-    lines = [f"read {done.rows_read} rows of {', '.join(done.files)}"]
+    lines = [f"read {_many(done.rows_read, 'row')} of {', '.join(done.files)}"]
     if done.rows_dropped:
-        lines += [f"dropped {sum(done.rows_dropped.values())} faults:", done.fault_table]
+        lines += [f"dropped {_many(sum(done.rows_dropped.values()), 'fault')}:", done.fault_table]
     if done.left_out:
         lines += ["left out:", *(f"  {number} x {cause}" for cause, number in done.left_out.items())]
     if done.ignored_columns:
         lines.append(f"not carried: {', '.join(done.ignored_columns)}")
-    kinds = ", ".join(f"{number} {kind}{'s' * (number != 1)}" for kind, number in sorted(done.kinds.items()))
-    new = f"{done.new_prompts} new prompts, {done.new_candidates} new answers"
+    kinds = ", ".join(_many(number, kind) for kind, number in sorted(done.kinds.items()))
+    new = f"{_many(done.new_prompts, 'new prompt')}, {_many(done.new_candidates, 'new answer')}"
     lines.append(f"put into {store}: {kinds or 'no judgement'}; {new}")
     if done.already_there:
-        lines.append(f"there already: {done.already_there} judgements")
+        lines.append(f"there already: {_many(done.already_there, 'judgement')}")
     if done.withdrawn:
         lines.append(f"withdrawn: {done.withdrawn}")
     return [*lines, f"next: tunesmith feedback prefer {shlex.quote(str(store))} preferences"]
@@ -58,7 +58,7 @@ def describe_import(done: Imported, store: Path) -> list[str]:
 
 def describe_export(done: Exported, store: Path, folder: Path) -> list[str]:
     """What was written, and how to read it again."""
-    lines = [f"wrote {rows} rows to {path}" for path, rows in done.files.items() if rows]
+    lines = [f"wrote {_many(rows, 'row')} to {path}" for path, rows in done.files.items() if rows]
     empty = [Path(path).name for path, rows in done.files.items() if not rows]
     if empty:
         lines.append(f"empty: {', '.join(empty)}")
@@ -68,3 +68,7 @@ def describe_export(done: Exported, store: Path, folder: Path) -> list[str]:
 def as_dict(done: Exported) -> dict[str, Any]:
     """Plain values for --json."""
     return {"files": done.files}
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
