@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
+import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,7 +178,30 @@ def test_a_pair_that_all_other_votes_speak_against_is_doubtful(store: FeedbackSt
         for i in range(times):
             store.add_judgement(prompt, pair, Compared("A"), annotator=f"ann{i}")
     found = prefer(store, PreferConfig())
-    (doubt,) = doubts(found, prior_sd=2.0, below=0.35)
+    (doubt,) = doubts(found, below=0.35)
     assert (doubt.better, doubt.worse) == (a, b) and doubt.probability < 0.35
-    # Without a ring there is nothing to doubt.
-    assert doubts(prefer(store, PreferConfig(cycles="drop")), prior_sd=2.0, below=0.35) == []
+    assert doubts(prefer(store, PreferConfig(cycles="drop")), below=0.35) == []
+
+
+def test_an_order_without_a_circle_is_in_no_doubt(store: FeedbackStore) -> None:
+    """d > a > b > c: that a lost much and b won much does not speak against a > b."""
+    prompt, (a, b, c, d) = asked(store, *TEXTS, "Well.")
+    for pair, times in (([a, b], 1), ([b, c], 9), ([d, a], 9)):
+        for i in range(times):
+            store.add_judgement(prompt, pair, Compared("A"), annotator=f"ann{i}")
+    store.add_judgement(prompt, [c, d], Compared("both bad"), annotator="ann")
+    assert doubts(prefer(store, PreferConfig()), below=0.5) == []
+    # Closed, it is a circle, and then they do.
+    for i in range(9):
+        store.add_judgement(prompt, [c, d], Compared("A"), annotator=f"ann{i}")
+    (doubt,) = doubts(prefer(store, PreferConfig()), below=0.5)
+    # Wins less expected wins balance at every answer: w (1 - p) is the same all around, and the logits sum to 0.
+    slack = scipy.optimize.brentq(lambda k: 3 * math.log((9 - k) / k) + math.log((1 - k) / k), 0.5, 1 - 1e-9)
+    assert (doubt.better, doubt.worse) == (a, b) and doubt.probability == pytest.approx(1 - slack, rel=1e-4)
+
+
+def test_answers_tied_all_around_are_in_no_doubt(store: FeedbackStore) -> None:
+    prompt, (a, b, c) = asked(store)
+    store.add_judgement(prompt, [a, b, c], Ranked(((0, 1, 2),)), annotator="ann")
+    found = prefer(store, PreferConfig())
+    assert found.num_pairs == 0 and doubts(found, below=0.5) == []
