@@ -159,7 +159,7 @@ def _newton(
         value, gradient, hessian = _derivatives(theta, basis_KJ, index_GI, said_G3, prior_sd, has_ties=has_ties)
         step = np.linalg.solve(hessian, gradient)
         if gradient @ step <= _TOLERANCE:
-            return theta - step
+            return np.asarray(theta - step, float)
         # Halved until it helps: far out, the quadratic overshoots.
         size = 1.0
         while size > 1e-8 and not _value(

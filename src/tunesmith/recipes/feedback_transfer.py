@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import ConfigError
+from tunesmith.data.convert import in_option_words, option_words
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.feedback.argilla import ASKED, Question
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.feedback.transfer import Exported, Imported, ImportOptions, export_store, import_files
@@ -15,7 +16,10 @@ from tunesmith.feedback.transfer import Exported, Imported, ImportOptions, expor
 def import_feedback(store: Path, sources: list[str], options: ImportOptions) -> Imported:
     """Read files into a store, which is made where there is none."""
     with FeedbackStore.open(store, create=True) as opened:
-        return import_files(opened, sources, options)
+        try:
+            return import_files(opened, sources, options)
+        except DataError as error:
+            raise in_option_words(error) from None
 
 
 def export_feedback(store: Path, folder: Path, *, overwrite: bool) -> Exported:
@@ -41,7 +45,7 @@ def describe_import(done: Imported, store: Path) -> list[str]:
     """What came in, and what to do next."""
     lines = [f"read {_many(done.rows_read, 'row')} of {', '.join(done.files)}"]
     if done.rows_dropped:
-        lines += [f"dropped {_many(sum(done.rows_dropped.values()), 'fault')}:", done.fault_table]
+        lines += [f"dropped {_many(sum(done.rows_dropped.values()), 'fault')}:", option_words(done.fault_table)]
     if done.left_out:
         lines += ["left out:", *(f"  {number} x {cause}" for cause, number in done.left_out.items())]
     if done.ignored_columns:
