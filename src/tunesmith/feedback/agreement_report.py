@@ -165,7 +165,8 @@ def self_agreement(made: Iterable[Judgement]) -> tuple[int, int]:
     made = list(made)
     by_id = {one.id: one for one in made}
     pairs = [(by_id[one.asked_again_of], one) for one in made if one.asked_again_of in by_id]
-    return sum(dict(_coded(first)) == dict(_coded(again)) for first, again in pairs), len(pairs)
+    coded = [(dict(_coded(first)), dict(_coded(again))) for first, again in pairs]
+    return sum(first == again for first, again in coded), len(coded)
 
 
 def tabulate(made: Iterable[Judgement]) -> Table:
