@@ -13,9 +13,7 @@ from tunesmith.cli.check import Columns, column_map
 from tunesmith.cli.shared import Debug, Json, Overrides, errors_in_one_paragraph, print_lines
 from tunesmith.errors import ConfigError
 
-app = typer.Typer(
-    help="Candidates and human judgements: sample, label, import, export, agree, turn into pairs.", no_args_is_help=True
-)
+app = typer.Typer(help="Candidates, and what people say of them, up to pairs to train on.", no_args_is_help=True)
 app.command("sample")(feedback_sample.sample)
 app.command("label")(feedback_label.label)
 app.command("agreement")(feedback_agreement.agreement)

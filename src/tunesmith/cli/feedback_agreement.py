@@ -20,7 +20,7 @@ def agreement(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Kappas and alpha with intervals, and who stands apart. Example: tunesmith feedback agreement --store feedback.db"""
+    """Kappas, alpha, intervals, and who stands apart. Example: tunesmith feedback agreement --store feedback.db."""
     with errors_in_one_paragraph(debug):
         from tunesmith.errors import DataError
         from tunesmith.feedback.agreement_report import report_agreement

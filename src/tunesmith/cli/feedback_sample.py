@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def sample(
-    prompts: Annotated[
-        str, typer.Argument(help="Prompts, or rows that hold one: .jsonl, .json, .csv, .parquet, .txt.")
-    ],
+    prompts: Annotated[str, typer.Argument(help="Prompts, or rows that hold one each; a .txt has one a line.")],
     store: Annotated[Path, typer.Option("--store", help="The feedback store; made where there is none.")],
     num_candidates: Annotated[int, typer.Option("--num-candidates", min=1, max=26, help="Candidates of a prompt.")] = 4,
     model: Annotated[str | None, typer.Option("--model", help="Hub id, folder or .gguf; none: the embedded.")] = None,

@@ -1,4 +1,4 @@
-"""Prompts -> diverse candidates in a feedback store: a ladder of temperatures, several adapters in turn, no near copies.
+"""Prompts -> diverse candidates in a feedback store: a ladder of temperatures, adapters in turn, no near copies.
 
 A candidate is a slot of its prompt: the slot says which source writes at which temperature, and a draw is a function of
 (seed, prompt, slot, how often it was drawn before). Every answer goes into a file beside the store before anything is
@@ -319,8 +319,7 @@ class Sampler:
             self.progress(self.sampled)
 
     def _row(self, prompt: PromptRow, slot: int, draw: int) -> Mapping[str, Any] | None:
-        key = self._key(prompt, slot, draw)
-        return self.draws[key] if key in self.draws else None
+        return self.draws.get(self._key(prompt, slot, draw))
 
     def _key(self, prompt: PromptRow, slot: int, draw: int) -> str:
         """Names a draw by all it depends on, so that an answer is never taken for another one."""
