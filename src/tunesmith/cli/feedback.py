@@ -8,11 +8,15 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.cli import feedback_agreement, feedback_label, feedback_sample
 from tunesmith.cli.check import Columns, column_map
 from tunesmith.cli.shared import Debug, Json, Overrides, errors_in_one_paragraph, print_lines
 from tunesmith.errors import ConfigError
 
-app = typer.Typer(help="Human judgements: import, export, turn into pairs.", no_args_is_help=True)
+app = typer.Typer(help="Candidates, and what people say of them, up to pairs to train on.", no_args_is_help=True)
+app.command("sample")(feedback_sample.sample)
+app.command("label")(feedback_label.label)
+app.command("agreement")(feedback_agreement.agreement)
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="A feedback store, one SQLite file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 
