@@ -15,8 +15,10 @@ TRAINING, TREND, VALIDATION = "#c3d3e4", "#3f6ea3", "#b5482a"
 TREND_FROM_POINTS = 20
 
 
-def loss_curve(metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0) -> None:
-    """Training and validation loss (nats a token) over steps as a PNG; the step whose weights were kept is marked.
+def loss_curve(
+    metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0, label: str = "loss, nats a token"
+) -> None:
+    """Training and validation loss over steps as a PNG; the step whose weights were kept is marked.
 
     metrics: lines of metrics.jsonl. The training loss of many steps also gets its mean over a tenth of them. Raises
     DiskFullError.
@@ -41,10 +43,10 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: i
         axes.plot(*zip(*valid, strict=True), color=VALIDATION, marker="o", markersize=4, label="validation")
     kept = [point for point in valid if point[0] == best_step]
     if kept and best_step > 0:
-        label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
-        axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=label)
+        kept_label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
+        axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=kept_label)
     axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss, nats a token")
+    axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
