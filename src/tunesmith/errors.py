@@ -54,6 +54,10 @@ class NonFiniteLossError(TunesmithError, ArithmeticError):
     """The loss or its gradient became infinite or not a number."""
 
 
+class RewardError(TunesmithError, ValueError):
+    """A reward that cannot be opened, fails, or gives something else than one finite number an answer."""
+
+
 class BudgetError(TunesmithError, MemoryError):
     """The job does not fit into the memory of this machine."""
 
