@@ -13,7 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
+<<<<<<< HEAD
 from tunesmith.cli import data, dpo, experiment, tokenizer
+=======
+from tunesmith.cli import data, experiment, tokenizer
+from tunesmith.cli.reward import reward
+>>>>>>> reward
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -36,7 +41,11 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(tokenizer.app, name="tokenizer")
+<<<<<<< HEAD
 app.command()(dpo.dpo)
+=======
+app.command()(reward)
+>>>>>>> reward
 
 
 @app.command()

@@ -16,12 +16,16 @@ TREND_FROM_POINTS = 20
 
 
 def loss_curve(
+<<<<<<< HEAD
     metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0, label: str = "loss, nats a token"
+=======
+    metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0, unit: str = "nats a token"
+>>>>>>> reward
 ) -> None:
     """Training and validation loss over steps as a PNG; the step whose weights were kept is marked.
 
-    metrics: lines of metrics.jsonl. The training loss of many steps also gets its mean over a tenth of them. Raises
-    DiskFullError.
+    metrics: lines of metrics.jsonl; unit: of their losses. The training loss of many steps also gets its mean over a
+    tenth of them. Raises DiskFullError.
     """
     # Not through pyplot: that would change the drawing backend of a notebook that calls this.
     from matplotlib.figure import Figure
@@ -46,7 +50,11 @@ def loss_curve(
         kept_label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
         axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=kept_label)
     axes.set_xlabel("optimiser step")
+<<<<<<< HEAD
     axes.set_ylabel(label)
+=======
+    axes.set_ylabel(f"loss, {unit}")
+>>>>>>> reward
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
