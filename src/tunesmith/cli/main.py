@@ -13,9 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, experiment, feedback, tokenizer
-from tunesmith.cli.reward import reward
-from tunesmith.cli.score import score
+from tunesmith.cli import data, dpo, experiment, feedback, reward, score, tokenizer
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -39,8 +37,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(feedback.app, name="feedback")
-app.command()(reward)
-app.command()(score)
+for verb in (reward.reward, score.score, dpo.dpo):
+    app.command()(verb)
 
 
 @app.command()
