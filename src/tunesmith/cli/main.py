@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import data, experiment, tokenizer
+from tunesmith.cli import ppo as ppo_verb
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(tokenizer.app, name="tokenizer")
+app.command()(ppo_verb.ppo)
 
 
 @app.command()
