@@ -14,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import data, experiment, tokenizer
-from tunesmith.cli import ppo as ppo_verb
+from tunesmith.cli.ppo import ppo
+from tunesmith.cli.reward import reward
+from tunesmith.cli.score import score
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -37,7 +39,9 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(tokenizer.app, name="tokenizer")
-app.command()(ppo_verb.ppo)
+app.command()(ppo)
+app.command()(reward)
+app.command()(score)
 
 
 @app.command()
