@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, dpo, experiment, feedback, reward, score, tokenizer
+from tunesmith.cli import data, dpo, experiment, feedback, ppo, reward, score, tokenizer
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -33,11 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(data.app, name="data")
-app.add_typer(experiment.app, name="experiment")
-app.add_typer(tokenizer.app, name="tokenizer")
-app.add_typer(feedback.app, name="feedback")
-for verb in (reward.reward, score.score, dpo.dpo):
+for group in (data, experiment, feedback, tokenizer):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+for verb in (reward.reward, score.score, dpo.dpo, ppo.ppo):
     app.command()(verb)
 
 
