@@ -70,8 +70,8 @@ def read_feedback(row: FeedbackRow, shape: FeedbackShape) -> Feedback:
     return _READERS[shape](row)
 
 
-def _prompt(row: FeedbackRow) -> list[Message]:
-    """The turns before the answer; an instruction and its input are one turn, as in Alpaca rows."""
+def read_prompt(row: FeedbackRow) -> list[Message]:
+    """The turns before the answer; an instruction and its input are one turn, as in Alpaca rows. Raises RowError."""
     system = []
     if row.has("system") and row.get("system") != "":
         system = [Message(role="system", content=filled_text(row.get("system"), row.at("system")))]
@@ -121,7 +121,7 @@ def _said(turns: list[Message]) -> list[tuple[str, str]]:
 
 def _preference(row: FeedbackRow) -> Preference:
     if row.has("prompt") or row.has("instruction"):
-        prompt = _prompt(row)
+        prompt = read_prompt(row)
         chosen, rejected = (_answer(row.get(name), prompt, row, row.at(name)) for name in ("chosen", "rejected"))
     else:
         sides = [_dialogue(row, name) for name in ("chosen", "rejected")]
@@ -169,7 +169,7 @@ def _common_prompt(
 
 
 def _ranking(row: FeedbackRow) -> Ranking:
-    prompt, name = _prompt(row), row.one_of(CANDIDATES)
+    prompt, name = read_prompt(row), row.one_of(CANDIDATES)
     named = named_candidates(row.get(name), row.at(name))
     answers = {
         key: _answer(value, prompt, row, row.at(name).at(f"{row.at(name).field}.{shown(str(key))}"))
@@ -180,7 +180,7 @@ def _ranking(row: FeedbackRow) -> Ranking:
 
 
 def _prompt_and_answer(row: FeedbackRow) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    prompt, name = _prompt(row), row.one_of(ANSWERS)
+    prompt, name = read_prompt(row), row.one_of(ANSWERS)
     return tuple(prompt), _answer(row.get(name), prompt, row, row.at(name))
 
 
@@ -229,7 +229,7 @@ def _truth(row: FeedbackRow, name: str) -> bool:
 
 
 def _edit(row: FeedbackRow) -> Edit:
-    prompt, name = _prompt(row), row.one_of(CORRECTIONS)
+    prompt, name = read_prompt(row), row.one_of(CORRECTIONS)
     original = _answer(row.get("original"), prompt, row, row.at("original"))
     corrected = _answer(row.get(name), prompt, row, row.at(name))
     if _said(list(original)) == _said(list(corrected)):
