@@ -24,6 +24,7 @@ from tunesmith.cli.shared import (
     errors_in_one_paragraph,
     print_lines,
 )
+from tunesmith.cli.winrate import winrate
 from tunesmith.runtime import tune_process
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(tokenizer.app, name="tokenizer")
+app.command()(winrate)
 
 
 @app.command()
