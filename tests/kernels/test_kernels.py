@@ -12,7 +12,15 @@ from torch import Tensor
 from tunesmith.kernels import elementwise
 from tunesmith.kernels.attention import AttentionRules, attention_reference, packed_attention, plan_attention
 from tunesmith.kernels.frozen import DenseWeight, TransposedWeight, frozen_linear
-from tunesmith.kernels.head_loss import Head, ce_sum, ce_sum_reference, logits_of, reference_logprobs, token_logprobs
+from tunesmith.kernels.head_loss import (
+    Head,
+    ce_sum,
+    ce_sum_reference,
+    logits_of,
+    reference_logprobs,
+    target_logprobs,
+    token_logprobs,
+)
 from tunesmith.kernels.lora import dropout_rows, lora_group, lora_linear, lora_linear_reference
 from tunesmith.records import Example, Where
 from tunesmith.tokens.pack import Packed, pack
@@ -127,6 +135,26 @@ def test_token_logprobs_equal_log_softmax_with_gradients() -> None:
     )
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
     assert torch.equal(reference_logprobs(hidden, targets, head)[0], logprobs.detach())
+
+
+@pytest.mark.parametrize(("softcap", "scale"), [(None, 1.0), (3.0, 0.5)])
+def test_target_logprobs_make_their_gradient_in_the_forward_pass(softcap: float | None, scale: float) -> None:
+    # More rows than a chunk holds.
+    hidden, weight = randn(300, 6, grad=True), randn(11, 6, seed=3)
+    targets, head = torch.arange(300) % 11, Head(weight, randn(11, seed=9), softcap, scale)
+    ours = target_logprobs(hidden, targets, head)
+    theirs = torch.log_softmax(logits_of(hidden, head), -1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    # What becomes of a log-probability need not be linear.
+    (got,) = torch.autograd.grad(torch.nn.functional.softplus(-0.3 * ours.view(3, 100).sum(1)).sum(), hidden)
+    (expected,) = torch.autograd.grad(torch.nn.functional.softplus(-0.3 * theirs.view(3, 100).sum(1)).sum(), hidden)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    few = randn(5, 6, seed=2, grad=True)
+    assert torch.autograd.gradcheck(lambda h: target_logprobs(h, targets[:5], head), (few,))
+    with torch.no_grad():
+        assert torch.equal(target_logprobs(hidden, targets, head), ours.detach())
+    # Negative control: the gradient of another sum is another one.
+    assert not torch.allclose(got, torch.autograd.grad(target_logprobs(hidden, targets, head).sum(), hidden)[0])
 
 
 def test_elementwise_kernels_equal_references() -> None:

@@ -176,7 +176,10 @@ def _check_turns(messages: list[Message]) -> None:
 def check_text(text: str) -> None:
     """Raise ValueError for a text that no file of rows could hold."""
     _require("\x00" not in text, "the text holds a NUL character")
-    _require(not any("\ud800" <= c <= "\udfff" for c in text), "the text holds half of a surrogate pair")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("the text holds half of a surrogate pair") from None
 
 
 def answer_of(text: str) -> Answer:
@@ -186,15 +189,16 @@ def answer_of(text: str) -> Answer:
 
 def prompt_id_of(messages: Sequence[Message]) -> str:
     """The id of a prompt: a digest of its turns; whether a turn would be trained on is no part of it."""
-    return _digest([[message.role, message.content] for message in messages])
+    return digest_of([[message.role, message.content] for message in messages])
 
 
 def candidate_id_of(prompt_id: str, answer: Sequence[Message]) -> str:
     """The id of an answer to a prompt: a digest of both."""
-    return _digest([prompt_id, turns_to_json(answer)])
+    return digest_of([prompt_id, turns_to_json(answer)])
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """The id of a value that JSON can hold."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:ID_DIGITS]
 
 
@@ -236,7 +240,8 @@ def value_to_json(value: Value) -> dict[str, Any]:
         case Edited():
             return {"corrected": turns_to_json(value.corrected)}
         case Ranked():
-            return {"tiers": [list(tier) for tier in value.tiers]}
+            # In one tier there is no order.
+            return {"tiers": [sorted(tier) for tier in value.tiers]}
 
 
 def value_from_json(kind: Kind, data: Mapping[str, Any]) -> Value:

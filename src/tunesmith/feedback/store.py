@@ -99,23 +99,24 @@ class FeedbackStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes of the block are committed together, or none; inside another block, they are part of that one."""
-        if self._db.in_transaction:
-            yield
-            return
+        """All writes of the block are committed together, or none; a block inside another is a part that may fail."""
+        nested = self._db.in_transaction
         with sqlite_errors(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("SAVEPOINT part" if nested else "BEGIN IMMEDIATE")
             try:
                 yield
-                self._db.execute("COMMIT")
+                self._db.execute("RELEASE part" if nested else "COMMIT")
             except BaseException:
-                self._roll_back()
+                self._roll_back(nested=nested)
                 raise
 
-    def _roll_back(self) -> None:
-        # SQLite has done so by itself after some errors, a full disk for one.
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+    def _roll_back(self, *, nested: bool) -> None:
+        # SQLite has rolled all back by itself after some errors, a full disk for one.
+        if not self._db.in_transaction:
+            return
+        if nested:
+            self._db.execute("ROLLBACK TO part")
+        self._db.execute("RELEASE part" if nested else "ROLLBACK")
 
     def add_prompt(self, messages: Sequence[Message], *, created: str | None = None) -> str:
         """Put a prompt in unless it is there, and give its id. Raises ValueError for turns that are no prompt."""
@@ -185,8 +186,8 @@ class FeedbackStore:
         with self.transaction():
             there = next(self._judgements("j.id = ?", (key,)), None)
             if there is not None:
-                said = (there.prompt_id, there.candidates, there.value, there.annotator)
-                if said != (prompt_id, tuple(candidates), value, annotator):
+                said = (there.prompt_id, there.candidates, value_to_json(there.value), there.annotator)
+                if said != (prompt_id, tuple(candidates), value_to_json(value), annotator):
                     raise DataError(self.path, f"judgement {key} already says something else.", "Give it another id.")
                 return key
             self._check_references(prompt_id, candidates, asked_again_of)
@@ -211,16 +212,17 @@ class FeedbackStore:
             if row[0] != prompt_id:
                 cause = f"candidate {candidate} answers prompt {row[0]}, not {prompt_id}."
                 raise DataError(self.path, cause, "Judge answers to one prompt together.")
-        if asked_again_of is not None and not self._has_judgement(asked_again_of):
+        if asked_again_of is not None and not self.has_judgement(asked_again_of):
             raise DataError(self.path, f"there is no judgement {asked_again_of}.", "Name the one that is repeated.")
 
-    def _has_judgement(self, judgement_id: str) -> bool:
+    def has_judgement(self, judgement_id: str) -> bool:
+        """Whether there is a judgement of that id, withdrawn or not."""
         return self._db.execute("SELECT 1 FROM judgements WHERE id = ?", (judgement_id,)).fetchone() is not None
 
     def withdraw(self, judgement_id: str, *, created: str | None = None) -> bool:
         """Note that a judgement no longer stands; False where that is noted already. Raises DataError."""
         with self.transaction():
-            if not self._has_judgement(judgement_id):
+            if not self.has_judgement(judgement_id):
                 raise DataError(self.path, f"there is no judgement {judgement_id}.", "Check the id.")
             done = self._db.execute(
                 "INSERT INTO withdrawals VALUES (?, ?) ON CONFLICT (judgement_id) DO NOTHING",

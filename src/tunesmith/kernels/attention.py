@@ -1,12 +1,13 @@
 """Causal attention inside the segments of a packed forest, with exact isolation on every device.
 
 Shape letters: T tokens, H query heads, G key/value heads (H a multiple of G), D head width, B segments of a
-bucket, L padded length of a bucket.
+bucket, L padded length of a bucket, A tokens of its ancestors, M = A + L keys.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from tunesmith.tokens.pack import Packed
 # Below this length batched matrix products beat torch's flash kernel on CPUs (bench/LOG.md), and the saved
 # probabilities stay small; above it flash keeps memory linear in the length.
 MATMUL_MAX_TOKENS = 256
+# Rows with ancestors cannot use flash's causal half, so products stay ahead for longer; this bounds what they save.
+MATMUL_MAX_SCORES = 256 * 1024
 # Rows of one bucket may differ in length by this share: the padding it costs against the calls it saves.
 BUCKET_SLACK = 0.25
 
@@ -59,20 +62,24 @@ def attention_reference(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, packed: Pac
 
 
 class _BucketAttention(torch.autograd.Function):
-    """Causal attention over (B, L) rows by batched products; padded rows end a segment, so causality hides them."""
+    """Attention of (B, L) rows to M - L keys before each row and causally to its own, by batched products.
+
+    Padded rows end a segment, so causality hides them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q_BHLD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, q_BHLD: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, scale: float) -> Tensor:
         batch, heads, length, width = q_BHLD.shape
-        kv_heads = k_BGLD.shape[1]
+        kv_heads, num_keys = k_BGMD.shape[1:3]
         # The query heads of one key head are laid end to end, so keys are never repeated in memory.
         groups = heads // kv_heads
         # The scale goes onto the queries, which are fewer numbers than the scores.
         q = (q_BHLD * scale).reshape(batch * kv_heads, groups * length, width)
-        k, v = k_BGLD.reshape(batch * kv_heads, length, width), v_BGLD.reshape(batch * kv_heads, length, width)
-        future_LL = torch.full((length, length), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
+        k, v = (x.reshape(batch * kv_heads, num_keys, width) for x in (k_BGMD, v_BGMD))
+        hidden_LM = _hidden(length, num_keys, q.device)
+        future_LM = torch.zeros(length, num_keys, dtype=q.dtype, device=q.device).masked_fill_(hidden_LM, -math.inf)
         # The mask is what the product is added to: no pass of its own over the scores.
-        scores = torch.baddbmm(future_LL.repeat(groups, 1)[None], q, k.transpose(1, 2))
+        scores = torch.baddbmm(future_LM.repeat(groups, 1)[None], q, k.transpose(1, 2))
         wide = scores if scores.dtype == torch.float64 else scores.float()
         probs = torch.softmax(wide, dim=-1).to(q.dtype)
         out = torch.bmm(probs, v)
@@ -84,7 +91,7 @@ class _BucketAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, probs, out = ctx.saved_tensors
         batch, heads, length, width = grads[0].shape
-        kv_heads = q.shape[0] // batch
+        kv_heads, num_keys = q.shape[0] // batch, k.shape[1]
         grad = grads[0].reshape(q.shape)
         grad_v = torch.bmm(probs.transpose(1, 2), grad)
         grad_probs = torch.bmm(grad, v.transpose(1, 2))
@@ -92,8 +99,13 @@ class _BucketAttention(torch.autograd.Function):
         row = (grad * out).sum(-1, keepdim=True)
         grad_scores = grad_probs.sub_(row).mul_(probs)
         grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale).view(batch, heads, length, width)
-        grad_k = torch.bmm(grad_scores.transpose(1, 2), q).view(batch, kv_heads, length, width)
-        return grad_q, grad_k, grad_v.view(batch, kv_heads, length, width), None
+        grad_k = torch.bmm(grad_scores.transpose(1, 2), q).view(batch, kv_heads, num_keys, width)
+        return grad_q, grad_k, grad_v.view(batch, kv_heads, num_keys, width), None
+
+
+def _hidden(length: int, num_keys: int, device: torch.device) -> Tensor:
+    """(L, M) bool: the keys that the last L of M tokens must not see, those behind each."""
+    return torch.ones(length, num_keys, dtype=torch.bool, device=device).triu_(num_keys - length + 1)
 
 
 class _ToRows(torch.autograd.Function):
@@ -125,14 +137,26 @@ class _FromRows(torch.autograd.Function):
 
 
 @dataclass(frozen=True, slots=True)
-class Buckets:
-    """Segments sorted into rows of similar length, laid end to end as P places.
+class Bucket:
+    """Children of one parent (or roots) of like length: num_rows rows of ``length`` places, below the path ``above``.
 
-    shape: (rows, places a row) of each bucket. gather_P: the token of each place. place_T: the place of each token.
-    padding_N: the places that only repeat a token. in_order: every token already stands at its place.
+    above: the ancestors they share, root first, as indices of segments.
     """
 
-    shapes: tuple[tuple[int, int], ...]
+    num_rows: int
+    length: int
+    above: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Segments sorted into rows of like length under one parent, laid end to end as P places.
+
+    gather_P: the token of each place. place_T: the place of each token. padding_N: the places that only repeat a
+    token. in_order: every token already stands at its place.
+    """
+
+    buckets: tuple[Bucket, ...]
     gather_P: Tensor
     place_T: Tensor
     padding_N: Tensor
@@ -148,65 +172,103 @@ class AttentionPlan:
 
 
 def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
-    """Sort a roots-only pack into buckets; forests, windows and caps take the reference path."""
-    longest = max(packed.length_S)
+    """Sort a pack's segments into buckets; windows and caps take the reference path."""
+    longest = int(packed.positions_T.max()) + 1
     windowed = rules.window is not None and rules.window < longest
-    if not packed.only_roots or windowed or rules.softcap is not None:
+    if windowed or rules.softcap is not None:
         return AttentionPlan(packed, None)
-    order = sorted(range(packed.num_segments), key=lambda s: -packed.length_S[s])
-    shapes: list[tuple[int, int]] = []
+    buckets: list[Bucket] = []
     rows: list[Tensor] = []
     place_T = torch.empty(packed.num_tokens, dtype=torch.int64)
     offset = 0
-    while order:
-        top = packed.length_S[order[0]]
-        members = [s for s in order if packed.length_S[s] >= top * (1 - BUCKET_SLACK)]
-        order = order[len(members) :]
+    for members in _like_siblings(packed):
+        length = packed.length_S[members[0]]
         for s in members:
-            start, length = packed.start_S[s], packed.length_S[s]
-            rows.append(torch.arange(start, start + top).clamp_(max=start + length - 1))
-            place_T[start : start + length] = offset + torch.arange(length)
-            offset += top
-        shapes.append((len(members), top))
+            start, end = packed.start_S[s], packed.start_S[s] + packed.length_S[s]
+            rows.append(torch.arange(start, start + length).clamp_(max=end - 1))
+            place_T[start:end] = offset + torch.arange(end - start)
+            offset += length
+        buckets.append(Bucket(len(members), length, tuple(packed.ancestors(members[0]))))
     gather_P = torch.cat(rows)
     padding_N = torch.nonzero(place_T[gather_P] != torch.arange(offset)).squeeze(1)
     in_order = torch.equal(gather_P, torch.arange(packed.num_tokens))
     device = packed.ids_T.device
     return AttentionPlan(
-        packed, Buckets(tuple(shapes), gather_P.to(device), place_T.to(device), padding_N.to(device), in_order)
+        packed, Buckets(tuple(buckets), gather_P.to(device), place_T.to(device), padding_N.to(device), in_order)
     )
+
+
+def _like_siblings(packed: Packed) -> list[list[int]]:
+    """Segments of one parent, the roots being siblings too, cut into lists of like length, longest first."""
+    children: dict[int, list[int]] = {}
+    for s, parent in enumerate(packed.parent_S):
+        children.setdefault(parent, []).append(s)
+    out: list[list[int]] = []
+    for siblings in children.values():
+        order = sorted(siblings, key=lambda s: -packed.length_S[s])
+        while order:
+            shortest = packed.length_S[order[0]] * (1 - BUCKET_SLACK)
+            out.append([s for s in order if packed.length_S[s] >= shortest])
+            order = order[len(out[-1]) :]
+    return out
 
 
 def packed_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: AttentionPlan, rules: AttentionRules) -> Tensor:
-    """(T, H, D): attention within each segment of the plan's pack; equals ``attention_reference``."""
-    buckets = plan.buckets
-    if buckets is None:
+    """(T, H, D): attention along the paths of the plan's pack; equals ``attention_reference``."""
+    planned = plan.buckets
+    if planned is None:
         return attention_reference(q_THD, k_TGD, v_TGD, plan.packed, rules)
-    sizes = [batch * length for batch, length in buckets.shapes]
+    sizes = [bucket.num_rows * bucket.length for bucket in planned.buckets]
 
     def rows(x_THD: Tensor) -> tuple[Tensor, ...]:
-        if not buckets.in_order:
-            x_THD = _ToRows.apply(x_THD, buckets.gather_P, buckets.place_T)  # type: ignore[no-untyped-call]
+        if not planned.in_order:
+            x_THD = _ToRows.apply(x_THD, planned.gather_P, planned.place_T)  # type: ignore[no-untyped-call]
         return torch.split(x_THD, sizes) if len(sizes) > 1 else (x_THD,)
 
-    out = [
-        _attend_bucket(q, k, v, shape, rules)
-        for q, k, v, shape in zip(rows(q_THD), rows(k_TGD), rows(v_TGD), buckets.shapes, strict=True)
-    ]
+    parts = zip(
+        rows(q_THD),
+        _under(rows(k_TGD), k_TGD, plan.packed, planned.buckets),
+        _under(rows(v_TGD), v_TGD, plan.packed, planned.buckets),
+        planned.buckets,
+        strict=True,
+    )
+    out = [_attend_bucket(q, k_BGMD, v_BGMD, bucket, rules) for q, k_BGMD, v_BGMD, bucket in parts]
     mixed_PHD = torch.cat(out) if len(out) > 1 else out[0]
-    if buckets.in_order:
+    if planned.in_order:
         return mixed_PHD
     return _FromRows.apply(  # type: ignore[no-any-return, no-untyped-call]
-        mixed_PHD, buckets.gather_P, buckets.place_T, buckets.padding_N
+        mixed_PHD, planned.gather_P, planned.place_T, planned.padding_N
     )
 
 
-def _attend_bucket(q: Tensor, k: Tensor, v: Tensor, shape: tuple[int, int], rules: AttentionRules) -> Tensor:
+def _under(own: Sequence[Tensor], x_TGD: Tensor, packed: Packed, buckets: Sequence[Bucket]) -> list[Tensor]:
+    """Keys or values (B, G, M, D) of each bucket: those of the shared ancestors before each row's own.
+
+    The copies' gradients are summed over the rows of a bucket, then over the buckets in a fixed order.
+    """
+    # One split for all buckets: its backward pass lays the gradients of all ancestors into one tensor.
+    segments = () if packed.only_roots else torch.split(x_TGD, packed.length_S)
+    out = []
+    for x, bucket in zip(own, buckets, strict=True):
+        x_BGLD = x.view(bucket.num_rows, bucket.length, *x.shape[1:]).transpose(1, 2)
+        if bucket.above:
+            above_GAD = torch.cat([segments[s] for s in bucket.above]).transpose(0, 1)
+            x_BGLD = torch.cat([above_GAD.expand(bucket.num_rows, -1, -1, -1), x_BGLD], dim=2)
+        out.append(x_BGLD)
+    return out
+
+
+def _attend_bucket(q: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, bucket: Bucket, rules: AttentionRules) -> Tensor:
     """(rows x places, H, D) of one bucket -> the same shape."""
-    batch, length = shape
-    q_BHLD, k_BGLD, v_BGLD = (x.view(batch, length, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
-    if length <= MATMUL_MAX_TOKENS and q.device.type == "cpu":
-        mixed = _BucketAttention.apply(q_BHLD, k_BGLD, v_BGLD, rules.scale)  # type: ignore[no-untyped-call]
+    q_BHLD = q.view(bucket.num_rows, bucket.length, *q.shape[1:]).transpose(1, 2)
+    length, num_keys = bucket.length, k_BGMD.shape[2]
+    short = length <= MATMUL_MAX_TOKENS and length * num_keys <= MATMUL_MAX_SCORES
+    if short and q.device.type == "cpu":
+        mixed = _BucketAttention.apply(q_BHLD, k_BGMD, v_BGMD, rules.scale)  # type: ignore[no-untyped-call]
     else:
-        mixed = scaled_dot_product_attention(q_BHLD, k_BGLD, v_BGLD, is_causal=True, scale=rules.scale, enable_gqa=True)
+        # torch's own causal mask begins at the first key; rows with ancestors bring theirs.
+        seen_LM = ~_hidden(length, num_keys, q.device) if bucket.above else None
+        mixed = scaled_dot_product_attention(
+            q_BHLD, k_BGMD, v_BGMD, attn_mask=seen_LM, is_causal=seen_LM is None, scale=rules.scale, enable_gqa=True
+        )
     return mixed.transpose(1, 2).reshape(q.shape)  # type: ignore[no-any-return]

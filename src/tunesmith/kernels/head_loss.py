@@ -1,6 +1,7 @@
-"""The language-model head as three functions that never hold the (N, V) logits of a whole batch.
+"""The language-model head as four functions that never hold the (N, V) logits of a whole batch.
 
 ce_sum             targets' weights are known before: the gradient is made in the forward pass
+target_logprobs    log-probabilities alone; each token's gradient is made in the forward pass, and scaled in backward
 token_logprobs     log-probability and entropy of each token, recomputed in the backward pass
 reference_logprobs the same without gradients
 Each takes ``weight_grad``: none (frozen head, no dW at all), rows (only the given vocabulary rows learn), full.
@@ -150,6 +151,47 @@ def ce_sum(
     return _CeSum.apply(  # type: ignore[no-any-return, no-untyped-call]
         hidden_ND, weight_VD, head.bias_V, targets_N, weights_N, head, weight_grad, rows_R, needs_grad
     )
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, targets_N: Tensor, head: Head, needs_grad: bool) -> Tensor:
+        head = Head(head.weight_VD.to(hidden_ND.dtype), head.bias_V, head.softcap, head.scale)
+        gradients = _HeadGradients(hidden_ND, head, "none", None, hidden_ND.dtype) if needs_grad else None
+        logprobs = []
+        for start in range(0, hidden_ND.shape[0], CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            hidden_CD, targets_C1 = hidden_ND[chunk], targets_N[chunk, None]
+            logits_CV = logits_of(hidden_CD, head)
+            lse_C1 = torch.logsumexp(logits_CV, dim=-1, keepdim=True)
+            logprobs.append((logits_CV.gather(1, targets_C1) - lse_C1).squeeze(1))
+            if gradients is None:
+                continue
+            keep = logits_CV.clone() if head.softcap is not None else logits_CV
+            # d logprob / d logits = onehot - p
+            grad_CV = logits_CV.sub_(lse_C1).exp_().neg_()
+            grad_CV.scatter_add_(1, targets_C1, torch.ones_like(lse_C1))
+            gradients.add(chunk, hidden_CD, _through_cap_(grad_CV, keep, head))
+        if gradients is not None:
+            ctx.save_for_backward(gradients.hidden_ND)
+        return torch.cat(logprobs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (unit_ND,) = ctx.saved_tensors
+        return unit_ND * grads[0][:, None].to(unit_ND.dtype), None, None, None
+
+
+def target_logprobs(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> Tensor:
+    """logprobs_N in nats of a frozen head's targets, differentiable in the states alone.
+
+    A log-probability's gradient does not depend on what is made of it afterwards but for a factor: it is computed
+    beside the value, and the backward pass multiplies. One product with the head less than ``token_logprobs``, whose
+    entropy has a factor of its own. Without gradients the same values, bit for bit.
+    """
+    head = Head(head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach(), head.softcap, head.scale)
+    needs_grad = torch.is_grad_enabled() and hidden_ND.requires_grad
+    return _TargetLogprobs.apply(hidden_ND, targets_N, head, needs_grad)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _TokenLogprobs(torch.autograd.Function):

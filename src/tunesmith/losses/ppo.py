@@ -22,7 +22,7 @@ Per = Literal["token", "answer", "length"]
 def answer_weights(mask_BT: Tensor, per: Per = "token", max_tokens: int | None = None) -> tuple[Tensor, Tensor]:
     """(weights_BT, weight to divide by): what one token counts in a policy loss.
 
-    token: 1 each, divided by the number of tokens (arXiv:2503.14476, equation 8), so a long answer counts for more.
+    token: 1 each, divided by the number of tokens (arXiv:2503.14476, section 3.3), so a long answer counts for more.
     answer: 1 / length each, divided by the number of answers (GRPO, arXiv:2402.03300, equation 3): a token of a long
     answer counts for less. length: 1 / max_tokens each, divided by the number of answers (arXiv:2503.20783): an
     answer's tokens are summed, as the policy gradient has it, and the constant only sets the scale.

@@ -158,9 +158,10 @@ def kto_loss(
     With g = log(pi/ref), z = reference_point and lambda the weight of the answer's side:
     desirable: lambda_D (1 - sigmoid(beta (g - z))); undesirable: lambda_U (1 - sigmoid(beta (z - g)))
     (arXiv:2402.01306, equation 8). policy_N, reference_N: log-probabilities of answers; desirable_N: bool.
-    lambda scales the loss and is no part of the weight sum. The paper keeps lambda_D n_D / (lambda_U n_U) between 1
-    and 3/2 (equation 9's text). metrics, each a sum: rewards/chosen and rewards/rejected, beta g of either side, with
-    count/chosen and count/rejected to divide them by. Raises ValueError for beta <= 0 or lambda < 0.
+    lambda scales the loss and is no part of the weight sum; the paper chooses the two so that
+    lambda_D n_D / (lambda_U n_U) is between 1 and 3/2, n being how many answers each side has. metrics, each a sum:
+    rewards/chosen and rewards/rejected, beta g of either side, with count/chosen and count/rejected to divide them
+    by. Raises ValueError for beta <= 0 or lambda < 0.
     """
     if beta <= 0 or desirable_weight < 0 or undesirable_weight < 0:
         raise ValueError("beta must be above 0, the weights of the two sides at least 0")
@@ -170,7 +171,8 @@ def kto_loss(
     gain_N = policy_N - reference_N.detach()
     distance_N = beta * (gain_N - reference_point.detach())
     side_N = torch.where(up_N, distance_N, -distance_N)
-    scale_N = torch.where(up_N, desirable_weight, undesirable_weight).to(policy_N.dtype)
+    # Filled in the values' own precision: torch.where over two Python numbers would round them to fp32.
+    scale_N = torch.full_like(policy_N, undesirable_weight).masked_fill(up_N, desirable_weight)
     # 1 - sigmoid(x) = sigmoid(-x), which keeps its digits for large x.
     loss = (scale_N * torch.sigmoid(-side_N) * weight_N).sum()
     up_weight_N, down_weight_N = weight_N * up_N, weight_N * ~up_N

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels.attention import AttentionPlan, packed_attention, plan_attention
-from tunesmith.kernels.head_loss import WeightGrad, ce_sum, reference_logprobs, token_logprobs
+from tunesmith.kernels.head_loss import WeightGrad, ce_sum, reference_logprobs, target_logprobs, token_logprobs
 from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.encoder_decoder import decoder_states
 from tunesmith.models.linear import Routing
@@ -18,7 +18,7 @@ from tunesmith.models.roles import Base, ScalarHead
 from tunesmith.models.token_rows import embed_runs, head_for
 from tunesmith.tokens.pack import Packed
 
-Want = Literal["ce_sum", "token_logprobs", "reference_logprobs"]
+Want = Literal["ce_sum", "target_logprobs", "token_logprobs", "reference_logprobs"]
 DropoutSeed = Callable[[int], int]
 
 
@@ -66,6 +66,7 @@ def forward(
     """Run a pack and reduce it at the head, without ever holding its logits.
 
     ce_sum -> (loss sum in nats, loss weight sum), both scalars: divide once, at the step.
+    target_logprobs -> (logprobs_N, loss weight_N), cheaper than those with an entropy, in the same order.
     token_logprobs, reference_logprobs -> (logprobs_N, entropy_N) in the order of ``packed.loss_pairs()``.
     """
     if want == "reference_logprobs":
@@ -82,12 +83,14 @@ def forward(
     if want == "ce_sum":
         sums = [ce_sum(hidden, target, weight, head, weight_grad, rows_R) for hidden, target, weight in parts]
         return torch.stack(sums).sum(), weight_N.double().sum()
-    if want == "token_logprobs":
+    if want == "target_logprobs" and weight_grad == "none":
+        return torch.cat([target_logprobs(hidden, target, head) for hidden, target, _ in parts]), weight_N
+    if want in ("token_logprobs", "target_logprobs"):
         pairs = [token_logprobs(hidden, target, head, weight_grad, rows_R) for hidden, target, _ in parts]
     else:
         pairs = [reference_logprobs(hidden, target, head) for hidden, target, _ in parts]
     logprobs, entropies = zip(*pairs, strict=True)
-    return torch.cat(logprobs), torch.cat(entropies)
+    return torch.cat(logprobs), weight_N if want == "target_logprobs" else torch.cat(entropies)
 
 
 def scalar_values(
