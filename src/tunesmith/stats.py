@@ -40,15 +40,93 @@ def wilson_interval(num_successes: int, num_trials: int, confidence: float = 0.9
     """
     if num_trials <= 0 or not 0 <= num_successes <= num_trials:
         raise ValueError(f"{num_successes} successes of {num_trials} trials is no proportion")
+    return _score_interval(num_successes / num_trials, num_trials, confidence)
+
+
+def _score_interval(p: float, n: float, confidence: float) -> Interval:
     from scipy.special import ndtri
 
-    z, n, p = float(ndtri(0.5 + confidence / 2)), num_trials, num_successes / num_trials
+    z = float(ndtri(0.5 + confidence / 2))
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # At the ends the exact limits are 0 and 1; rounding must not move them.
-    low = 0.0 if num_successes == 0 else max(0.0, centre - half)
-    high = 1.0 if num_successes == n else min(1.0, centre + half)
+    low = 0.0 if p == 0 else max(0.0, centre - half)
+    high = 1.0 if p == 1 else min(1.0, centre + half)
     return Interval(p, low, high)
+
+
+def clustered_proportion(outcomes: Sequence[float], clusters: Sequence[int], confidence: float = 0.95) -> Interval:
+    """Score interval of a proportion whose trials come in clusters, such as several pairs of one prompt.
+
+    outcomes: 0 to 1, halves for ties. The number of trials is replaced by the effective one, p (1 - p) over the
+    linearised variance of the ratio, at most their true number (Korn and Graubard 1998, Survey Methodology 24:193);
+    where nothing varies it is the number of clusters. Clusters of one trial give wilson_interval. Raises ValueError
+    without trials.
+    """
+    if not len(outcomes) or len(outcomes) != len(clusters):
+        raise ValueError(f"{len(outcomes)} outcomes in {len(clusters)} places are no proportion")
+    y, (names, which) = np.asarray(outcomes, float), np.unique(np.asarray(clusters), return_inverse=True)
+    p, n, num_clusters = float(y.mean()), len(y), len(names)
+    if num_clusters == n:
+        return _score_interval(p, n, confidence)
+    residuals = np.bincount(which, weights=y - p)
+    variance = float((residuals**2).sum()) / n**2 * num_clusters / max(1, num_clusters - 1)
+    effective = p * (1 - p) / variance if variance > 0 else float(num_clusters)
+    return _score_interval(p, min(float(n), effective) if num_clusters > 1 else 1.0, confidence)
+
+
+def newcombe_difference(first: tuple[int, int], second: tuple[int, int], confidence: float = 0.95) -> Interval:
+    """Interval of the difference first - second of two independent proportions, each (successes, trials).
+
+    From their Wilson intervals. Source: Newcombe 1998, Statistics in Medicine 17:873, method 10. Raises ValueError for
+    what is no proportion.
+    """
+    one, two = wilson_interval(*first, confidence), wilson_interval(*second, confidence)
+    difference = one.value - two.value
+    low = difference - math.hypot(one.value - one.low, two.high - two.value)
+    high = difference + math.hypot(one.high - one.value, two.value - two.low)
+    return Interval(difference, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """One bin: how many predictions, their mean probability, and how often they were right."""
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """ece: sum over bins of their share times |accuracy - confidence|; bins by rising probability.
+
+    expected_ece: its mean where every probability is true and only chance speaks, which on few pairs is far from 0.
+    """
+
+    ece: float
+    expected_ece: float
+    bins: tuple[CalibrationBin, ...]
+
+
+def calibration(
+    probabilities: Sequence[float], outcomes: Sequence[float], seed: int, *, num_bins: int = 10, num_draws: int = 1000
+) -> Calibration:
+    """Expected calibration error over bins of equal mass (Nguyen and O'Connor 2015, arXiv:1508.05154, section 3).
+
+    outcomes: 1 where what was predicted came true, 0 where not, halves for ties. Bins hold the same number of
+    predictions, to within one; fewer predictions than bins make a bin each. Raises ValueError without predictions.
+    """
+    if not len(probabilities) or len(probabilities) != len(outcomes):
+        raise ValueError(f"{len(probabilities)} probabilities for {len(outcomes)} outcomes")
+    p, y = np.asarray(probabilities, float), np.asarray(outcomes, float)
+    order = np.argsort(p, kind="stable")
+    cuts = np.array_split(order, min(num_bins, len(p)))
+    draws = (generator(seed, "calibration").random((num_draws, len(p))) < p).astype(float)
+    by_chance = sum(len(cut) * np.abs(draws[:, cut].mean(axis=1) - p[cut].mean()) for cut in cuts) / len(p)
+    bins = tuple(CalibrationBin(len(cut), float(p[cut].mean()), float(y[cut].mean())) for cut in cuts)
+    ece = sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(p)
+    return Calibration(ece, float(np.mean(by_chance)), bins)
 
 
 @dataclass(frozen=True, slots=True)

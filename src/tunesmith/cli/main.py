@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import data, experiment, tokenizer
+from tunesmith.cli.reward import reward
+from tunesmith.cli.score import score
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -38,6 +40,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.command()(winrate)
+app.command()(reward)
+app.command()(score)
 
 
 @app.command()

@@ -189,7 +189,9 @@ def target_logprobs(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> Tensor:
     beside the value, and the backward pass multiplies. One product with the head less than ``token_logprobs``, whose
     entropy has a factor of its own. Without gradients the same values, bit for bit.
     """
-    head = Head(head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach(), head.softcap, head.scale)
+    head = Head(
+        head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach(), head.softcap, head.scale
+    )
     needs_grad = torch.is_grad_enabled() and hidden_ND.requires_grad
     return _TargetLogprobs.apply(hidden_ND, targets_N, head, needs_grad)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -104,7 +104,10 @@ def scalar_values(
 ) -> Tensor:
     """A scalar head's numbers (N,) at the given tokens of a pack: rewards at answers' ends, values at their tokens."""
     hidden_TD = hidden_states(base, packed, dropout_seed=dropout_seed, checkpointing=checkpointing)
-    return head(hidden_TD.index_select(0, index_N.to(hidden_TD.device)))  # type: ignore[no-any-return]
+    hidden_ND = hidden_TD.index_select(0, index_N.to(hidden_TD.device))
+    # A product's rounding may depend on how many rows it has: on the reference path each has its own.
+    rows = [hidden_ND] if base.decoder is not None else list(torch.split(hidden_ND, 1))
+    return torch.cat([head(row_ND) for row_ND in rows])
 
 
 def _attend_packed(decoder: Decoder, plan: AttentionPlan) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:

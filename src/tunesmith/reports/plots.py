@@ -15,11 +15,13 @@ TRAINING, TREND, VALIDATION = "#c3d3e4", "#3f6ea3", "#b5482a"
 TREND_FROM_POINTS = 20
 
 
-def loss_curve(metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0) -> None:
-    """Training and validation loss (nats a token) over steps as a PNG; the step whose weights were kept is marked.
+def loss_curve(
+    metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0, unit: str = "nats a token"
+) -> None:
+    """Training and validation loss over steps as a PNG; the step whose weights were kept is marked.
 
-    metrics: lines of metrics.jsonl. The training loss of many steps also gets its mean over a tenth of them. Raises
-    DiskFullError.
+    metrics: lines of metrics.jsonl; unit: of their losses. The training loss of many steps also gets its mean over a
+    tenth of them. Raises DiskFullError.
     """
     # Not through pyplot: that would change the drawing backend of a notebook that calls this.
     from matplotlib.figure import Figure
@@ -44,7 +46,7 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: i
         label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
         axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=label)
     axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss, nats a token")
+    axes.set_ylabel(f"loss, {unit}")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)

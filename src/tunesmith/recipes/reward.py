@@ -1,0 +1,242 @@
+"""A reward model: judged answers in, a scalar head on an adapter out, measured on prompts it never saw.
+
+Read top to bottom: prepare, run folder and resume, loop, measure, save. The config is in ``recipes/reward_prepare.py``.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.evals.reward import longer_wins, measure_reward, pairs_of
+from tunesmith.models.adapters import save_role
+from tunesmith.models.budget import peak_memory_bytes
+from tunesmith.models.roles import Base, Role
+from tunesmith.randomness import derive_seed
+from tunesmith.recipes.reward_prepare import PreparedReward, RewardConfig, prepare_reward
+from tunesmith.reports.plots import loss_curve
+from tunesmith.reports.reward import write_reward_report
+from tunesmith.rollout.score import OFFSET_KEY, RewardModel
+from tunesmith.runs import Run, read_metrics
+from tunesmith.training.checkpoint import ResumeState, load_checkpoint, plan_of
+from tunesmith.training.loop import Gradients, Loop, checkpoint_to_resume, go_on_as_planned, keep_best, run_loop
+from tunesmith.training.optim import build_optimizer
+from tunesmith.training.reward_step import accumulate_reward_gradients, group_rewards, mean_reward_loss
+from tunesmith.training.watch import Trackers
+
+# Called on the role between the gradients and the optimiser's step; a test breaks them there.
+TweakGradients = Callable[[Role], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedReward:
+    """What a finished or interrupted run left behind; facts: what report.json holds, empty after an interruption."""
+
+    output_dir: Path
+    base: Base
+    role: Role
+    num_steps: int
+    initial_eval_loss: float | None
+    final_eval_loss: float | None
+    best_step: int
+    stopped_early: bool
+    interrupted: bool
+    train_seconds: float
+    num_tokens: int
+    peak_bytes: int
+    facts: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: everything but the model."""
+        kept = {name: getattr(self, name) for name in self.__slots__ if name not in ("base", "role")}
+        return {**kept, "output_dir": str(self.output_dir)}
+
+
+def train_reward(
+    config: RewardConfig, *, base: Base | None = None, tweak_gradients: TweakGradients | None = None
+) -> TrainedReward:
+    """Run the recipe, on a base of its own or on one already in memory."""
+    with tempfile.TemporaryDirectory(prefix="tunesmith-reward-") as folder:
+        # 1. Where to go on, and everything up to the first step.
+        checkpoint = checkpoint_to_resume(config)
+        planned = plan_of(checkpoint) if checkpoint is not None else {}
+        prepared = prepare_reward(config, base, planned.get("dtype"))
+        # 2. The run folder; every rank keeps books, but only the first one's are the run's.
+        recipe = config.model_dump(mode="json")
+        output_dir = Path(config.output_dir) if prepared.world.is_main else Path(folder) / "books"
+        run = Run.create(
+            output_dir, recipe, resume=config.resume_from_checkpoint is not None, overwrite=config.overwrite_output_dir
+        )
+        with run:
+            parameters = prepared.role.parameters
+            optimizer = build_optimizer(parameters, config)
+            state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
+            if checkpoint is not None:
+                state = load_checkpoint(checkpoint, optimizer, parameters, recipe=prepared.identity())
+                go_on_as_planned(checkpoint, state.plan, prepared.decisions(), prepared.base.notes)
+            # A run that died before its first checkpoint begins anew.
+            run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
+            run.note({"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": data_facts(prepared),
+                      "notes": prepared.base.notes})  # fmt: skip
+            names = config.report_to if prepared.world.is_main else []
+            with Trackers(names, run.folder, recipe, first_step=state.step) as trackers:
+                # 3. The loop, and 4. what it leaves.
+                loop = Loop(
+                    config=config,
+                    run=run,
+                    state=state,
+                    optimizer=optimizer,
+                    parameters=parameters,
+                    trackers=trackers,
+                    world=prepared.world,
+                    device=prepared.base.device,
+                    num_steps=prepared.num_steps,
+                    num_examples=len(prepared.train),
+                    gradients=lambda step: _gradients(prepared, state.plan, step, tweak_gradients),
+                    evaluate=(lambda: _evaluate(prepared, state.plan)) if prepared.valid else None,
+                    name_rows=lambda step: ", ".join(str(group.where) for group in prepared.groups(step)),
+                    write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
+                )
+                trained = _finish(prepared, loop, interrupted=run_loop(loop))
+        prepared.world.close()
+        return trained
+
+
+def data_facts(prepared: PreparedReward) -> dict[str, Any]:
+    """What was read and rendered, with everything that was left out and why."""
+    rendered = {side: asdict(report) for side, report in prepared.reports.items()}
+    return {**prepared.data.summary(), "rendered": rendered}
+
+
+def _gradients(prepared: PreparedReward, plan: Mapping[str, Any], step: int, tweak: TweakGradients | None) -> Gradients:
+    """Fill the gradients of one step; the plan of the run is replayed on resume, never decided again."""
+    config = prepared.config
+    dropout = prepared.base.peft_model.peft_config[prepared.role.adapter].lora_dropout
+    sums = accumulate_reward_gradients(
+        prepared.base,
+        prepared.role,
+        prepared.groups(step),
+        prepared.world,
+        prepared.loss,
+        micro_batch_tokens=int(plan["micro_batch_tokens"]),
+        dropout_seed=(lambda row_id: derive_seed(config.seed, "lora_dropout", step, row_id)) if dropout else None,
+        checkpointing=bool(plan["checkpointing"]),
+    )
+    if tweak is not None:
+        tweak(prepared.role)
+    return Gradients(metrics=sums.metrics(), num_tokens=int(sums.tokens))
+
+
+def _evaluate(prepared: PreparedReward, plan: Mapping[str, Any]) -> dict[str, float]:
+    budget = int(plan["micro_batch_tokens"])
+    sums = mean_reward_loss(prepared.base, prepared.role, prepared.valid, prepared.world, prepared.loss, budget)
+    return sums.metrics("eval_")
+
+
+def _finish(prepared: PreparedReward, loop: Loop, interrupted: bool) -> TrainedReward:
+    """The best weights are the result, measured and centred; an interrupted run keeps its checkpoint instead."""
+    state, run = loop.state, loop.run
+    seconds = time.perf_counter() - loop.began
+    final, facts = state.last_metric, dict[str, Any]()
+    if not interrupted:
+        final = keep_best(loop)
+        if prepared.world.is_main:
+            facts = _measure(prepared, loop)
+            offset = facts[OFFSET_KEY]
+            digest = RewardModel(base=prepared.base, role=prepared.role, offset=offset).digest
+            extra = {"data_digest": prepared.data.digest, "reward_digest": digest, OFFSET_KEY: offset,
+                     "loss_type": prepared.config.loss_type}  # fmt: skip
+            save_role(prepared.base, prepared.role, run.folder, extra)
+            metrics = read_metrics(run.folder / "metrics.jsonl")
+            loss_curve(metrics, run.folder / "loss.png", best_step=state.best_step, unit=_unit(prepared.config))
+            write_reward_report(run.folder, facts)
+            run.finish({"eval_loss": final, "best_step": state.best_step, "stopped_early": loop.stopped_early})
+    return TrainedReward(
+        output_dir=run.folder,
+        base=prepared.base,
+        role=prepared.role,
+        num_steps=state.step,
+        initial_eval_loss=state.initial_metric,
+        final_eval_loss=final,
+        best_step=state.best_step,
+        stopped_early=loop.stopped_early,
+        interrupted=interrupted,
+        train_seconds=seconds,
+        num_tokens=state.num_tokens,
+        peak_bytes=peak_memory_bytes(prepared.base.device),
+        facts=facts,
+    )
+
+
+def _measure(prepared: PreparedReward, loop: Loop) -> dict[str, Any]:
+    """What the report shows, and the offset: held-out answers have mean reward 0, predicted grades their own level."""
+    budget, config = int(loop.state.plan["micro_batch_tokens"]), prepared.config
+    groups = prepared.valid or prepared.train
+    rewards = [r.double().cpu().numpy() for r in group_rewards(prepared.base, prepared.role, groups, budget)]
+    offset = -prepared.loss.mean_grade if config.loss_type == "rating" else float(np.concatenate(rewards).mean())
+    facts: dict[str, Any] = {
+        OFFSET_KEY: offset,
+        "loss_type": config.loss_type,
+        "base": prepared.base.resolved.name,
+        "data": data_facts(prepared),
+        "best_step": loop.state.best_step,
+        "num_steps": loop.state.step,
+        "seed": config.seed,
+        "initial_eval_loss": loop.state.initial_metric,
+        "eval_loss": loop.state.best_metric if loop.state.best_step else loop.state.last_metric,
+    }
+    held_out = pairs_of(prepared.valid, [r - offset for r in rewards]) if prepared.valid else None
+    if held_out is not None and len(held_out.right_P):
+        facts["held_out"] = measure_reward(held_out, longer=longer_wins(prepared.train), seed=config.seed)
+    return facts
+
+
+def _unit(config: RewardConfig) -> str:
+    return {"pairwise": "nats a pair", "ranking": "nats a prompt", "rating": "squared grades"}[config.loss_type]
+
+
+def describe_result(trained: TrainedReward, recipe: str) -> list[str]:
+    """What to tell the user at the end: the numbers, what was written, the next command.
+
+    recipe: as it was called, with the overrides that make it this run but for its folder.
+    """
+    if trained.interrupted:
+        return [
+            f"stopped after step {trained.num_steps}; nothing is lost.",
+            f"next:  tunesmith reward {recipe} {shlex.quote(f'output_dir={trained.output_dir}')} "
+            "resume_from_checkpoint=auto",
+        ]
+    before, after, lines = trained.initial_eval_loss, trained.final_eval_loss, list[str]()
+    if before is not None and after is not None:
+        lines.append(f"validation loss {before:.4f} -> {after:.4f}")
+    if trained.stopped_early:
+        lines.append(f"stopped early after {trained.num_steps} steps; the weights of step {trained.best_step} are kept")
+    held = trained.facts.get("held_out")
+    if held is not None:
+        only = held["length_only"]
+        lines += [
+            f"right on {_percent(held['accuracy'])} of {held['pairs']} held-out pairs of {held['prompts']} prompts; "
+            f"taking {only['takes']}: {_percent(only['accuracy'])}, p = {only['p']:.2g}",
+            f"calibration error {held['ece']:.3f} ({held['ece_if_calibrated']:.3f} were it perfectly calibrated)",
+            *(f"warning: {warning}" for warning in held["warnings"]),
+        ]
+    rate = trained.num_tokens / max(trained.train_seconds, 1e-9)
+    return [
+        *lines,
+        f"{trained.num_steps} steps, {trained.num_tokens} tokens, {trained.train_seconds:.0f} s ({rate:.0f} tok/s), "
+        f"peak {trained.peak_bytes / 1e9:.2f} GB",
+        f"wrote {trained.output_dir}: adapter and head, report.html, report.json, metrics.jsonl, loss.png",
+        f"next:  tunesmith score ROWS --adapter {shlex.quote(str(trained.output_dir))}",
+    ]
+
+
+def _percent(interval: list[float]) -> str:
+    value, low, high = (100 * x for x in interval)
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
