@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, experiment, tokenizer
+from tunesmith.cli import data, dpo, experiment, tokenizer
 from tunesmith.cli.reward import reward
 from tunesmith.cli.score import score
 from tunesmith.cli.shared import (
@@ -39,9 +39,10 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(tokenizer.app, name="tokenizer")
-app.command()(winrate)
 app.command()(reward)
 app.command()(score)
+app.command()(dpo.dpo)
+app.command()(winrate)
 
 
 @app.command()

@@ -16,7 +16,11 @@ TREND_FROM_POINTS = 20
 
 
 def loss_curve(
+<<<<<<< HEAD
+    metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0, label: str = "loss, nats a token"
+=======
     metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0, unit: str = "nats a token"
+>>>>>>> reward
 ) -> None:
     """Training and validation loss over steps as a PNG; the step whose weights were kept is marked.
 
@@ -43,10 +47,14 @@ def loss_curve(
         axes.plot(*zip(*valid, strict=True), color=VALIDATION, marker="o", markersize=4, label="validation")
     kept = [point for point in valid if point[0] == best_step]
     if kept and best_step > 0:
-        label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
-        axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=label)
+        kept_label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
+        axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=kept_label)
     axes.set_xlabel("optimiser step")
+<<<<<<< HEAD
+    axes.set_ylabel(label)
+=======
     axes.set_ylabel(f"loss, {unit}")
+>>>>>>> reward
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
