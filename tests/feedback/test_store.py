@@ -38,7 +38,7 @@ VALUES: list[tuple[int, Value]] = [
     (1, Flagged(True, "rude")),
     (1, Flagged(False)),
     (1, Edited(answer_of("Sorry about that!"))),
-    (3, Ranked(((1,), (2, 0)))),
+    (3, Ranked(((1,), (0, 2)))),
 ]
 
 
@@ -196,6 +196,10 @@ def test_values_survive_json(value: Value) -> None:
     from tunesmith.feedback.judgements import KIND_OF
 
     assert value_from_json(KIND_OF[type(value)], value_to_json(value)) == value
+
+
+def test_a_tier_has_no_order() -> None:
+    assert value_to_json(Ranked(((1,), (2, 0)))) == value_to_json(Ranked(((1,), (0, 2))))
 
 
 def test_an_id_is_put_in_once_and_says_one_thing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, dpo, experiment, tokenizer
+from tunesmith.cli import data, dpo, experiment, feedback, tokenizer
 from tunesmith.cli.reward import reward
 from tunesmith.cli.score import score
 from tunesmith.cli.shared import (
@@ -39,6 +39,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(feedback.app, name="feedback")
 app.command()(reward)
 app.command()(score)
 app.command()(dpo.dpo)

@@ -59,7 +59,7 @@ class Session:
 
 
 def base_of(adapter: Path) -> str | None:
-    """The base an adapter says it was trained on."""
+    """The base an adapter says it was trained on; None where it does not say."""
     for name, key in ((PROVENANCE_FILE, "base_name"), ("adapter_config.json", "base_model_name_or_path")):
         if (adapter / name).is_file():
             value = json.loads((adapter / name).read_text()).get(key)

@@ -117,11 +117,15 @@ class LocalGenerator:
             yield order[:size]
             order = order[size:]
 
-    def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
-        need, limit = len(prompt.ids) + sampling.max_new_tokens, self.base.context_tokens
+    def tokens_needed(self, prompt_tokens: int, max_new_tokens: int) -> int:
+        """Context that a prompt takes with the longest answer to it."""
         if self.base.is_encoder_decoder:
             # Source and answer lie in two streams, each with the whole context.
-            need = max(len(prompt.ids), len(self.base.decoder_prefix) + sampling.max_new_tokens)
+            return max(prompt_tokens, len(self.base.decoder_prefix) + max_new_tokens)
+        return prompt_tokens + max_new_tokens
+
+    def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
+        need, limit = self.tokens_needed(len(prompt.ids), sampling.max_new_tokens), self.base.context_tokens
         if need > limit:
             raise DataError(
                 f"prompt {prompt.row_id}",
