@@ -96,14 +96,22 @@ def write_match(folder: Path, match: Match, facts: Mapping[str, Any]) -> None:
 
 def refuse_seen(folders: Sequence[Path], judge: WeightedSum, *, allow: bool) -> list[str]:
     """Judges a policy was trained with, as its provenance tells. Raises ConfigError unless they are allowed."""
+    told = {folder: folder / PROVENANCE_FILE for folder in folders}
+    trained_with = {
+        folder.name: json.loads(path.read_text()).get(REWARDS_KEY, {}) if path.is_file() else {}
+        for folder, path in told.items()
+    }
+    return refuse_trained_with(judge, trained_with, allow=allow)
+
+
+def refuse_trained_with(judge: WeightedSum, trained_with: Mapping[str, Mapping[str, str]], *, allow: bool) -> list[str]:
+    """The same for identities at hand: policy -> identity of the rewards it was, or will be, trained with."""
     judges = {value: key for key, value in judge.identity.items() if key.rpartition(".")[2] in _WHO}
     seen = []
-    for folder in folders:
-        path = folder / PROVENANCE_FILE
-        trained_with = json.loads(path.read_text()).get(REWARDS_KEY, {}) if path.is_file() else {}
+    for policy, identity in trained_with.items():
         # A source of weight 0 was only watched.
-        counted = {k: v for k, v in trained_with.items() if trained_with.get(f"{k.rpartition('.')[0]}.weight") != "0.0"}
-        seen += [f"{folder.name}: {judges[v].rpartition('.')[0]}" for v in counted.values() if v in judges]
+        counted = [v for k, v in identity.items() if identity.get(f"{k.rpartition('.')[0]}.weight") != "0.0"]
+        seen += [f"{policy}: {judges[value].rpartition('.')[0]}" for value in counted if value in judges]
     if seen and not allow:
         raise ConfigError(
             "rewards",
