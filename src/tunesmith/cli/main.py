@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import data, dpo, experiment, feedback, tokenizer
+from tunesmith.cli.ppo import ppo
 from tunesmith.cli.reward import reward
 from tunesmith.cli.score import score
 from tunesmith.cli.shared import (
@@ -42,6 +43,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(feedback.app, name="feedback")
 app.command()(reward)
 app.command()(score)
+app.command()(ppo)
 app.command()(dpo.dpo)
 app.command()(winrate)
 

@@ -10,7 +10,7 @@ Shape letters: N trained positions, D width, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -30,6 +30,18 @@ class Head:
     bias_V: Tensor | None = None
     softcap: float | None = None
     scale: float = 1.0
+
+
+def at_temperature(head: Head, temperature: float) -> Head:
+    """The head whose softmax is what sampling at a temperature draws from: its logits divided by it.
+
+    Raises ValueError for a temperature that is not above 0, and for a capped head, whose cap comes after the scale.
+    """
+    if temperature == 1.0:
+        return head
+    if temperature <= 0 or head.softcap is not None:
+        raise ValueError(f"no log-probabilities at temperature {temperature} for this head")
+    return replace(head, scale=head.scale / temperature)
 
 
 def logits_of(hidden_ND: Tensor, head: Head) -> Tensor:
