@@ -157,6 +157,17 @@ def test_target_logprobs_make_their_gradient_in_the_forward_pass(softcap: float 
     assert not torch.allclose(got, torch.autograd.grad(target_logprobs(hidden, targets, head).sum(), hidden)[0])
 
 
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("used", [0, 1])
+def test_either_output_of_token_logprobs_may_be_used_alone(used: int, softcap: float | None) -> None:
+    hidden, weight = randn(30, 6, grad=True), randn(11, 6, seed=3)
+    targets, head = torch.arange(30) % 11, Head(weight, None, softcap, 1.0)
+    full = torch.log_softmax(logits_of(hidden, head), -1)
+    theirs = (full.gather(1, targets[:, None]).squeeze(1), -(full.exp() * full).sum(-1))[used]
+    ours = token_logprobs(hidden, targets, head)[used]
+    torch.testing.assert_close(gradients(ours, hidden), gradients(theirs, hidden), rtol=1e-9, atol=1e-10)
+
+
 def test_elementwise_kernels_equal_references() -> None:
     x, w = randn(5, 8, grad=True), randn(8, seed=1, grad=True)
     pairs = [

@@ -247,7 +247,7 @@ def _under(own: Sequence[Tensor], x_TGD: Tensor, packed: Packed, buckets: Sequen
     The copies' gradients are summed over the rows of a bucket, then over the buckets in a fixed order.
     """
     # One split for all buckets: its backward pass lays the gradients of all ancestors into one tensor.
-    segments = () if packed.only_roots else torch.split(x_TGD, packed.length_S)
+    segments: Sequence[Tensor] = () if packed.only_roots else torch.split(x_TGD, list(packed.length_S))
     out = []
     for x, bucket in zip(own, buckets, strict=True):
         x_BGLD = x.view(bucket.num_rows, bucket.length, *x.shape[1:]).transpose(1, 2)

@@ -229,7 +229,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return reference_logprobs(hidden_ND, targets_N, head)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden_ND, targets_N = ctx.saved_tensors
         head, gradients = ctx.head, _HeadGradients(hidden_ND, ctx.head, ctx.weight_grad, ctx.rows_R, ctx.dtype)
         for start in range(0, hidden_ND.shape[0], CHUNK_ROWS):
