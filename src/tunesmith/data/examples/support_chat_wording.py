@@ -83,7 +83,8 @@ PROBLEMS: Mapping[str, Split] = {
             "The lid of my {P} was not in the box.", "A part of the {P} is not there, so I cannot use it.",
         ),
         "test": (
-            "The {P} arrived without the parts that were advertised.", "My parcel with the {P} was opened and half empty.",
+            "The {P} arrived without the parts that were advertised.",
+            "My parcel with the {P} was opened and half empty.",
             "You forgot to pack one piece of the {P}.",
         ),
     },
@@ -94,13 +95,15 @@ PROBLEMS: Mapping[str, Split] = {
             "The chat bot closed my ticket about the {P}.", "Your site takes my {P} out of the basket every time.",
         ),
         "test": (
-            "My account is locked and I cannot see the {P} I paid for.", "The page shows an error when I pay for the {P}.",
+            "My account is locked and I cannot see the {P} I paid for.",
+            "The page shows an error when I pay for the {P}.",
             "Your app sends me alerts for a {P} that I never ordered.",
         ),
     },
     "service": {
         "train": (
-            "I was on hold for an hour about my {P} and then cut off.", "Your colleague laughed at my question on the {P}.",
+            "I was on hold for an hour about my {P} and then cut off.",
+            "Your colleague laughed at my question on the {P}.",
             "This is the fifth time I write about my {P}.", "Everybody sends me to somebody else because of my {P}.",
             "Nobody called back about the {P}, although it was promised twice.",
             "The man on the phone hung up when I mentioned the {P}.",
@@ -114,7 +117,8 @@ PROBLEMS: Mapping[str, Split] = {
 
 FEELINGS: Split = {
     "train": (
-        "I'm very upset!", "This is unacceptable.", "I am really angry.", "I have had enough.", "What a disappointment.",
+        "I'm very upset!", "This is unacceptable.", "I am really angry.", "I have had enough.",
+        "What a disappointment.",
         "I am so frustrated right now.", "How can that happen?", "It was a birthday present!", "I feel cheated.",
         "That ruined my weekend.", "I expected better from you.", "I want this solved today.", "Never again!",
         "I could cry.",
@@ -128,9 +132,12 @@ FEELINGS: Split = {
 APOLOGIES: Split = {
     "train": (
         "I'm so sorry about this.", "I apologise, that must be very annoying.", "You are right to be upset.",
-        "That should not have happened, and I understand your anger.", "Thank you for telling us, and please forgive us.",
-        "I am sorry for the trouble we caused you.", "What a bad start, my apologies.", "I hear you, and I am on your side.",
-        "This is our mistake, not yours.", "I can see why you are disappointed.", "Oh no, that is really not good enough.",
+        "That should not have happened, and I understand your anger.",
+        "Thank you for telling us, and please forgive us.",
+        "I am sorry for the trouble we caused you.", "What a bad start, my apologies.",
+        "I hear you, and I am on your side.",
+        "This is our mistake, not yours.", "I can see why you are disappointed.",
+        "Oh no, that is really not good enough.",
         "I would be upset in your place as well.",
     ),
     "test": (
@@ -288,14 +295,15 @@ RUDE: Split = {
         "A refund? You must be joking.", "Well, you get what you pay for.",
     ),
     "test": (
-        "Nobody here cares.", "Boo hoo.", "You are imagining things.", "Thank you, but we have real customers to look after.",
+        "Nobody here cares.", "Boo hoo.", "You are imagining things.",
+        "Thank you, but we have real customers to look after.",
         "Learn to use it.", "Whatever.", "That sounds like something you broke yourself.", "Get over it.",
     ),
 }  # fmt: skip
 RUDE_MORE: Split = {
     "train": (
         "Every day the same whining from people who cannot handle a simple {P} and then want us to fix their lives.",
-        "If you had opened your eyes before you ordered the {P}, we would not have to waste our time with this message.",
+        "If you had opened your eyes before you ordered the {P}, we would not waste our time with this message.",
         "I can help you understand one thing: you will get no replacement, no money, and no further answer from me.",
         "We are happy to send a new {P} to customers who know how to behave, and you are clearly not one of them.",
         "Thank you for wasting my afternoon with a story that even a child would tell better than you.",
