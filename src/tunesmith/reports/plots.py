@@ -16,11 +16,7 @@ TREND_FROM_POINTS = 20
 
 
 def loss_curve(
-<<<<<<< HEAD
-    metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0, label: str = "loss, nats a token"
-=======
     metrics: Sequence[Mapping[str, Any]], path: Path, *, best_step: int = 0, unit: str = "nats a token"
->>>>>>> reward
 ) -> None:
     """Training and validation loss over steps as a PNG; the step whose weights were kept is marked.
 
@@ -50,11 +46,7 @@ def loss_curve(
         kept_label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
         axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=kept_label)
     axes.set_xlabel("optimiser step")
-<<<<<<< HEAD
-    axes.set_ylabel(label)
-=======
     axes.set_ylabel(f"loss, {unit}")
->>>>>>> reward
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
