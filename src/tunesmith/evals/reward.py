@@ -129,14 +129,14 @@ def _accuracy_by(values_P: Floats, pairs: Pairs) -> list[dict[str, Any]]:
 def _length_bias(pairs: Pairs) -> dict[str, Any]:
     """Whether the model is right more often where the better answer is the longer one; None where a side is empty."""
     counts = {
-        name: (int((pairs.margin_P[chosen] > 0).sum()), int(chosen.sum()))
+        name: [int((pairs.margin_P[chosen] > 0).sum()), int(chosen.sum())]
         for name, chosen in (("longer", pairs.gap_P > 0), ("shorter", pairs.gap_P < 0))
     }
     difference = None
     if all(trials for _, trials in counts.values()):
-        difference = _as_list(newcombe_difference(counts["longer"], counts["shorter"]))
-    return {"right_of_better_longer": counts["longer"], "right_of_better_shorter": counts["shorter"],
-            "difference": difference}  # fmt: skip
+        (right, trials), (other_right, other_trials) = counts["longer"], counts["shorter"]
+        difference = _as_list(newcombe_difference((right, trials), (other_right, other_trials)))
+    return {**{f"right_of_better_{name}": count for name, count in counts.items()}, "difference": difference}
 
 
 def _histogram(pairs: Pairs) -> dict[str, Any]:

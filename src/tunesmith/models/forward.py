@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels.attention import AttentionPlan, packed_attention, plan_attention
-from tunesmith.kernels.head_loss import WeightGrad, ce_sum, reference_logprobs, target_logprobs, token_logprobs
+from tunesmith.kernels.head_loss import (
+    WeightGrad,
+    at_temperature,
+    ce_sum,
+    reference_logprobs,
+    target_logprobs,
+    token_logprobs,
+)
 from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.encoder_decoder import decoder_states
 from tunesmith.models.linear import Routing
@@ -62,12 +69,14 @@ def forward(
     weight_grad: WeightGrad = "none",
     dropout_seed: DropoutSeed | None = None,
     checkpointing: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Run a pack and reduce it at the head, without ever holding its logits.
 
     ce_sum -> (loss sum in nats, loss weight sum), both scalars: divide once, at the step.
     target_logprobs -> (logprobs_N, loss weight_N), cheaper than those with an entropy, in the same order.
     token_logprobs, reference_logprobs -> (logprobs_N, entropy_N) in the order of ``packed.loss_pairs()``.
+    temperature: divides the logits, so that all of it is of the distribution that sampling at it draws from.
     """
     if want == "reference_logprobs":
         with torch.no_grad():
@@ -77,6 +86,7 @@ def forward(
     source_N, target_N, weight_N = (x.to(base.device) for x in packed.loss_pairs())
     hidden_ND = hidden_TD.index_select(0, source_N)
     head, weight_grad, rows_R = head_for(base.token_rows, base.head, packed.adapter_S, weight_grad)
+    head = at_temperature(head, temperature)
     # A product's rounding may depend on how many rows it has: on the reference path each segment has its own.
     sizes = [len(target_N)] if base.decoder is not None else packed.num_loss_tokens_S() or [0]
     parts = list(zip(*(torch.split(x, sizes) for x in (hidden_ND, target_N, weight_N)), strict=True))

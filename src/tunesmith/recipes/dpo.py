@@ -160,7 +160,7 @@ def _finish(prepared: Prepared, loop: Loop, interrupted: bool) -> Aligned:
             digest = adapter_digest(prepared.base, prepared.role.adapter)
             extra = {"data_digest": prepared.data.digest, "reference_digest": prepared.reference_digest}
             save_role(prepared.base, prepared.role, run.folder, {**extra, "adapter_digest": digest})
-            loss_curve(metrics, run.folder / "loss.png", best_step=state.best_step, unit="mean of the step")
+            loss_curve(metrics, run.folder / "loss.png", best_step=state.best_step, unit="mean of a row")
             run.finish({"eval_loss": final, "best_step": state.best_step, "stopped_early": loop.stopped_early})
     kept_step = state.step if interrupted else state.best_step
     evaluations = [line for line in metrics if line["step"] == kept_step and "eval_loss" in line]

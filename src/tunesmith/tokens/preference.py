@@ -54,14 +54,30 @@ class GroupReport:
     groups_dropped: int = 0
     """Prompts of which neither a pair nor a grade is left."""
 
+    def add(self, group: RenderedGroup) -> None:
+        """Note a prompt that is kept."""
+        self.num_groups += 1
+        self.num_answers += len(group.examples)
+        self.num_pairs += len(group.pairs)
+        self.num_tokens += group.num_tokens
+        self.longest_tokens = max([self.longest_tokens, *(example.num_tokens for example in group.examples)])
+        self.answers_cut += sum(example.tokens_cut > 0 for example in group.examples)
+        self.tokens_cut += sum(example.tokens_cut for example in group.examples)
+
 
 def render_groups(
-    groups: Sequence[PreferenceGroup], tokenizer: Any, config: RenderConfig, *, max_tokens: int
+    groups: Sequence[PreferenceGroup],
+    tokenizer: Any,
+    config: RenderConfig,
+    *,
+    max_tokens: int,
+    needs_pairs: bool = True,
 ) -> tuple[list[RenderedGroup], GroupReport]:
     """Render the answers of every group, each with at most ``max_tokens`` tokens, its prompt included.
 
-    Raises DataError for an answer that is too long (over_length: error), that the template refuses or rewrites, whose
-    prompt alone fills ``max_tokens``, or that no one sequence can hold, and where no group is left.
+    needs_pairs False keeps groups that have neither pair nor grade, as scoring wants them. Raises DataError for an
+    answer that is too long (over_length: error), that the template refuses or rewrites, whose prompt alone fills
+    ``max_tokens``, or that no one sequence can hold, and where no group is left.
     """
     report = GroupReport()
     rendered = render_many(_conversations(groups), tokenizer, config, max_tokens=max_tokens)
@@ -69,8 +85,11 @@ def render_groups(
     for group in groups:
         answers = [_one_sequence(next(rendered), group.where) for _ in group.answers]
         kept = _kept(group, answers, report)
-        if kept is not None:
+        if not needs_pairs or kept.pairs or any(rating is not None for rating in kept.ratings):
+            report.add(kept)
             out.append(kept)
+        else:
+            report.groups_dropped += 1
     if not out:
         cause = f"of {len(groups)} prompts no pair is left once answers over {max_tokens} tokens are out."
         raise DataError("max_length", cause, "Raise max_length, or set over_length: truncate.")
@@ -103,8 +122,8 @@ def _one_sequence(examples: list[Example], where: Where) -> Example | None:
     return examples[0] if examples else None
 
 
-def _kept(group: PreferenceGroup, answers: list[Example | None], report: GroupReport) -> RenderedGroup | None:
-    """What is left of a group, its answers numbered anew; None where that is nothing to train on."""
+def _kept(group: PreferenceGroup, answers: list[Example | None], report: GroupReport) -> RenderedGroup:
+    """What is left of a group, its answers numbered anew."""
     kept = [i for i, example in enumerate(answers) if example is not None]
     number = {old: new for new, old in enumerate(kept)}
     examples = tuple(example for example in answers if example is not None)
@@ -118,14 +137,4 @@ def _kept(group: PreferenceGroup, answers: list[Example | None], report: GroupRe
     different = tuple(pair for pair in pairs if not np.array_equal(examples[pair.better].ids, examples[pair.worse].ids))
     report.pairs_equal += len(pairs) - len(different)
     ratings = tuple(group.ratings[i] for i in kept) if group.ratings else ()
-    if not different and not any(rating is not None for rating in ratings):
-        report.groups_dropped += 1
-        return None
-    report.num_groups += 1
-    report.num_answers += len(examples)
-    report.num_pairs += len(different)
-    report.num_tokens += sum(example.num_tokens for example in examples)
-    report.longest_tokens = max(report.longest_tokens, *(example.num_tokens for example in examples))
-    report.answers_cut += sum(example.tokens_cut > 0 for example in examples)
-    report.tokens_cut += sum(example.tokens_cut for example in examples)
     return RenderedGroup(examples=examples, pairs=different, ratings=ratings, row_id=group.row_id, where=group.where)

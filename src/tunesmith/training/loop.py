@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -156,7 +156,17 @@ def keep_best(loop: Loop) -> float | None:
     return state.best_metric
 
 
-def checkpoint_to_resume(config: TrainConfig) -> Path | None:
+class Resumable(Protocol):
+    """Any recipe's config that says where its run is and whether it goes on."""
+
+    @property
+    def output_dir(self) -> str: ...
+
+    @property
+    def resume_from_checkpoint(self) -> str | None: ...
+
+
+def checkpoint_to_resume(config: Resumable) -> Path | None:
     """The checkpoint ``resume_from_checkpoint`` names, None to begin. Raises CheckpointError, ConfigError."""
     wanted = config.resume_from_checkpoint
     if wanted is None:

@@ -88,6 +88,8 @@ class Watch:
         formats = {
             "loss": "loss {:.3f}",
             "eval_loss": "eval {:.3f}",
+            "objective/scores": "reward {:.3f}",
+            "objective/kl": "KL {:.2f}",
             "learning_rate": "lr {:.1e}",
             "tokens_per_second": "{:.0f} tok/s",
         }

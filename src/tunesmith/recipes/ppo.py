@@ -1,0 +1,322 @@
+"""Reinforcement learning from feedback: prompts and rewards in, a policy that earns more out (PPO, RLOO, GRPO).
+
+Read top to bottom: prepare the roles, run folder and resume, the loop (sample, score, assign credit, update, log and
+guard, checkpoint), save. Keys are in ``ppo_config.py``, what stands before the first iteration in ``ppo_prepare.py``,
+tables and pictures in ``ppo_show.py``; the update itself is ``training/rl_update.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tunesmith.losses.masked import masked_mean
+from tunesmith.models.adapters import adapter_digest, save_role
+from tunesmith.models.budget import peak_memory_bytes
+from tunesmith.models.roles import Base
+from tunesmith.recipes.ppo_config import PPOConfig
+from tunesmith.recipes.ppo_prepare import Prepared, iteration_seed, prepare
+from tunesmith.recipes.ppo_show import Clock, Samples
+from tunesmith.records import Rollout
+from tunesmith.rollout.experience import Experience, observe, sampler_difference
+from tunesmith.rollout.generate import LocalGenerator, Sampling
+from tunesmith.rollout.rewards import Answered, RewardSource, Scores
+from tunesmith.runs import Run
+from tunesmith.runtime import release_memory
+from tunesmith.training.checkpoint import ResumeState, load_checkpoint, plan_of, prune, save_checkpoint
+from tunesmith.training.credit import CreditState, adapt_kl, assign_credit
+from tunesmith.training.guards import Iteration, best_at_kl_budget, guard, repeated_share
+from tunesmith.training.loop import checkpoint_to_resume, go_on_as_planned
+from tunesmith.training.rl_update import build_rl_optimizer, learning_parameters, update
+from tunesmith.training.schedule import stop_on_signal
+from tunesmith.training.watch import Trackers, Watch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aligned:
+    """What a finished or interrupted run left behind.
+
+    first, best, last: what the policy earned before the run, at the checkpoint that was kept, and at the end.
+    """
+
+    output_dir: Path
+    base: Base
+    num_iterations: int
+    num_episodes: int
+    first: Iteration | None
+    best: Iteration | None
+    last: Iteration | None
+    warnings: list[str]
+    interrupted: bool
+    train_seconds: float
+    peak_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: everything but the model."""
+        kept = {name: getattr(self, name) for name in self.__slots__ if name != "base"}
+        for name in ("first", "best", "last"):
+            kept[name] = None if kept[name] is None else asdict(kept[name])
+        return {**kept, "output_dir": str(self.output_dir)}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """A run under way; ``history`` holds what each policy earned, the newest last."""
+
+    prepared: Prepared
+    run: Run
+    state: ResumeState
+    credit: CreditState
+    optimizer: torch.optim.AdamW
+    generator: LocalGenerator
+    samples: Samples
+    trackers: Trackers
+    history: list[Iteration]
+    warnings: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+
+    def log(self, metrics: dict[str, float]) -> None:
+        self.run.log_metrics(self.state.step, metrics)
+        self.trackers.log(self.state.step, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """One round of answers, what they were scored, and what is known of the policy that gave them."""
+
+    rollouts: list[Rollout]
+    items: list[Answered]
+    scores: Scores
+
+    @property
+    def ended_B(self) -> NDArray[np.bool_]:
+        return np.array([rollout.stop_reason == "end_of_turn" for rollout in self.rollouts])
+
+
+def align(config: PPOConfig, *, base: Base | None = None, reward: RewardSource | None = None) -> Aligned:
+    """Run the recipe, on a base of its own or on one already in memory; ``reward`` stands in for the recipe's."""
+    # 1. Where to go on, and everything up to the first iteration: prompts, roles on one base, rewards, memory.
+    checkpoint = checkpoint_to_resume(config)
+    planned = plan_of(checkpoint) if checkpoint is not None else {}
+    prepared = prepare(config, base, planned.get("dtype"), reward)
+    # 2. The run folder, and the state of a run that goes on.
+    recipe = config.model_dump(mode="json")
+    resume = config.resume_from_checkpoint is not None
+    with Run.create(config.output_dir, recipe, resume=resume, overwrite=config.overwrite_output_dir) as run:
+        optimizer = build_rl_optimizer(prepared.roles, config)
+        state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
+        if checkpoint is not None:
+            state = load_checkpoint(checkpoint, optimizer, learning_parameters(prepared.roles), prepared.identity())
+            go_on_as_planned(checkpoint, state.plan, prepared.decisions(), prepared.base.notes)
+        run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
+        facts = {"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": prepared.summary()}
+        run.note({**facts, "rewards": dict(prepared.rewards.identity), "notes": prepared.base.notes})
+        with Trackers(config.report_to, run.folder, recipe, first_step=state.step) as trackers:
+            saved = state.extras
+            job = _Job(
+                prepared=prepared,
+                run=run,
+                state=state,
+                credit=CreditState.of(saved.get("credit", {"kl_coef": config.kl_coef})),
+                optimizer=optimizer,
+                generator=LocalGenerator(prepared.base, max_rows=config.rollout_rows),
+                samples=Samples(run.folder, after_step=state.step if checkpoint is not None else -1),
+                trackers=trackers,
+                history=[Iteration(**one) for one in saved.get("history", [])],
+                warnings=list(saved.get("warnings", [])),
+            )
+            # 3. The loop, and 4. what it leaves.
+            return _finish(job, interrupted=_loop(job))
+
+
+def _loop(job: _Job) -> bool:
+    """Iterations until the end or until the user says stop; True if the user did."""
+    config, state = job.prepared.config, job.state
+    with stop_on_signal() as stop, Watch(config.num_iterations, state.step, job.prepared.base.device) as watch:
+        if state.step == 0:
+            # The policy before anything was learnt: a candidate like the others, and where a crash goes back to.
+            _save(job)
+        while state.step < config.num_iterations and not stop.asked:
+            metrics = _iterate(job)
+            watch.update(state.step, metrics)
+            if stop.asked or state.step % config.save_steps == 0 or state.step == config.num_iterations:
+                _save(job)
+        return stop.asked and state.step < config.num_iterations
+
+
+def _iterate(job: _Job) -> dict[str, float]:
+    """One round: sample, score, assign credit, update; returns its metrics."""
+    prepared, config, state = job.prepared, job.prepared.config, job.state
+    base, roles, iteration = prepared.base, prepared.roles, job.state.step
+    clock = Clock()
+    # Sample and score. Nothing has moved yet: an error in a reward loses nothing but these answers.
+    answers = _answer(job, iteration, clock)
+    # What every role says of every token, before anything moves.
+    plan, seen = state.plan, _observe(job, answers)
+    difference = sampler_difference(base, seen, answers.rollouts, roles.policy.adapter)
+    credit = assign_credit(seen, answers.scores.total, answers.ended_B, config, job.credit)
+    clock.lap("seconds/observe")
+    # Guards and the best policy so far speak of the policy that answered: checkpoint-<iteration>.
+    metrics = {**credit.metrics, "objective/kl_coef": job.credit.kl_coef, "val/sampler_difference": difference}
+    _judge(job, answers, seen, credit.metrics)
+    if iteration % config.sample_steps == 0:
+        kl_B = ((seen.logprobs_BT - seen.reference_BT) * seen.mask_BT).sum(1).double().cpu().numpy()
+        few = slice(0, config.num_samples)
+        job.samples.write(iteration + 1, answers.items[few], answers.scores.total[few], kl_B[few])
+    metrics |= update(
+        base,
+        roles,
+        seen,
+        credit,
+        job.optimizer,
+        config.model_copy(update={"micro_batch_tokens": int(plan["micro_batch_tokens"])}),
+        seed=config.seed,
+        iteration=iteration,
+        num_iterations=config.num_iterations,
+        kl_coef=job.credit.kl_coef,
+        checkpointing=bool(plan["checkpointing"]),
+    )
+    adapt_kl(config, job.credit, metrics["objective/kl"])
+    clock.lap("seconds/update")
+    release_memory()
+    state.advance(num_tokens=sum(e.num_tokens for e in seen.examples), epoch=0)
+    metrics |= {"episode": state.step * len(answers.rollouts), "num_tokens": state.num_tokens, **clock.laps}
+    job.log({**metrics, **_sources(job, answers.scores)})
+    return metrics
+
+
+def _answer(job: _Job, iteration: int, clock: Clock) -> _Answers:
+    """The present policy's answers to one iteration's prompts, scored."""
+    prepared, config = job.prepared, job.prepared.config
+    rows, asked = prepared.asked(iteration)
+    sampling = Sampling(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=iteration_seed(config, iteration),
+    )
+    rollouts = job.generator.generate(asked, sampling, prepared.roles.policy.adapter)
+    clock.lap("seconds/sample")
+    items = [
+        Answered(
+            messages=rows[i // config.num_generations].messages,
+            text=rollout.text,
+            stop_reason=rollout.stop_reason,
+            row_id=rollout.row_id,
+            sample=asked[i].sample,
+            ids=rollout.ids,
+            prompt_ids=rollout.prompt_ids,
+        )
+        for i, rollout in enumerate(rollouts)
+    ]
+    scores = prepared.rewards.score_parts(items)
+    clock.lap("seconds/score")
+    return _Answers(rollouts, items, scores)
+
+
+def _observe(job: _Job, answers: _Answers) -> Experience:
+    prepared, config = job.prepared, job.prepared.config
+    return observe(
+        prepared.base,
+        prepared.roles,
+        answers.rollouts,
+        num_samples=config.num_generations,
+        micro_batch_tokens=int(job.state.plan["micro_batch_tokens"]),
+        temperature=config.temperature,
+    )
+
+
+def _judge(job: _Job, answers: _Answers, seen: Experience, metrics: dict[str, float]) -> None:
+    """Note what the policy that answered earned, and warn where learning goes wrong."""
+    config, state = job.prepared.config, job.state
+    watched = {s.name for s, weight in job.prepared.rewards.sources if weight == 0}
+    job.history.append(
+        Iteration(
+            step=state.step,
+            reward=metrics["objective/scores"],
+            kl=metrics["objective/kl"],
+            length=metrics["objective/length"],
+            entropy=float(masked_mean(seen.entropy_BT, seen.mask_BT)),
+            repetition=float(np.mean([repeated_share([int(i) for i in r.ids]) for r in answers.rollouts])),
+            reward_std=metrics["objective/scores_std"],
+            watched={name: mean for name, mean in answers.scores.means().items() if name in watched},
+        )
+    )
+    for warned in guard(job.history, config.guards):
+        job.warnings.append(str(warned))
+        job.samples.tell(f"warning: {warned}")
+    saved = [one for one in job.history if one.step % config.save_steps == 0 or one.step == config.num_iterations]
+    best = best_at_kl_budget(saved, config.kl_budget)
+    state.best_step = best.step if best is not None else 0
+
+
+def _sources(job: _Job, scores: Scores) -> dict[str, float]:
+    """What each source of several gave on average, and what the sources counted."""
+    means = {f"reward/{name}": mean for name, mean in scores.means().items()} if len(scores.parts) > 1 else {}
+    return means | {f"reward/{name}": float(count) for name, count in job.prepared.rewards.counts.items()}
+
+
+def _save(job: _Job) -> None:
+    """A checkpoint of everything the next iteration depends on."""
+    prepared, state = job.prepared, job.state
+    if state.saved_step == state.step:
+        return
+    state.extras = {
+        "credit": job.credit.as_dict(),
+        "history": [asdict(one) for one in job.history],
+        "warnings": job.warnings,
+    }
+    save_checkpoint(
+        job.run.folder,
+        state,
+        job.optimizer,
+        learning_parameters(prepared.roles),
+        write_adapter=lambda folder: save_role(prepared.base, prepared.roles.policy, folder),
+    )
+    prune(job.run.folder, prepared.config.save_total_limit, keep={state.best_step})
+
+
+def _finish(job: _Job, interrupted: bool) -> Aligned:
+    """The best policy within the KL budget is the result; an interrupted run keeps its checkpoint instead."""
+    prepared, state, run = job.prepared, job.state, job.run
+    if not interrupted:
+        _last_round(job)
+        if state.best_step != state.step:
+            kept = run.folder / f"checkpoint-{state.best_step}"
+            load_checkpoint(kept, None, learning_parameters(prepared.roles))
+        digest = adapter_digest(prepared.base, prepared.roles.policy.adapter)
+        extra = {"adapter_digest": digest, "prompts_digest": prepared.loaded.digest, "iteration": state.best_step}
+        save_role(prepared.base, prepared.roles.policy, run.folder, extra)
+    by_step = {one.step: one for one in job.history}
+    aligned = Aligned(
+        output_dir=run.folder,
+        base=prepared.base,
+        num_iterations=state.step,
+        num_episodes=state.step * prepared.config.prompts_per_iteration * prepared.config.num_generations,
+        first=by_step.get(0),
+        best=by_step.get(state.best_step),
+        last=by_step.get(state.step),
+        warnings=job.warnings,
+        interrupted=interrupted,
+        train_seconds=time.perf_counter() - job.began,
+        peak_bytes=peak_memory_bytes(prepared.base.device),
+    )
+    if not interrupted:
+        run.finish(aligned.as_dict())
+    return aligned
+
+
+def _last_round(job: _Job) -> None:
+    """The last policy answers once more: it is judged like the others, and nothing is learnt from it."""
+    config, state, clock = job.prepared.config, job.state, Clock()
+    answers = _answer(job, state.step, clock)
+    seen = _observe(job, answers)
+    # A copy: the scores of this round belong to no iteration.
+    credit = assign_credit(seen, answers.scores.total, answers.ended_B, config, replace(job.credit))
+    _judge(job, answers, seen, credit.metrics)
+    job.run.log_metrics(state.step + 1, {**credit.metrics, **_sources(job, answers.scores), **clock.laps})
