@@ -10,8 +10,9 @@ import pytest
 from tunesmith.config import load_config
 
 ROOT = Path(__file__).parents[2]
-# The tokenizer verbs read files of their own kind (test_tokenizer_cli.py), and mixtures lie in a folder of their own.
-OTHERS = ("extend", "tokenizer")
+# Other verbs read files of their own kind (test_tokenizer_cli.py, tests/preference and those of rewards and PPO),
+# and mixtures lie in a folder of their own.
+OTHERS = ("extend", "tokenizer", "dpo", "kto", "reward", "ppo")
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in OTHERS)
 
 
