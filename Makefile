@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: demo test check setup bench clean
+.PHONY: demo test check setup bench bench-preference clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -25,6 +25,9 @@ check: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready
 	$(BIN)/python bench/run_sft.py
+
+bench-preference: $(VENV)/.ready
+	$(BIN)/python bench/run_preference.py
 
 # Without Debian's python3-venv a failed attempt leaves an environment that has no pip: it must not be taken for one.
 $(BIN)/python:

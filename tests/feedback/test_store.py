@@ -38,7 +38,7 @@ VALUES: list[tuple[int, Value]] = [
     (1, Flagged(True, "rude")),
     (1, Flagged(False)),
     (1, Edited(answer_of("Sorry about that!"))),
-    (3, Ranked(((1,), (2, 0)))),
+    (3, Ranked(((1,), (0, 2)))),
 ]
 
 
@@ -198,6 +198,10 @@ def test_values_survive_json(value: Value) -> None:
     assert value_from_json(KIND_OF[type(value)], value_to_json(value)) == value
 
 
+def test_a_tier_has_no_order() -> None:
+    assert value_to_json(Ranked(((1,), (2, 0)))) == value_to_json(Ranked(((1,), (0, 2))))
+
+
 def test_an_id_is_put_in_once_and_says_one_thing(tmp_path: Path) -> None:
     store, prompt, ids = filled(tmp_path / "f.db")
     for _ in range(2):
@@ -237,6 +241,19 @@ def test_paths_without_a_store_are_refused(tmp_path: Path) -> None:
         db.execute("CREATE TABLE t (x)")
     with pytest.raises(DataError, match="no feedback store"):
         FeedbackStore.open(foreign, create=True)
+
+
+def test_a_damaged_store_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "f.db"
+    store, prompt, ids = filled(path)
+    for i in range(200):
+        store.add_judgement(prompt, ids[:1], Rated(1 + i % 5), annotator="a" * 200)
+    store.close()
+    data = bytearray(path.read_bytes())
+    data[4096 * 6 :] = b"\xff" * (len(data) - 4096 * 6)
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"the file is damaged. Fix: .*recover"), FeedbackStore.open(path) as store:
+        list(store.judgements())
 
 
 def test_a_newer_store_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -172,3 +172,15 @@ def test_wrong_input_is_refused() -> None:
         fleiss_kappa([[0.5, 1.5]])
     with pytest.raises(ValueError, match="matrix"):
         krippendorff_alpha(np.zeros(3), "nominal")
+
+
+def test_items_of_one_prompt_are_drawn_together() -> None:
+    """Twenty prompts, each with five items that all annotators judge alike: five times the items, not the knowledge."""
+    rng = np.random.default_rng(0)
+    said = rng.integers(2, size=(20, 2)).astype(float)
+    once = krippendorff_alpha(said, "nominal")
+    alone = krippendorff_alpha(np.repeat(said, 5, axis=0), "nominal")
+    together = krippendorff_alpha(np.repeat(said, 5, axis=0), "nominal", clusters_N=np.repeat(np.arange(20), 5))
+    widths = [found.high - found.low for found in (once, alone, together)]  # type: ignore[operator]
+    assert widths[1] < 0.6 * widths[0]
+    assert widths[2] == pytest.approx(widths[0], rel=0.1)

@@ -13,10 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, experiment, tokenizer
-from tunesmith.cli.ppo import ppo
-from tunesmith.cli.reward import reward
-from tunesmith.cli.score import score
+from tunesmith.cli import data, dpo, experiment, feedback, ppo, reward, score, tokenizer, winrate
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -36,12 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(data.app, name="data")
-app.add_typer(experiment.app, name="experiment")
-app.add_typer(tokenizer.app, name="tokenizer")
-app.command()(ppo)
-app.command()(reward)
-app.command()(score)
+for group in (data, experiment, feedback, tokenizer):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+for verb in (reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate):
+    app.command()(verb)
 
 
 @app.command()

@@ -32,11 +32,6 @@ class WinRate:
     difference: Interval
     p: float
 
-    @property
-    def excludes_nothing_gained(self) -> bool:
-        """Whether the interval of the score difference leaves out 0."""
-        return self.difference.low > 0 or self.difference.high < 0
-
     def as_dict(self) -> dict[str, Any]:
         """For JSON; intervals as value, low and high."""
         return asdict(self)
@@ -75,6 +70,10 @@ class Divergence:
 
     sequence: Interval
     token: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; the interval as value, low and high."""
+        return asdict(self)
 
 
 def divergence(log_ratios: Sequence[NDArray[np.float64]], prompt_of: Sequence[int], seed: int) -> Divergence:

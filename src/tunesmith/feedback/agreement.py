@@ -1,8 +1,9 @@
 """How far annotators agree beyond chance: Cohen's and Fleiss' kappa, Krippendorff's alpha, with bootstrap intervals.
 
 Letters: N items, R annotators, C categories, B resamples. A matrix of judgements is values_NR, float, NaN where an
-annotator said nothing of an item. What is undefined (one category only, nobody judged the same item) is said in words,
-never given as NaN. numpy only.
+annotator said nothing of an item. clusters_N: items with one number are drawn together, since the items of one prompt
+are not independent; without it every item is drawn by itself. What is undefined (one category only, nobody judged the
+same item) is said in words, never given as NaN. numpy only.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from tunesmith.randomness import generator
 
 Level = Literal["nominal", "ordinal", "interval"]
 Floats = NDArray[np.float64]
+Clusters = Sequence[int] | NDArray[np.int64] | None
 NUM_RESAMPLES = 2_000
 # A bound of 16 million numbers at once, whatever the number of items.
 _NUMBERS_AT_ONCE = 16_000_000
+ONE_CATEGORY = "every judgement is of one and the same category"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +56,22 @@ class Agreement:
         return out
 
 
-def cohen_kappa(first_N: Sequence[float], second_N: Sequence[float], *, seed: int = 0) -> Agreement:
+def cohen_kappa(
+    first_N: Sequence[float], second_N: Sequence[float], *, clusters_N: Clusters = None, seed: int = 0
+) -> Agreement:
     """Cohen's kappa of two annotators over the items both judged (Cohen 1960, equation 1); NaN: not judged.
 
     Raises ValueError when the lengths differ.
     """
     pair_N2 = np.column_stack([_as_floats(first_N), _as_floats(second_N)])
-    pair_N2 = pair_N2[~np.isnan(pair_N2).any(axis=1)]
+    both_N = ~np.isnan(pair_N2).any(axis=1)
+    pair_N2, clusters = pair_N2[both_N], _of(clusters_N, both_N)
     if not len(pair_N2):
         return Agreement(value=None, reason="the two judged no item in common")
     codes_N2, num_categories = _codes(pair_N2)
     cells_NCC = np.zeros((len(codes_N2), num_categories, num_categories))
     cells_NCC[np.arange(len(codes_N2)), codes_N2[:, 0], codes_N2[:, 1]] = 1
-    return _with_interval(cells_NCC, _kappa_of_tables, seed, "both gave every item one and the same category")
+    return _with_interval(cells_NCC, _kappa_of_tables, seed, clusters, "both gave every item one and the same category")
 
 
 def _kappa_of_tables(table_BCC: Floats) -> Floats:
@@ -75,7 +81,9 @@ def _kappa_of_tables(table_BCC: Floats) -> Floats:
     return _beyond(observed_B, expected_B)
 
 
-def fleiss_kappa(counts_NC: Sequence[Sequence[float]] | Floats, *, seed: int = 0) -> Agreement:
+def fleiss_kappa(
+    counts_NC: Sequence[Sequence[float]] | Floats, *, clusters_N: Clusters = None, seed: int = 0
+) -> Agreement:
     """Fleiss' kappa of a table of how many annotators put item n into category c (Fleiss 1971, equations 1 to 7).
 
     Items that fewer than two annotators judged are left out. Where their number differs from item to item, an item's
@@ -85,13 +93,14 @@ def fleiss_kappa(counts_NC: Sequence[Sequence[float]] | Floats, *, seed: int = 0
     table_NC = np.asarray(counts_NC, np.float64)
     if table_NC.ndim != 2 or (table_NC < 0).any() or (table_NC != np.round(table_NC)).any():
         raise ValueError("counts are whole numbers from 0, one row an item")
-    table_NC = table_NC[table_NC.sum(axis=1) >= 2]
+    judged_N = table_NC.sum(axis=1) >= 2
+    table_NC, clusters = table_NC[judged_N], _of(clusters_N, judged_N)
     if not len(table_NC):
         return Agreement(value=None, reason="no item was judged by two annotators")
-    judged_N = table_NC.sum(axis=1)
-    agreed_N = ((table_NC**2).sum(axis=1) - judged_N) / (judged_N * (judged_N - 1))
+    number_N = table_NC.sum(axis=1)
+    agreed_N = ((table_NC**2).sum(axis=1) - number_N) / (number_N * (number_N - 1))
     parts = np.column_stack([agreed_N, np.ones(len(table_NC)), table_NC])
-    return _with_interval(parts, _fleiss_of_sums, seed, "every judgement is of one and the same category")
+    return _with_interval(parts, _fleiss_of_sums, seed, clusters, ONE_CATEGORY)
 
 
 def _fleiss_of_sums(sums_BP: Floats) -> Floats:
@@ -101,12 +110,14 @@ def _fleiss_of_sums(sums_BP: Floats) -> Floats:
     return _beyond(observed_B, (share_BC**2).sum(axis=1))
 
 
-def krippendorff_alpha(values_NR: Sequence[Sequence[float]] | Floats, level: Level, *, seed: int = 0) -> Agreement:
+def krippendorff_alpha(
+    values_NR: Sequence[Sequence[float]] | Floats, level: Level, *, clusters_N: Clusters = None, seed: int = 0
+) -> Agreement:
     """Krippendorff's alpha of any number of annotators with missing judgements (Krippendorff 2011, section C).
 
     1 is perfect agreement, 0 what chance gives, below 0 systematic disagreement.
     """
-    matrix_NR = _pairable(values_NR)
+    matrix_NR, clusters = _pairable(values_NR, clusters_N)
     if not len(matrix_NR):
         return Agreement(value=None, reason="no item was judged by two annotators")
     coincidences_NCC, category_C = _coincidences(matrix_NR)
@@ -114,22 +125,24 @@ def krippendorff_alpha(values_NR: Sequence[Sequence[float]] | Floats, level: Lev
         coincidences_NCC,
         lambda sums_BCC: _alpha_of_coincidences(sums_BCC, category_C, level),
         seed,
-        "every judgement is of one and the same category",
+        clusters,
+        ONE_CATEGORY,
     )
 
 
-def agreement_with_rest(values_NR: Floats, annotator: int, level: Level, *, seed: int = 0) -> Agreement:
+def agreement_with_rest(
+    values_NR: Floats, annotator: int, level: Level, *, clusters_N: Clusters = None, seed: int = 0
+) -> Agreement:
     """Alpha of the pairs an annotator is one half of: their disagreement with the others over that of chance.
 
     Chance is that of all judgements, so that the coefficients of several annotators can be compared.
     """
-    matrix_NR = _pairable(values_NR)
-    matrix_NR = matrix_NR[~np.isnan(matrix_NR[:, annotator])]
+    matrix_NR, clusters = _pairable(values_NR, clusters_N)
+    judged_N = ~np.isnan(matrix_NR[:, annotator])
+    matrix_NR, clusters = matrix_NR[judged_N], _of(clusters, judged_N)
     if not len(matrix_NR):
         return Agreement(value=None, reason="nobody else judged what this annotator judged")
-    return _with_interval(
-        *_with_rest(matrix_NR, annotator, level), seed, "every judgement is of one and the same category"
-    )
+    return _with_interval(*_with_rest(matrix_NR, annotator, level), seed, clusters, ONE_CATEGORY)
 
 
 def _with_rest(matrix_NR: Floats, annotator: int, level: Level) -> tuple[Floats, Callable[[Floats], Floats]]:
@@ -154,12 +167,14 @@ def _with_rest(matrix_NR: Floats, annotator: int, level: Level) -> tuple[Floats,
     return np.stack([mine_NCC, all_NCC], axis=1), alpha
 
 
-def without_minus_with(values_NR: Floats, annotator: int, level: Level, *, seed: int = 0) -> Agreement:
+def without_minus_with(
+    values_NR: Floats, annotator: int, level: Level, *, clusters_N: Clusters = None, seed: int = 0
+) -> Agreement:
     """How much better the others agree among each other than this annotator with them, on the items both are known for.
 
     Above 0 with its whole interval: the annotator disagrees with people who agree with each other.
     """
-    matrix_NR = _pairable(values_NR)
+    matrix_NR, clusters = _pairable(values_NR, clusters_N)
     others_NR = np.delete(matrix_NR, annotator, axis=1)
     both_N = ~np.isnan(matrix_NR[:, annotator]) & ((~np.isnan(others_NR)).sum(axis=1) >= 2)
     if not both_N.any():
@@ -174,19 +189,24 @@ def without_minus_with(values_NR: Floats, annotator: int, level: Level, *, seed:
         rest = _alpha_of_coincidences(sums_BP[:, mine_size:].reshape(-1, *rest_NCC.shape[1:]), category_C, level)
         return rest - mine
 
-    return _with_interval(parts, difference, seed, "every judgement is of one and the same category")
+    return _with_interval(parts, difference, seed, _of(clusters, both_N), ONE_CATEGORY)
 
 
 def _as_floats(values: Sequence[float]) -> Floats:
     return np.asarray(values, np.float64)
 
 
-def _pairable(values_NR: Sequence[Sequence[float]] | Floats) -> Floats:
+def _of(clusters_N: Clusters, kept_N: NDArray[np.bool_]) -> Clusters:
+    return None if clusters_N is None else np.asarray(clusters_N)[kept_N]
+
+
+def _pairable(values_NR: Sequence[Sequence[float]] | Floats, clusters_N: Clusters) -> tuple[Floats, Clusters]:
     """The items that two annotators or more judged. Raises ValueError for what is no matrix."""
     matrix_NR = np.asarray(values_NR, np.float64)
     if matrix_NR.ndim != 2:
         raise ValueError("judgements are a matrix: one row an item, one column an annotator")
-    return matrix_NR[(~np.isnan(matrix_NR)).sum(axis=1) >= 2]
+    kept_N = (~np.isnan(matrix_NR)).sum(axis=1) >= 2
+    return matrix_NR[kept_N], _of(clusters_N, kept_N)
 
 
 def _codes(values: Floats) -> tuple[NDArray[np.int64], int]:
@@ -240,20 +260,28 @@ def _ratio(above_B: Floats, below_B: Floats) -> Floats:
     return np.where(fine_B, above_B / np.where(fine_B, below_B, 1.0), np.nan)
 
 
-def _with_interval(parts: Floats, coefficient: Callable[[Floats], Floats], seed: int, one_category: str) -> Agreement:
-    """The coefficient of the sum of the items' parts (N, ...), and its percentile interval over resampled items."""
+def _with_interval(
+    parts: Floats, coefficient: Callable[[Floats], Floats], seed: int, clusters: Clusters, undefined: str
+) -> Agreement:
+    """The coefficient of the sum of the items' parts (N, ...), and its percentile interval over resampled clusters."""
     num_items = len(parts)
     value = float(coefficient(parts.sum(axis=0, keepdims=True))[0])
     if np.isnan(value):
-        return Agreement(value=None, num_items=num_items, reason=one_category)
-    if num_items < 2:
-        return Agreement(value=value, num_items=num_items, reason="one item has no interval")
-    rng, flat = generator(seed, "agreement_bootstrap"), parts.reshape(num_items, -1)
+        return Agreement(value=None, num_items=num_items, reason=undefined)
+    if clusters is not None:
+        _, index = np.unique(clusters, return_inverse=True)
+        together = np.zeros((index.max() + 1, *parts.shape[1:]))
+        np.add.at(together, index, parts)
+        parts = together
+    drawable = len(parts)
+    if drawable < 2:
+        return Agreement(value=value, num_items=num_items, reason="one item alone has no interval")
+    rng, flat = generator(seed, "agreement_bootstrap"), parts.reshape(drawable, -1)
     drawn = []
-    step = max(1, _NUMBERS_AT_ONCE // max(num_items, flat.shape[1]))
+    step = max(1, _NUMBERS_AT_ONCE // max(drawable, flat.shape[1]))
     for start in range(0, NUM_RESAMPLES, step):
         size = min(step, NUM_RESAMPLES - start)
-        times_BN = rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=size)
+        times_BN = rng.multinomial(drawable, np.full(drawable, 1 / drawable), size=size)
         drawn.append(coefficient((times_BN @ flat).reshape(size, *parts.shape[1:])))
     values = np.concatenate(drawn)
     defined = values[~np.isnan(values)]

@@ -38,7 +38,7 @@ class Session:
             # A fully tuned run is a whole model, not an adapter.
             model, adapter = str(adapter), None
         if adapter is not None and model == EMBEDDED_MODEL:
-            model = _base_of(adapter) or model
+            model = base_of(adapter) or model
         base = load_base(ModelConfig(model_name_or_path=model))
         name = load_adapter(base, adapter, "default").adapter if adapter is not None else None
         return cls(base=base, adapter=name, generator=LocalGenerator(base))
@@ -58,7 +58,8 @@ class Session:
         return self.generator.stream(prompt, sampling, self.adapter)
 
 
-def _base_of(adapter: Path) -> str | None:
+def base_of(adapter: Path) -> str | None:
+    """The base an adapter says it was trained on; None where it does not say."""
     for name, key in ((PROVENANCE_FILE, "base_name"), ("adapter_config.json", "base_model_name_or_path")):
         if (adapter / name).is_file():
             value = json.loads((adapter / name).read_text()).get(key)

@@ -43,8 +43,8 @@ def loss_curve(
         axes.plot(*zip(*valid, strict=True), color=VALIDATION, marker="o", markersize=4, label="validation")
     kept = [point for point in valid if point[0] == best_step]
     if kept and best_step > 0:
-        label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
-        axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=label)
+        kept_label = f"kept: step {kept[-1][0]}, {kept[-1][1]:.3f}"
+        axes.plot(*kept[-1], "o", markersize=11, markerfacecolor="none", color=VALIDATION, label=kept_label)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel(f"loss, {unit}")
     axes.set_ylim(bottom=0)

@@ -10,12 +10,15 @@ from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
 from tunesmith.tokens.render import render_prompt
 
-# Answers are given in portions of this size: a job that is stopped loses at most one.
+# Answers are given in portions of this size, unless told otherwise.
 _PORTION = 8
 
 
 class LocalWriter:
-    """Answers with a generator of ours; name and digests say which base it runs on and how requests are rendered."""
+    """Answers with a generator of ours; name and digests say which base it runs on and how requests are rendered.
+
+    portion: answers made and given together; a job that is stopped loses at most so many.
+    """
 
     def __init__(
         self,
@@ -25,8 +28,9 @@ class LocalWriter:
         name: str,
         digests: Mapping[str, str],
         adapter: str | None = None,
+        portion: int = _PORTION,
     ) -> None:
-        self.generator, self.tokenizer, self.adapter = generator, tokenizer, adapter
+        self.generator, self.tokenizer, self.adapter, self.portion = generator, tokenizer, adapter, portion
         self._identity = {"model": name, **digests, "adapter_digest": generator.sync(adapter)}
 
     @property
@@ -37,8 +41,8 @@ class LocalWriter:
     def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[tuple[int, Written]]:
         """One answer a request, in order, given by portions. Raises DataError for a request beyond the context."""
         prompts = [Prompt(ids=render_prompt(one.messages, self.tokenizer), row_id=one.row_id) for one in asked]
-        for first in range(0, len(prompts), _PORTION):
-            rollouts = self.generator.generate(prompts[first : first + _PORTION], sampling, self.adapter)
+        for first in range(0, len(prompts), self.portion):
+            rollouts = self.generator.generate(prompts[first : first + self.portion], sampling, self.adapter)
             for index, rollout in enumerate(rollouts, first):
                 details = {"prompt_tokens": len(rollout.prompt_ids), "new_tokens": len(rollout.ids)}
                 yield index, Written(text=rollout.text, stop_reason=rollout.stop_reason, details=details)

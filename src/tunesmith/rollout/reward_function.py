@@ -184,7 +184,8 @@ def load_function(address: str) -> tuple[Callable[..., Any], Path | None]:
         raise RewardError(
             f"function '{address}'", f"{cause}.", f"It holds {', '.join(found[:8]) or 'none'}: name one of them."
         )
-    return function, Path(module.__file__) if getattr(module, "__file__", None) else None
+    source = getattr(module, "__file__", None)
+    return function, Path(source) if source else None
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -90,12 +90,16 @@ class JudgeReward:
 
     def __init__(self, writer: Writer, config: JudgeConfig, name: str = "judge") -> None:
         self.writer, self.config, self.name = writer, config, name
+        self.notes: list[str] = []
         self._unparsed = self._asked_again = self._graded = 0
 
     @classmethod
     def open(cls, config: JudgeConfig, name: str = "judge") -> JudgeReward:
         """The judge behind the endpoint of the config."""
-        return cls(Endpoint(config, seed=config.seed), config, name)
+        endpoint = Endpoint(config, seed=config.seed)
+        judge = cls(endpoint, config, name)
+        judge.notes += endpoint.notes
+        return judge
 
     @property
     def identity(self) -> Mapping[str, str]:

@@ -111,6 +111,6 @@ def open_rewards(
         else:
             assert config.judge is not None
             source = JudgeReward.open(config.judge, config.label)
-            notes += source.writer.notes
+            notes += source.notes
         sources.append((source, config.weight))
     return WeightedSum(sources), notes

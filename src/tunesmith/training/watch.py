@@ -31,10 +31,19 @@ QUIET_SECONDS = 20.0
 class Watch:
     """A progress bar with loss, learning rate, tokens/s, memory and time left; plain lines where there is no terminal.
 
-    console: where to show it, standard error by default.
+    console: where to show it, standard error by default. what: what is counted.
     """
 
-    def __init__(self, num_steps: int, first_step: int, device: torch.device, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        first_step: int,
+        device: torch.device,
+        console: Console | None = None,
+        *,
+        what: str = "step",
+    ) -> None:
+        self.what = what
         self.num_steps, self.first_step, self.device = num_steps, first_step, device
         self._console = console or Console(stderr=True)
         self._metrics: dict[str, float] = {}
@@ -43,7 +52,7 @@ class Watch:
         self._task = TaskID(0)
         if self._console.is_terminal:
             self._progress = Progress(
-                TextColumn("step"),
+                TextColumn(what),
                 MofNCompleteColumn(),
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[text]}", markup=False),
@@ -73,7 +82,7 @@ class Watch:
             self._progress.update(self._task, completed=step, text=text)
         elif now - self._last_line > QUIET_SECONDS or step == self.num_steps:
             self._last_line = now
-            print(f"step {step}/{self.num_steps}  {text}", file=self._console.file, flush=True)
+            print(f"{self.what} {step}/{self.num_steps}  {text}", file=self._console.file, flush=True)
 
     def _numbers(self) -> list[str]:
         formats = {

@@ -1,0 +1,114 @@
+"""What a reinforcement-learning run leaves to look at: the page, and a blind win rate on held-out prompts if asked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tunesmith.data.prompts import LoadedPrompts, load_prompts
+from tunesmith.evals.match import MatchConfig, play
+from tunesmith.models.roles import Base
+from tunesmith.recipes.winrate import refuse_trained_with, write_match
+from tunesmith.reports.ppo import write_rl_report
+from tunesmith.rollout.generate import Generator
+from tunesmith.rollout.reward_open import RewardConfig, open_rewards
+from tunesmith.rollout.rewards import WeightedSum
+from tunesmith.runs import machine_summary
+from tunesmith.training.guards import GuardConfig, Iteration, Warned, guard
+
+
+class HeldOutConfig(MatchConfig):
+    """The blind win rate at the end: held-out prompts, and a judge the policy does not train with."""
+
+    prompts: str
+    """File of prompts that are not trained on."""
+    columns: dict[str, str] = {}
+    """Our name of a column -> the file's."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first rows."""
+    rewards: list[RewardConfig] = Field(min_length=1)
+    """Who judges; a source that is among the recipe's own rewards is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """The match at the end, opened before training: a wrong file name costs no training then."""
+
+    config: HeldOutConfig
+    prompts: LoadedPrompts
+    judge: WeightedSum
+    notes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, config: HeldOutConfig, base: Base, trained_with: Mapping[str, str]) -> HeldOut:
+        """Read the prompts and open the judge. Raises ConfigError where the judge is in the identity trained with."""
+        prompts = load_prompts(config.prompts, config.columns, limit=config.limit)
+        judge, notes = open_rewards(config.rewards, base, prefix="judge")
+        refuse_trained_with(judge, {"this policy": trained_with}, allow=False)
+        return cls(config=config, prompts=prompts, judge=judge, notes=(*prompts.notes(), *notes))
+
+    def play(
+        self,
+        base: Base,
+        generator: Generator,
+        policy: str | None,
+        reference: str | None,
+        folder: Path,
+        say: Callable[[str], None],
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Policy against reference; writes winrate.json, .jsonl and .html, returns the first and rows to show."""
+        began, labels = time.perf_counter(), ("reference", "policy")
+        match = play(
+            base, generator, (labels[0], reference), [(labels[1], policy)], self.prompts, self.judge, self.config, say
+        )
+        facts = {
+            **match.as_dict(),
+            "seen_in_training": [],
+            "sampling": self.config.sampling.model_dump(),
+            "prompts": {"source": self.config.prompts, "digest": self.prompts.digest},
+            "base": {"name": base.resolved.name, "digest": base.resolved.base_digest},
+            "machine": machine_summary(),
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+        write_match(folder, match, facts)
+        return facts, match.example_rows()
+
+
+def all_warnings(history: Sequence[Iteration], config: GuardConfig) -> list[Warned]:
+    """What the guards said over a whole run, in its order."""
+    return [warned for end in range(1, len(history) + 1) for warned in guard(history[:end], config)]
+
+
+def report_run(
+    folder: Path,
+    history: Sequence[Iteration],
+    guards: GuardConfig,
+    *,
+    algorithm: str,
+    kept: int,
+    kl_budget: float,
+    samples_file: str,
+    played: tuple[dict[str, Any], list[dict[str, Any]]] | None,
+    facts: Mapping[str, object],
+) -> Path:
+    """Write ppo.png, frontier.png and report.html into a run's folder; returns the page. Raises DiskFullError."""
+    lines = (folder / samples_file).read_text(encoding="utf-8").splitlines() if (folder / samples_file).exists() else []
+    write_rl_report(
+        folder,
+        history,
+        all_warnings(history, guards),
+        title=f"{algorithm.upper()}: reward, KL and what came of it",
+        kept=kept,
+        kl_budget=kl_budget,
+        samples=[json.loads(line) for line in lines],
+        match=None if played is None else played[0],
+        examples=[] if played is None else played[1],
+        facts=facts,
+    )
+    return folder / "report.html"
