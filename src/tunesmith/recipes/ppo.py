@@ -159,7 +159,7 @@ def _iterate(job: _Job) -> dict[str, float]:
     answers = _answer(job, iteration, clock)
     # What every role says of every token, before anything moves.
     plan, seen = state.plan, _observe(job, answers)
-    difference = sampler_difference(base, seen, answers.rollouts, roles.policy.adapter)
+    difference = sampler_difference(base, seen, answers.rollouts, roles.policy.adapter, config.temperature)
     credit = assign_credit(seen, answers.scores.total, answers.ended_B, config, job.credit)
     clock.lap("seconds/observe")
     # Guards and the best policy so far speak of the policy that answered: checkpoint-<iteration>.
