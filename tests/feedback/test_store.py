@@ -243,6 +243,19 @@ def test_paths_without_a_store_are_refused(tmp_path: Path) -> None:
         FeedbackStore.open(foreign, create=True)
 
 
+def test_a_damaged_store_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "f.db"
+    store, prompt, ids = filled(path)
+    for i in range(200):
+        store.add_judgement(prompt, ids[:1], Rated(1 + i % 5), annotator="a" * 200)
+    store.close()
+    data = bytearray(path.read_bytes())
+    data[4096 * 6 :] = b"\xff" * (len(data) - 4096 * 6)
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"the file is damaged. Fix: .*recover"), FeedbackStore.open(path) as store:
+        list(store.judgements())
+
+
 def test_a_newer_store_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "f.db"
     filled(path)[0].close()

@@ -235,3 +235,30 @@ def test_columns_by_other_names_and_a_stated_shape(tmp_path: Path) -> None:
     assert report.ignored_columns == ["label", "shop"]
     prompt = prompt_id_of([Message(role="user", content=UPSET)])
     assert judgement.candidates == (candidate_id_of(prompt, answer_of(B)),)
+
+
+def test_dialogues_in_one_string_come_through_store_and_pairs_as_they_are(tmp_path: Path) -> None:
+    """HH-RLHF rows, as the loader reads them from their file and from what ``prefer`` makes of them."""
+    from tunesmith.data.preferences import PreferenceDataConfig, load_preferences
+    from tunesmith.recipes.feedback_prefer import FeedbackPreferConfig, make_preferences
+
+    said = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: How do I pick a lock?\n\nAssistant:"
+    rows = [
+        {"chosen": f"{said} Call a locksmith.", "rejected": f"{said} With a pick."},
+        {"chosen": f"{said} Why?\n\nHuman: Mine.\n\nAssistant: Ask one.", "rejected": f"{said} With a pick."},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hey!", "rejected": "\n\nHuman: Hi\n\nAssistant: What."},
+    ]
+    path = write(tmp_path / "hh.jsonl", *rows)
+    with store_at(tmp_path / "f.db") as store:
+        import_files(store, [path], ImportOptions())
+    make_preferences(FeedbackPreferConfig(store=str(tmp_path / "f.db"), output_dir=str(tmp_path / "out")))
+    groups = [
+        load_preferences(PreferenceDataConfig(train=str(file), validation_share=0)).train
+        for file in (path, tmp_path / "out" / "pairs.jsonl")
+    ]
+    # Whether a user's turn is marked for training says nothing.
+    read, made = [
+        [([(m.role, m.content) for m in group.prompt], group.answers, group.pairs) for group in several]
+        for several in groups
+    ]
+    assert len(read) == 2 and read == made

@@ -12,9 +12,11 @@ import torch
 from tunesmith.errors import DataError
 from tunesmith.kernels.head_loss import logits_of
 from tunesmith.models.adapters import AdapterConfig, add_adapter
+from tunesmith.models.decoding import FastDecoding
 from tunesmith.models.forward import hidden_states
 from tunesmith.randomness import generator
-from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
+from tunesmith.rollout import generate
+from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling, _sample
 from tunesmith.tokens.pack import pack_prompts
 
 
@@ -97,3 +99,87 @@ def test_sampling_follows_the_distribution(load: Callable[..., Any]) -> None:
 def test_a_prompt_beyond_the_context_is_refused(load: Callable[..., Any]) -> None:
     with pytest.raises(DataError, match="256"):
         LocalGenerator(load()).generate(prompts(250), Sampling(max_new_tokens=10))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral", "gpt2"])
+def test_samples_of_one_prompt_share_its_prefill_and_stay_themselves(load: Callable[..., Any], kind: str) -> None:
+    base, (first, second) = load(kind), prompts(9, 13)
+    asked = [Prompt(ids=p.ids.copy(), row_id=p.row_id, sample=s) for s in range(3) for p in (first, second)]
+    sampling = Sampling(max_new_tokens=15, temperature=1.5, seed=3)
+    together = LocalGenerator(base)
+    rollouts = together.generate(asked, sampling)
+    alone = [LocalGenerator(base).generate([prompt], sampling)[0] for prompt in asked]
+    assert [r.ids.tolist() for r in rollouts] == [r.ids.tolist() for r in alone]
+    for one, other in zip(rollouts, alone, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-5, atol=1e-6)
+    assert together.tokens.prefilled == 9 + 13
+    # The samples differ from each other, so a row that took its neighbour's cache would be seen.
+    assert len({tuple(r.ids.tolist()) for r in rollouts}) == len(asked)
+
+
+def test_rows_that_end_one_by_one_leave_the_others_as_they_are(load: Callable[..., Any]) -> None:
+    """The state is told to go on with ever other rows, in ever other orders; each must be what it is alone."""
+    base = load()
+    decoder = base.decoder
+    asked = [p.ids for p in prompts(5, 11, 8, 6, 9)]
+    draws = generator(8, "forced", 0).integers(3, 260, (5, 12))
+
+    def run(rows: list[int], keeps: dict[int, list[int]]) -> dict[tuple[int, int], torch.Tensor]:
+        state = FastDecoding(base, decoder, None, 40)
+        state.prefill([asked[r] for r in rows])
+        out, running = {}, list(range(len(rows)))
+        for step in range(12):
+            if step in keeps:
+                state.keep(keeps[step])
+                running = [running[i] for i in keeps[step]]
+            hidden = state.step(torch.tensor([int(draws[rows[i]][step]) for i in running]))
+            out.update({(rows[i], step): h for i, h in zip(running, hidden, strict=True)})
+        return out
+
+    together = run([0, 1, 2, 3, 4], {2: [4, 1, 0, 3], 5: [2, 0, 3], 6: [1, 2], 9: [1]})
+    assert len(together) == 2 * 5 + 3 * 4 + 1 * 3 + 3 * 2 + 3 * 1
+    alone = {key: h for r in range(5) for key, h in run([r], {}).items()}
+    for key, hidden in together.items():
+        torch.testing.assert_close(hidden, alone[key], rtol=1e-9, atol=1e-10)
+    assert not torch.allclose(together[(4, 4)], alone[(1, 4)])
+
+
+@pytest.mark.parametrize("nucleus_tokens", [2, 1024])
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.6), (0, 0.5), (0, 0.9), (3, 0.6), (1, 1.0)])
+def test_draws_invert_the_cumulative_distribution(
+    top_k: int, top_p: float, nucleus_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evenly spread uniform numbers must give each token its share; independent definition in NumPy."""
+    monkeypatch.setattr(generate, "NUCLEUS_TOKENS", nucleus_tokens)
+    weights = np.array([0.08, 0.3, 0.05, 0.3, 0.25, 0.02])
+    order = np.argsort(-weights, kind="stable")[: top_k or None]
+    before = np.cumsum(weights[order]) - weights[order]
+    kept = order[before < top_p * weights[order].sum()]
+    expected = np.zeros(6)
+    expected[kept] = weights[kept] / weights[kept].sum()
+    uniform = torch.from_numpy((np.arange(20_000) + 0.5) / 20_000)
+    logits = torch.from_numpy(np.log(weights) * 2.0).expand(20_000, -1)
+    drawn = _sample(logits, uniform, Sampling(temperature=2.0, top_k=top_k, top_p=top_p))
+    np.testing.assert_allclose(np.bincount(drawn, minlength=6) / 20_000, expected, atol=1e-4)
+
+
+def test_a_wide_neighbour_does_not_change_a_narrow_rows_draw() -> None:
+    """A row whose nucleus needs the whole vocabulary takes the long way, its neighbour with many ties does not."""
+    ties = torch.zeros(3000)
+    ties[:40] = 12.0
+    flat = torch.zeros(3000)
+    uniform = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    sampling = Sampling(temperature=1.0, top_p=0.9)
+    alone = _sample(ties.expand(50, -1), uniform, sampling)
+    mixed = _sample(torch.stack([ties, flat]).repeat(50, 1), uniform.repeat_interleave(2), sampling)
+    assert torch.equal(mixed[::2], alone)
+    assert int(alone.max()) < 40 and len(mixed[1::2].unique()) == 50
+
+
+def test_rare_tokens_of_a_large_vocabulary_can_be_drawn() -> None:
+    logits = torch.zeros(1, 50_000)
+    logits[0, 0] = 30.0
+    last = torch.tensor([1.0 - 1e-10], dtype=torch.float64)
+    # All but the first token have 5e-9 together: single precision would round the draw to the first one.
+    assert int(_sample(logits, last, Sampling(temperature=1.0))[0]) > 0
+    assert int(_sample(logits, last * 0.9, Sampling(temperature=1.0))[0]) == 0

@@ -13,10 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, dpo, experiment, feedback, tokenizer
-from tunesmith.cli.ppo import ppo
-from tunesmith.cli.reward import reward
-from tunesmith.cli.score import score
+from tunesmith.cli import data, dpo, experiment, feedback, ppo, reward, score, tokenizer, winrate
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -27,7 +24,6 @@ from tunesmith.cli.shared import (
     errors_in_one_paragraph,
     print_lines,
 )
-from tunesmith.cli.winrate import winrate
 from tunesmith.runtime import tune_process
 
 app = typer.Typer(
@@ -37,15 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(data.app, name="data")
-app.add_typer(experiment.app, name="experiment")
-app.add_typer(tokenizer.app, name="tokenizer")
-app.add_typer(feedback.app, name="feedback")
-app.command()(reward)
-app.command()(score)
-app.command()(ppo)
-app.command()(dpo.dpo)
-app.command()(winrate)
+for group in (data, experiment, feedback, tokenizer):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+for verb in (reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate):
+    app.command()(verb)
 
 
 @app.command()

@@ -86,18 +86,18 @@ def convert(
         stated = shape is not None or found == "transcript"
         read = open_source(rows, found, options, as_pairs=target == "preference", is_stated=stated)
     except (DataError, ConfigError) as error:
-        raise _in_option_words(error) from None
+        raise in_option_words(error) from None
     form = choose_form(
         (record for record, _ in read.items({})), target, output.suffix.lower(), has_ranks=read.has_ranks
     )
     num_written, left_out, faults = _write(read, form, output, options, tell)
-    dropped = {_option_words(cause): count for cause, count in read.dropped.items()}
+    dropped = {option_words(cause): count for cause, count in read.dropped.items()}
     # The loader keeps the number of its faulty rows, not their places.
     table = "".join(
         f"  {count} {'row' if count == 1 else 'rows'}: {cause}.\n" for cause, count in dropped.items()
-    ) + _option_words(faults.table())
+    ) + option_words(faults.table())
     for cause, count in faults.by_cause().items():
-        dropped[_option_words(cause)] = dropped.get(cause, 0) + count
+        dropped[option_words(cause)] = dropped.get(cause, 0) + count
     return Converted(
         source=source,
         output=str(output),
@@ -158,8 +158,8 @@ def _refuse(
             try:
                 faults.raise_if_any(read.path, read.num_rows)
             except DataError as error:
-                raise _in_option_words(error) from None
-        table = _option_words(faults.table())
+                raise in_option_words(error) from None
+        table = option_words(faults.table())
         raise DataError(
             read.path,
             f"{len(faults)} faults in {read.num_rows} rows; nothing was written.\n{table}\n",
@@ -167,7 +167,7 @@ def _refuse(
         )
     if num_written == 0:
         causes = "".join(f"\n  {count}: {cause}" for cause, count in left_out.items())
-        table = f"\n{_option_words(faults.table())}" if len(faults) else ""
+        table = f"\n{option_words(faults.table())}" if len(faults) else ""
         if form.target == "preference" and read.shape in ("rating", "unpaired", "flag"):
             fix = "A pair needs two answers to one prompt; --to messages keeps the approved answers instead."
         else:
@@ -245,11 +245,13 @@ def _notes(read: Source, form: Form) -> list[str]:
     return notes
 
 
-def _option_words(text: str) -> str:
+def option_words(text: str) -> str:
+    """A text that names a recipe's settings, as a command's options."""
     for ours, option in _OPTION_WORDS.items():
         text = text.replace(ours, option)
     return text
 
 
-def _in_option_words(error: DataError | ConfigError) -> DataError:
-    return DataError(_option_words(error.place), _option_words(error.cause), _option_words(error.fix))
+def in_option_words(error: DataError | ConfigError) -> DataError:
+    """The same error, in the words of a command's options."""
+    return DataError(option_words(error.place), option_words(error.cause), option_words(error.fix))

@@ -2,7 +2,8 @@
 
 Two forms are read: nested, as ``rg.Dataset.records.to_json`` and ``to_list`` write it, and flat, as ``to_datasets``
 and ``to_list(flatten=True)`` do (github.com/argilla-io/argilla: argilla/src/argilla/records/_io/_generic.py). An
-export does not hold the questions' settings, so that what a question asks is told from its answers, or stated.
+export does not hold the questions' settings, so that what a question asks is told from its answers, or stated; and
+the nested form does not say which responses are drafts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tunesmith.records import Message, Where
 
 Asked = Literal["ranking", "comparison", "rating", "thumb", "flag", "edit", "skip"]
 ASKED: tuple[Asked, ...] = get_args(Asked)
+# What a record has besides fields, metadata and vectors, which the flat form puts among them.
+_RECORD_KEYS = ("id", "status", "_server_id", "inserted_at", "updated_at", "score")
 _PROMPTS = ("prompt", "instruction", "input", "question")
 _ANSWER = re.compile(
     r"(?:(?:response|completion|answer|output|generation|candidate)s?(?:[-_ ]?\w+)?|chosen|rejected)", re.IGNORECASE
@@ -142,7 +145,7 @@ def _flat(row: Mapping[str, Any], where: Where) -> tuple[Mapping[str, Any], list
     }
     ends = (_RESPONSES, _USERS, _STATUS, _SUGGESTION, f"{_SUGGESTION}.score", f"{_SUGGESTION}.agent")
     parts = {question + end for question in questions for end in ends}
-    return {name: value for name, value in row.items() if name not in parts}, replies
+    return {name: value for name, value in row.items() if name not in parts and name not in _RECORD_KEYS}, replies
 
 
 def _fault_list(place: Where, value: Any) -> list[Any]:
@@ -179,7 +182,7 @@ def _prompt_and_answers(
         raise RowError(where, "no field is an answer.", "Name them with --answer-field.", detail=f"fields: {listed}")
     for name, answer in answers.items():
         check_turns([*prompt, *answer], where.at(shown(name)))
-    ignored |= {name for name in names if name not in answers and name != prompts[0] and not name.startswith("_")}
+    ignored |= {name for name in names if name not in answers and name != prompts[0]}
     return prompt, answers
 
 

@@ -110,6 +110,15 @@ class FeedbackStore:
                 self._roll_back(nested=nested)
                 raise
 
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        """A transaction of its own, or, inside a block, a part of that one."""
+        if self._db.in_transaction:
+            yield
+            return
+        with self.transaction():
+            yield
+
     def _roll_back(self, *, nested: bool) -> None:
         # SQLite has rolled all back by itself after some errors, a full disk for one.
         if not self._db.in_transaction:
@@ -123,7 +132,7 @@ class FeedbackStore:
         check_prompt(messages)
         plain = [[message.role, message.content] for message in messages]
         key = prompt_id_of(messages)
-        with self.transaction():
+        with self._write():
             self._db.execute(
                 "INSERT INTO prompts (id, messages, created) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (key, canonical_json(plain), created or now()),
@@ -148,7 +157,7 @@ class FeedbackStore:
         turns = answer_of(answer) if isinstance(answer, str) else answer
         check_answer(turns)
         key = candidate_id_of(prompt_id, turns)
-        with self.transaction():
+        with self._write():
             if self._db.execute("SELECT 1 FROM prompts WHERE id = ?", (prompt_id,)).fetchone() is None:
                 raise DataError(self.path, f"there is no prompt {prompt_id}.", "Add the prompt first.")
             self._db.execute(
@@ -183,7 +192,7 @@ class FeedbackStore:
         if source not in ORIGINS:
             raise ValueError(f"the source is one of {', '.join(ORIGINS)}")
         key = judgement_id or uuid.uuid4().hex
-        with self.transaction():
+        with self._write():
             there = next(self._judgements("j.id = ?", (key,)), None)
             if there is not None:
                 said = (there.prompt_id, there.candidates, value_to_json(there.value), there.annotator)
@@ -221,7 +230,7 @@ class FeedbackStore:
 
     def withdraw(self, judgement_id: str, *, created: str | None = None) -> bool:
         """Note that a judgement no longer stands; False where that is noted already. Raises DataError."""
-        with self.transaction():
+        with self._write():
             if not self.has_judgement(judgement_id):
                 raise DataError(self.path, f"there is no judgement {judgement_id}.", "Check the id.")
             done = self._db.execute(

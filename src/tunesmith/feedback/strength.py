@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tunesmith.stats import Interval
 
-# A Newton step ends the search where no derivative is larger than this share of the number of games.
-_TOLERANCE = 1e-9
+# The search ends with a step that is this short, squared and in standard errors; what is left is its square.
+_TOLERANCE = 1e-12
 _MAX_STEPS = 200
 
 
@@ -155,12 +155,11 @@ def _newton(
 ) -> NDArray[np.float64]:
     """The parameters, strengths in the basis and log v last, where the penalised likelihood is highest."""
     theta = np.zeros(basis_KJ.shape[1] + has_ties)
-    enough = _TOLERANCE * max(1.0, said_G3.sum())
     for _ in range(_MAX_STEPS):
         value, gradient, hessian = _derivatives(theta, basis_KJ, index_GI, said_G3, prior_sd, has_ties=has_ties)
-        if np.abs(gradient).max() <= enough:
-            return theta
         step = np.linalg.solve(hessian, gradient)
+        if gradient @ step <= _TOLERANCE:
+            return np.asarray(theta - step, float)
         # Halved until it helps: far out, the quadratic overshoots.
         size = 1.0
         while size > 1e-8 and not _value(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunesmith.feedback.prefer import Preferences, PromptPreferences
-from tunesmith.feedback.strength import Games, Strengths, fit_strengths
+from tunesmith.feedback.strength import Games, Strengths, connectivity, fit_strengths
 from tunesmith.feedback.votes import Vote
 
 
@@ -33,30 +33,48 @@ class SourceStrengths:
     num_votes: int
 
 
-def doubts(preferences: Preferences, *, prior_sd: float, below: float) -> list[Doubt]:
+def doubts(preferences: Preferences, *, below: float) -> list[Doubt]:
     """The pairs whose order is unlikely under a Bradley-Terry-Davidson fit of their prompt, the least likely first.
 
-    Only ring-like votes can bring this about; a normal prior keeps answers that never lost at a finite strength.
+    Fitted is each set of answers that beat or tied one another around in a circle, for only there the votes bound the
+    strengths: an order without a circle is in no doubt, however uneven its votes.
     """
-    found = [doubt for prompt in preferences.prompts for doubt in _of_prompt(prompt, prior_sd, below)]
+    found = [doubt for prompt in preferences.prompts for doubt in _of_prompt(prompt, below)]
     return sorted(found, key=lambda doubt: doubt.probability)
 
 
-def _of_prompt(prompt: PromptPreferences, prior_sd: float, below: float) -> list[Doubt]:
+def _of_prompt(prompt: PromptPreferences, below: float) -> list[Doubt]:
     number = {answer: i for i, answer in enumerate(prompt.answers)}
-    # Two answers, or pairs without a common answer: the fit can only repeat them.
-    if len(prompt.pairs) < 2 or len(number) < 3:
-        return []
     games = _games((vote, number[vote.better], number[vote.worse]) for vote in prompt.votes)
-    fit = fit_strengths(len(number), games, prior_sd=prior_sd)
-    chances = [(pair, fit.probability(number[pair.better], number[pair.worse])) for pair in prompt.pairs]
-    return [
-        Doubt(
-            prompt_id=prompt.prompt_id, better=pair.better, worse=pair.worse, weight=pair.weight, probability=chance
-        )
-        for pair, chance in chances
-        if chance < below
-    ]  # fmt: skip
+    if len(games) < 3:
+        return []
+    out = []
+    for circle in connectivity(len(number), games).circular:
+        # Two answers have one chance alone, the one that was counted.
+        if len(circle) < 3:
+            continue
+        place = {item: i for i, item in enumerate(circle)}
+        inside = [
+            replace(game, first=place[game.first], second=place[game.second])
+            for game in games
+            if game.first in place and game.second in place
+        ]
+        # Answers tied all around have no order.
+        if not any(game.wins_first or game.wins_second for game in inside):
+            continue
+        fit = fit_strengths(len(circle), inside)
+        for pair in prompt.pairs:
+            better, worse = number[pair.better], number[pair.worse]
+            if better in place and worse in place:
+                chance = fit.probability(place[better], place[worse])
+                if chance < below:
+                    out.append(
+                        Doubt(
+                            prompt_id=prompt.prompt_id, better=pair.better, worse=pair.worse, weight=pair.weight,
+                            probability=chance,
+                        )
+                    )  # fmt: skip
+    return out
 
 
 def source_strengths(preferences: Preferences, *, prior_sd: float) -> SourceStrengths | None:

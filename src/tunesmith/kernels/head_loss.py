@@ -221,6 +221,8 @@ class _TokenLogprobs(torch.autograd.Function):
         rows_R: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden_ND, targets_N)
+        # An entropy nobody uses then has no gradient at all, which spares three passes over the logits.
+        ctx.set_materialize_grads(False)
         ctx.dtype = weight_VD.dtype
         head = Head(weight_VD.to(hidden_ND.dtype), bias_V, head.softcap, head.scale)
         ctx.head, ctx.weight_grad, ctx.rows_R = head, weight_grad, rows_R
@@ -234,14 +236,20 @@ class _TokenLogprobs(torch.autograd.Function):
             chunk = slice(start, start + CHUNK_ROWS)
             hidden_CD = hidden_ND[chunk]
             logits_CV = logits_of(hidden_CD, head)
-            logprobs_CV = torch.log_softmax(logits_CV, dim=-1)
-            probs_CV = logprobs_CV.exp()
-            entropy_C1 = -(probs_CV * logprobs_CV).sum(-1, keepdim=True)
-            up_C1, up_entropy_C1 = (g[chunk, None].to(probs_CV.dtype) for g in grads)
+            keep = logits_CV.clone() if head.softcap is not None else logits_CV
+            logprobs_CV = logits_CV.sub_(torch.logsumexp(logits_CV, dim=-1, keepdim=True))
+            up_C1, up_entropy_C1 = (None if g is None else g[chunk, None].to(logprobs_CV.dtype) for g in grads)
+            if up_C1 is None:
+                up_C1 = logprobs_CV.new_zeros(len(hidden_CD), 1)
             # d logprob / d logits = onehot - p;  d entropy / d logits = -p (log p + entropy)
-            grad_CV = -probs_CV * (up_C1 + up_entropy_C1 * (logprobs_CV + entropy_C1))
+            if up_entropy_C1 is None:
+                grad_CV = logprobs_CV.exp_().mul_(-up_C1)
+            else:
+                probs_CV = logprobs_CV.exp()
+                entropy_C1 = -(probs_CV * logprobs_CV).sum(-1, keepdim=True)
+                grad_CV = logprobs_CV.add_(entropy_C1).mul_(up_entropy_C1).add_(up_C1).mul_(probs_CV.neg_())
             grad_CV.scatter_add_(1, targets_N[chunk, None], up_C1)
-            gradients.add(chunk, hidden_CD, _through_cap_(grad_CV, logits_CV, head))
+            gradients.add(chunk, hidden_CD, _through_cap_(grad_CV, keep, head))
         one = torch.ones((), device=hidden_ND.device)
         return gradients.hidden_ND, gradients.full_weight(one), gradients.bias, None, None, None, None
 
@@ -268,5 +276,5 @@ def reference_logprobs(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> tupl
         chunk = slice(start, start + CHUNK_ROWS)
         logprobs_CV = torch.log_softmax(logits_of(hidden_ND[chunk], head), dim=-1)
         logprobs.append(logprobs_CV.gather(1, targets_N[chunk, None]).squeeze(1))
-        entropies.append(-(logprobs_CV.exp() * logprobs_CV).sum(-1))
+        entropies.append(logprobs_CV.exp().mul_(logprobs_CV).sum(-1).neg())
     return torch.cat(logprobs), torch.cat(entropies)

@@ -1,11 +1,13 @@
 """Prefill and step with a key/value cache, for the fast path and for any model.
 
-Shape letters: B rows still running, H query heads, G key/value heads, L cache slots, D width.
+Several rows of one prompt share its prefill. Shape letters: B rows still running, H query heads, G key/value heads,
+L cache slots, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +24,7 @@ from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed, embedded_or_ids
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import embed_runs
-from tunesmith.tokens.pack import pack_prompts
+from tunesmith.tokens.pack import distinct_prompts, pack_prompts
 
 
 class DecodeState(Protocol):
@@ -52,24 +54,31 @@ def start_decoding(
 
 
 class FastDecoding:
-    """Batched decoding over our blocks; a row's cache slot is its position, so no row is ever padded on the left."""
+    """Batched decoding over our blocks; a row's cache slot is its position, so no row is ever padded on the left.
+
+    place_B: where in the cache each running row stands. A row that ends leaves its place to the last one, so that
+    ending costs the copy of one row and not of the whole cache.
+    """
 
     def __init__(self, base: Base, decoder: Decoder, adapter: str | None, num_slots: int) -> None:
         self.base, self.decoder, self.adapter, self.num_slots = base, decoder, adapter, num_slots
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.length_B = torch.zeros(0, dtype=torch.int64)
+        self.length_B = self.place_B = torch.zeros(0, dtype=torch.int64)
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
-        """All prompts in one pack; their keys and values are laid into the cache row by row."""
-        packed = pack_prompts(list(prompts), list(range(len(prompts))), self.adapter).to(self.base.device)
+        """Each distinct prompt once, all in one pack; keys and values are laid into the cache row by row."""
+        distinct, of_row = distinct_prompts(prompts)
+        packed = pack_prompts(distinct, list(range(len(distinct))), self.adapter).to(self.base.device)
         plan = plan_attention(packed, self.decoder.rules)
         shape = (len(prompts), self.decoder.num_kv_heads, self.num_slots, self.decoder.head_width)
 
         def attend(_: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+            # Zeros: slots not yet written are masked, and a mask lets NaN through.
             cache_k, cache_v = k_TGD.new_zeros(shape), v_TGD.new_zeros(shape)
-            for row, (start, length) in enumerate(zip(packed.start_S, packed.length_S, strict=True)):
+            for row, number in enumerate(of_row):
+                start, length = packed.start_S[number], packed.length_S[number]
                 cache_k[row, :, :length] = k_TGD[start : start + length].transpose(0, 1)
                 cache_v[row, :, :length] = v_TGD[start : start + length].transpose(0, 1)
             self.keys.append(cache_k)
@@ -77,14 +86,20 @@ class FastDecoding:
             return packed_attention(q_THD, k_TGD, v_TGD, plan, self.decoder.rules)
 
         hidden_TD = self._run(packed.ids_T, packed.positions_T, attend)
-        self.length_B = torch.tensor(packed.length_S, device=self.base.device)
-        last = torch.tensor([s + n - 1 for s, n in zip(packed.start_S, packed.length_S, strict=True)])
-        return hidden_TD[last.to(hidden_TD.device)]
+        device = self.base.device
+        self.length_B = torch.tensor([packed.length_S[number] for number in of_row], device=device)
+        self.place_B = torch.arange(len(prompts), device=device)
+        last_B = torch.tensor([packed.start_S[number] + packed.length_S[number] - 1 for number in of_row])
+        return hidden_TD[last_B.to(device)]
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
         """One token a row: its key and value go to the row's next slot, and it sees the slots up to there."""
-        rules, rows_B, slot_B = self.decoder.rules, torch.arange(len(ids_B), device=ids_B.device), self.length_B
+        rules, place_B, slot_B = self.decoder.rules, self.place_B, self.length_B
+        # From here on rows are in the order of the cache; the states go back in the caller's.
+        order_B = torch.argsort(place_B)
+        ids_B, slot_B = ids_B[order_B], slot_B[order_B]
+        rows_B = torch.arange(len(ids_B), device=ids_B.device)
         end = int(slot_B.max()) + 1
         slots_L = torch.arange(end, device=ids_B.device)
         seen_BL = slots_L[None] <= slot_B[:, None]
@@ -104,14 +119,22 @@ class FastDecoding:
             return mixed.reshape(batch, heads, width)
 
         hidden_BD = self._run(ids_B, slot_B, attend)
-        self.length_B = slot_B + 1
-        return hidden_BD
+        self.length_B = self.length_B + 1
+        return hidden_BD[place_B]
 
+    @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
-        index = torch.tensor(list(rows), device=self.base.device)
-        self.keys = [k.index_select(0, index) for k in self.keys]
-        self.values = [v.index_select(0, index) for v in self.values]
-        self.length_B = self.length_B[index]
+        places = [int(self.place_B[row]) for row in rows]
+        free = sorted(set(range(len(rows))) - set(places))
+        moves = {place: free.pop() for place in places if place >= len(rows)}
+        for cache in (self.keys, self.values):
+            for layer, tensor in enumerate(cache):
+                for source, target in moves.items():
+                    tensor[target] = tensor[source]
+                cache[layer] = tensor[: len(rows)]
+        device = self.base.device
+        self.place_B = torch.tensor([moves.get(place, place) for place in places], device=device)
+        self.length_B = self.length_B[torch.tensor(list(rows), device=device)]
 
     def _run(self, ids: Tensor, positions: Tensor, attend: Any) -> Tensor:
         routing = Routing(((0, int(ids.shape[0]), self.adapter),))
@@ -128,10 +151,13 @@ class ReferenceDecoding:
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
-        """Each prompt alone."""
-        self.caches = [DynamicCache(config=self.base.model.config) for _ in prompts]
-        ids = [torch.from_numpy(prompt).to(self.base.device) for prompt in prompts]
-        return torch.stack([self._append(cache, x) for cache, x in zip(self.caches, ids, strict=True)])
+        """Each distinct prompt alone; its rows take copies of its cache."""
+        distinct, of_row = distinct_prompts(prompts)
+        caches = [DynamicCache(config=self.base.model.config) for _ in distinct]
+        ids = [torch.from_numpy(prompt).to(self.base.device) for prompt in distinct]
+        states = [self._append(cache, x) for cache, x in zip(caches, ids, strict=True)]
+        self.caches = [deepcopy(caches[number]) for number in of_row]
+        return torch.stack([states[number] for number in of_row])
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from tunesmith.kernels.head_loss import Head, logits_of
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
-from tunesmith.tokens.pack import Packed
+from tunesmith.tokens.pack import Packed, distinct_prompts
 
 # Model type -> names of the linear maps of its attention. Others (Marian, mBART, M2M100) write targets with another
 # tokenizer mode than sources, or (LED, LongT5) pad to blocks; they are refused rather than run half right.
@@ -162,10 +162,10 @@ class EncoderDecoderDecoding:
     def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
         """Sources in, hidden states (B, D) after the decoder's prefix out."""
         encoder, routing = self.base.model.get_encoder(), Routing(((0, 0, self.adapter),))
-        for prompt in prompts:
-            source_1S = torch.from_numpy(prompt).to(self.base.device)[None]
-            encoded_1SD = call_routed(encoder, routing, input_ids=source_1S).last_hidden_state
-            self.rows.append((encoded_1SD, EncoderDecoderCache(DynamicCache(), DynamicCache())))
+        distinct, of_row = distinct_prompts(prompts)
+        sources = [torch.from_numpy(prompt).to(self.base.device)[None] for prompt in distinct]
+        encoded = [call_routed(encoder, routing, input_ids=source).last_hidden_state for source in sources]
+        self.rows = [(encoded[number], EncoderDecoderCache(DynamicCache(), DynamicCache())) for number in of_row]
         prefix = torch.tensor(self.base.decoder_prefix, device=self.base.device)
         return torch.stack([self._append(row, prefix) for row in range(len(prompts))])
 

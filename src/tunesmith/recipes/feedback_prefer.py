@@ -38,10 +38,9 @@ class FeedbackPreferConfig(PreferConfig):
     output_dir: str
     """Folder for pairs.jsonl, unpaired.jsonl, conflicts.jsonl and prefer.json."""
     doubtful_below: float = Field(0.35, ge=0, le=0.5)
-    """A pair is listed as doubtful where the fit over its prompt gives its order less than this chance."""
+    """A pair is listed as doubtful where the fit over its prompt's votes gives its order less than this chance."""
     prior_sd: float = Field(2.0, gt=0)
-    """Standard deviation, in logits, of the prior on strengths: for the fit over a prompt, and for sources that never
-    lost."""
+    """Standard deviation, in logits, of the prior that holds the strengths of sources where one never lost."""
     overwrite: bool = False
     """Replace the files of an earlier call."""
 
@@ -79,7 +78,7 @@ def make_preferences(config: FeedbackPreferConfig) -> PreferReport:
     _make_room(folder, overwrite=config.overwrite)
     report = PreferReport(
         preferences=found,
-        doubts=doubts(found, prior_sd=config.prior_sd, below=config.doubtful_below),
+        doubts=doubts(found, below=config.doubtful_below),
         sources=source_strengths(found, prior_sd=config.prior_sd),
         store_digest=digest,
     )

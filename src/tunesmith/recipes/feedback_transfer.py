@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import ConfigError
+from tunesmith.data.convert import in_option_words, option_words
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.feedback.argilla import ASKED, Question
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.feedback.transfer import Exported, Imported, ImportOptions, export_store, import_files
@@ -15,7 +16,10 @@ from tunesmith.feedback.transfer import Exported, Imported, ImportOptions, expor
 def import_feedback(store: Path, sources: list[str], options: ImportOptions) -> Imported:
     """Read files into a store, which is made where there is none."""
     with FeedbackStore.open(store, create=True) as opened:
-        return import_files(opened, sources, options)
+        try:
+            return import_files(opened, sources, options)
+        except DataError as error:
+            raise in_option_words(error) from None
 
 
 def export_feedback(store: Path, folder: Path, *, overwrite: bool) -> Exported:
@@ -39,18 +43,18 @@ def parse_questions(texts: list[str]) -> dict[str, Question]:
 
 def describe_import(done: Imported, store: Path) -> list[str]:
     """What came in, and what to do next."""
-    lines = [f"read {done.rows_read} rows of {', '.join(done.files)}"]
+    lines = [f"read {_many(done.rows_read, 'row')} of {', '.join(done.files)}"]
     if done.rows_dropped:
-        lines += [f"dropped {sum(done.rows_dropped.values())} faults:", done.fault_table]
+        lines += [f"dropped {_many(sum(done.rows_dropped.values()), 'fault')}:", option_words(done.fault_table)]
     if done.left_out:
         lines += ["left out:", *(f"  {number} x {cause}" for cause, number in done.left_out.items())]
     if done.ignored_columns:
         lines.append(f"not carried: {', '.join(done.ignored_columns)}")
-    kinds = ", ".join(f"{number} {kind}{'s' * (number != 1)}" for kind, number in sorted(done.kinds.items()))
-    new = f"{done.new_prompts} new prompts, {done.new_candidates} new answers"
+    kinds = ", ".join(_many(number, kind) for kind, number in sorted(done.kinds.items()))
+    new = f"{_many(done.new_prompts, 'new prompt')}, {_many(done.new_candidates, 'new answer')}"
     lines.append(f"put into {store}: {kinds or 'no judgement'}; {new}")
     if done.already_there:
-        lines.append(f"there already: {done.already_there} judgements")
+        lines.append(f"there already: {_many(done.already_there, 'judgement')}")
     if done.withdrawn:
         lines.append(f"withdrawn: {done.withdrawn}")
     return [*lines, f"next: tunesmith feedback prefer {shlex.quote(str(store))} preferences"]
@@ -58,7 +62,7 @@ def describe_import(done: Imported, store: Path) -> list[str]:
 
 def describe_export(done: Exported, store: Path, folder: Path) -> list[str]:
     """What was written, and how to read it again."""
-    lines = [f"wrote {rows} rows to {path}" for path, rows in done.files.items() if rows]
+    lines = [f"wrote {_many(rows, 'row')} to {path}" for path, rows in done.files.items() if rows]
     empty = [Path(path).name for path, rows in done.files.items() if not rows]
     if empty:
         lines.append(f"empty: {', '.join(empty)}")
@@ -68,3 +72,7 @@ def describe_export(done: Exported, store: Path, folder: Path) -> list[str]:
 def as_dict(done: Exported) -> dict[str, Any]:
     """Plain values for --json."""
     return {"files": done.files}
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

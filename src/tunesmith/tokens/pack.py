@@ -155,6 +155,13 @@ def pack_prompts(prompts: Sequence[NDArray[np.int64]], row_ids: Sequence[int], a
     return pack(examples, adapter)
 
 
+def distinct_prompts(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """Each prompt once, in order of appearance, and for every row the index of its prompt among them."""
+    numbers: dict[bytes, int] = {}
+    of_row = [numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts]
+    return [prompts[of_row.index(number)] for number in range(len(numbers))], of_row
+
+
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Cut one step's rows into packs of at most ``max_tokens`` tokens (a longer row stands alone).
 

@@ -1,0 +1,123 @@
+"""``tunesmith feedback`` as a user runs it; the examples of its page are run and compared word for word."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tunesmith.cli.main import app
+from tunesmith.data.preferences import PreferenceDataConfig, load_preferences
+from tunesmith.feedback.prefer import PreferConfig, prefer
+from tunesmith.feedback.store import FeedbackStore
+from tunesmith.recipes.feedback_prefer import FeedbackPreferConfig
+
+PAGE = (Path(__file__).parents[2] / "docs" / "feedback.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tunesmith(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def run_the_page() -> int:
+    """Write the files of the page and run its commands in their order; gives the number of commands."""
+    commands = 0
+    for kind, name, body in re.findall(r"^```(json|console|python) ?(\S*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        if kind == "json":
+            Path(name).write_text(body, encoding="utf-8")
+        for example in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:] if kind == "console" else ():
+            command, _, expected = example.partition("\n")
+            program, *arguments = shlex.split(command)
+            assert program == "tunesmith"
+            assert tunesmith(*arguments).output == expected
+            commands += 1
+    return commands
+
+
+def test_the_examples_of_the_page_say_what_it_shows() -> None:
+    assert run_the_page() == 5
+
+
+def test_the_python_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "docs/feedback.md", "exec"), {})
+    assert capsys.readouterr().out == "[('rating', Rated(rating=5))]\n"
+
+
+def test_the_page_names_every_setting() -> None:
+    settings = set(FeedbackPreferConfig.model_fields) - {"store", "output_dir", "overwrite"}
+    assert {name for name in settings if f"`{name}`" not in PAGE and not re.search(rf"`{name}[ =]", PAGE)} == set()
+
+
+def test_reward_and_dpo_read_the_pairs_as_the_groups_they_are() -> None:
+    run_the_page()
+    loaded = load_preferences(PreferenceDataConfig(train="preferences/pairs.jsonl", validation_share=0))
+    with FeedbackStore.open("feedback.db") as store:
+        groups = prefer(store, PreferConfig()).groups()
+
+    def meaning(group: object) -> object:
+        said = [[(m.role, m.content) for m in answer] for answer in group.answers]  # type: ignore[attr-defined]
+        pairs = {(str(said[p.better]), str(said[p.worse]), p.weight, p.margin) for p in group.pairs}  # type: ignore[attr-defined]
+        return [(m.role, m.content) for m in group.prompt], sorted(pairs)  # type: ignore[attr-defined]
+
+    assert [meaning(group) for group in loaded.train] == [meaning(group) for group in groups]
+    assert loaded.contradictions.conflicts == 0
+    alone = load_preferences(
+        PreferenceDataConfig(train="preferences/unpaired.jsonl", validation_share=0), needs="grades"
+    )
+    assert [group.ratings for group in alone.train] == [(1.0,)]
+
+
+def test_json_and_exit_codes() -> None:
+    run_the_page()
+    report = json.loads(tunesmith("feedback", "prefer", "feedback.db", "again", "--json").stdout)
+    assert (report["pairs"], report["conflicts"], report["singles"]) == (3, 1, 1)
+    assert report["files"]["again/pairs.jsonl"] == 3
+    kept = json.loads(Path("again/prefer.json").read_text(encoding="utf-8"))
+    assert kept["settings"]["rating_weight"] == 0.5 and kept["pairs"] == 3
+    done = json.loads(tunesmith("feedback", "import", "feedback.db", "ratings.jsonl", "--json").stdout)
+    assert (done["kinds"], done["already_there"]) == ({}, 2)
+    files = json.loads(tunesmith("feedback", "export", "feedback.db", "out", "--json").stdout)["files"]
+    assert files["out/candidates.jsonl"] == 3
+    refused = tunesmith("feedback", "prefer", "feedback.db", "again")
+    assert (refused.exit_code, refused.stdout) == (2, "") and "the file exists" in refused.stderr
+    assert tunesmith("feedback", "prefer", "feedback.db", "again", "--overwrite").exit_code == 0
+
+
+def test_overwriting_leaves_no_file_of_the_earlier_call() -> None:
+    run_the_page()
+    done = tunesmith("feedback", "prefer", "feedback.db", "preferences", "ranking_weight=0", "--overwrite")
+    assert done.exit_code == 0 and not Path("preferences/conflicts.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("feedback prefer gone.db out", "gone.db: there is no feedback store."),
+        ("feedback prefer rows.jsonl out", "rows.jsonl: is no SQLite file."),
+        ("feedback prefer empty.db out", "empty.db: the store holds no judgement that stands."),
+        ("feedback prefer empty.db out rating_wait=1", "unknown key. Fix: Did you mean 'rating_weight'?"),
+        ("feedback import x.db gone.jsonl", "gone.jsonl: no such file or folder."),
+        ("feedback import x.db rows.jsonl --shape opinion", "--shape: 'opinion' is not known."),
+        ("feedback import x.db rows.jsonl --on-bad-row ignore", "--on-bad-row: 'ignore' is not known."),
+        ("feedback import x.db rows.jsonl --question note", "--question note: is not understood."),
+        ("feedback import x.db rows.jsonl", "rows.jsonl: 40 faults in 40 rows; nothing was imported."),
+        ("feedback export gone.db out", "gone.db: there is no feedback store."),
+    ],
+)
+def test_wrong_calls_end_in_one_paragraph(command: str, says: str) -> None:
+    Path("rows.jsonl").write_text('{"text": "no feedback at all"}\n' * 40, encoding="utf-8")
+    FeedbackStore.open("empty.db", create=True).close()
+    done = tunesmith(*shlex.split(command))
+    assert done.exit_code == 2
+    assert says in done.stderr and "Traceback" not in done.output
