@@ -23,7 +23,7 @@ from tunesmith.recipes.ppo_report import HeldOut
 from tunesmith.records import Message
 from tunesmith.rollout.experience import RLRoles
 from tunesmith.rollout.generate import Prompt
-from tunesmith.rollout.reward_open import open_rewards
+from tunesmith.rollout.reward_open import ModelReward, open_rewards
 from tunesmith.rollout.rewards import RewardSource, WeightedSum
 from tunesmith.tokens.render import render_prompt
 from tunesmith.training.distribute import from_environment
@@ -117,7 +117,8 @@ def prepare(
     rewards, notes = open_rewards(config.rewards, base) if reward is None else (WeightedSum([(reward, 1.0)]), [])
     held_out = None if config.held_out is None else HeldOut.open(config.held_out, base, rewards.identity)
     base.notes += [*notes, *loaded.notes(), *(held_out.notes if held_out is not None else ())]
-    roles = place_roles(base, config)
+    offset = next((source.model.offset for source, _ in rewards.sources if isinstance(source, ModelReward)), 0.0)
+    roles = place_roles(base, config, offset)
     prompts, ids, too_long = _render(loaded, base, config)
     parameters = learning_parameters(roles)
     budget = decide(
@@ -141,11 +142,11 @@ def prepare(
     )
 
 
-def place_roles(base: Base, config: PPOConfig) -> RLRoles:
+def place_roles(base: Base, config: PPOConfig, value_offset: float = 0.0) -> RLRoles:
     """Policy, reference and value as adapters on the one base.
 
     The value role starts as the first reward model of the recipe, which already knows what good answers look like,
-    or else as a fresh adapter and head.
+    or else as a fresh adapter and head. value_offset: of that reward model.
     """
     reference = None
     if config.sft_adapter is None:
@@ -166,9 +167,12 @@ def place_roles(base: Base, config: PPOConfig) -> RLRoles:
     model = next((reward.model for reward in config.rewards if reward.model is not None), None)
     if model is None:
         value = add_head(base, add_adapter(base, VALUE, config.adapter, config.seed), config.seed)
-    else:
-        value = load_adapter(base, Path(model), VALUE, trainable=True)
-    return RLRoles(policy=policy, reference=reference, value=value)
+        assert value.head is not None
+        # It says 0 of everything until it has learnt something: a drawn start would be noise in every advantage.
+        value.head.score.weight.data.zero_()
+        return RLRoles(policy=policy, reference=reference, value=value)
+    value = load_adapter(base, Path(model), VALUE, trainable=True)
+    return RLRoles(policy=policy, reference=reference, value=value, value_offset=value_offset)
 
 
 def iteration_seed(config: PPOConfig, iteration: int) -> int:
