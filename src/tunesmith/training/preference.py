@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,9 @@ from tunesmith.training.distribute import World
 from tunesmith.training.step import FP16_LOSS_SCALE
 
 Group = RenderedGroup | UnpairedGroup
+_SIDES = ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
+PAIR_METRICS = ("loss", *_SIDES, "rewards/margins", "rewards/accuracies")
+KTO_SUMS = ("loss", *_SIDES, "count/chosen", "count/rejected", "num_right", "num_judged")
 
 
 class PreferenceLossConfig(Config):
@@ -267,12 +270,13 @@ def _reference_point(
 
 
 def _means(
-    config: PreferenceLossConfig, sums: Mapping[str, float], total_weight: float, point: Tensor | None, world: World
+    config: PreferenceLossConfig, sums: Counter[str], total_weight: float, point: Tensor | None, world: World
 ) -> dict[str, float]:
     """Sums over all ranks, each over what it is a sum of."""
-    total = {name: world.sum(sums[name]) for name in sorted(sums)}
+    # By name, not by what is there: a rank without a group in this step sums as well.
     if config.loss_type != "kto":
-        return {name: value / total_weight for name, value in total.items() if not name.startswith("num_")}
+        return {name: world.sum(sums[name]) / total_weight for name in PAIR_METRICS}
+    total = {name: world.sum(sums[name]) for name in KTO_SUMS}
     means = {"loss": total["loss"] / total_weight, "rewards/accuracies": total["num_right"] / total["num_judged"]}
     for side in ("chosen", "rejected"):
         # A step may hold answers of one side only.
