@@ -59,11 +59,6 @@ class Experience:
     def num_prompts(self) -> int:
         return len(self.examples) // self.num_samples
 
-    @property
-    def lengths_B(self) -> list[int]:
-        """Tokens of each answer."""
-        return [int(n) for n in self.mask_BT.sum(1)]
-
     def rows_of(self, prompts: Sequence[int]) -> list[int]:
         """The answers to these prompts."""
         return [row for p in prompts for row in range(p * self.num_samples, (p + 1) * self.num_samples)]
@@ -173,12 +168,20 @@ def observe(
 
 
 @torch.no_grad()
-def sampler_difference(base: Base, seen: Experience, rollouts: Sequence[Rollout], adapter: str | None) -> float:
+def sampler_difference(
+    base: Base, seen: Experience, rollouts: Sequence[Rollout], adapter: str | None, temperature: float = 1.0
+) -> float:
     """Largest |log-probability of the sampler - of the trainer| of a token, in nats, both at temperature 1.
 
-    Measured on the prompts of one small pack: it is a property of the two paths, not of the answers.
+    temperature: what ``seen`` was made at. Where it is not 1 the trainer is asked anew, about four prompts only.
     """
-    (rows, packed), *_ = packs(seen.examples, seen.num_samples, range(min(4, seen.num_prompts)), adapter, 2**30)
-    ours_N, _ = policy_logprobs(base, packed, temperature=1.0, grad=False)
+    if temperature == 1.0:
+        rows, ours_N = list(range(len(rollouts))), seen.logprobs_BT[seen.mask_BT != 0]
+    else:
+        few = range(min(4, seen.num_prompts))
+        ((rows, packed),) = packs(
+            seen.examples, seen.num_samples, few, adapter, sum(e.num_tokens for e in seen.examples)
+        )
+        ours_N, _ = policy_logprobs(base, packed, temperature=1.0, grad=False)
     theirs_N = torch.from_numpy(np.concatenate([rollouts[row].logprobs for row in rows])).to(ours_N)
     return float((ours_N - theirs_N).abs().max())
