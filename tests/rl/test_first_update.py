@@ -29,7 +29,7 @@ def first_mini_batch(base: Base, stir: float, micro_batch_tokens: int = 64) -> t
     for prompts in ([2, 0], [3, 1]):
         for rows, packed in packs(seen.examples, 4, prompts, "policy", micro_batch_tokens):
             new_N, _ = policy_logprobs(base, packed, temperature=1.0, grad=True)
-            new_bt = padded(new_N.detach(), [seen.lengths_B[row] for row in rows])
+            new_bt = padded(new_N.detach(), [seen.examples[row].num_loss_tokens for row in rows])
             part = slice(0, new_bt.shape[1])
             mask_bt = seen.mask_BT[rows, part] != 0
             ratios.append((new_bt - seen.logprobs_BT[rows, part])[mask_bt])
