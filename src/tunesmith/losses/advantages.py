@@ -23,8 +23,8 @@ def kl_estimate(logprobs: Tensor, reference: Tensor, kind: KlKind = "k1") -> Ten
     """An estimate of KL(policy || reference) for each sampled token, in nats, from its two log-probabilities.
 
     With d = logprobs - reference and samples from the policy (Schulman, "Approximating KL divergence", 2020):
-    k1: d, unbiased, of either sign, the one whose use in the reward gives the exact gradient of the KL;
-    k2: d^2 / 2, biased, never below 0, the one whose own gradient is, on samples of the policy, that of the KL;
+    k1: d, unbiased, of either sign, the one that belongs in the reward: with it the gradient is that of the KL;
+    k2: d^2 / 2, biased, never below 0, the one whose own gradient is, on samples of the policy, that of a token's KL;
     k3: exp(-d) - 1 + d, unbiased, never below 0, little variance while the two are close; overflows for
     d < -88 in fp32 (the result is then inf).
     """

@@ -109,8 +109,10 @@ def entropy_bonus(entropy_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
 def kl_loss(logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor, kind: KlKind) -> tuple[Tensor, Tensor]:
     """(sum, weight) of the KL to the reference as a part of the loss, in place of one in the reward.
 
-    On samples of the policy only k2's gradient is that of KL(policy || reference); k3's, which GRPO uses
-    (arXiv:2402.03300, equation 4), is that of KL(reference || policy), and k1's has mean 0, so it is refused.
+    On samples of the policy the mean gradient of k2 is that of KL(policy || reference) of each token given what stands
+    before it, that of k3, which GRPO uses (arXiv:2402.03300, equation 4), is that of KL(reference || policy), and that
+    of k1 is 0, so it is refused. None sees that a token changes the KL of those after it, as k1 in the reward does:
+    for answers of several tokens the optimum is another one (docs/design/rlhf.md).
     """
     require_same_shape(logprobs=logprobs_BT, reference=reference_BT, mask=mask_BT)
     if kind == "k1":
