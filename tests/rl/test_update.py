@@ -15,7 +15,7 @@ from peft import PeftModel
 from rl_worlds import World, fresh_roles
 
 from tunesmith.models.adapters import save_role
-from tunesmith.rollout.experience import packs, padded, sampler_difference
+from tunesmith.rollout.experience import observe, packs, padded, sampler_difference
 from tunesmith.training.rl_update import UpdateConfig, policy_gradients, split_evenly, value_gradients
 
 Load = Callable[..., Any]
@@ -86,7 +86,7 @@ def test_old_logprobs_are_those_of_the_distribution_sampled_from(
             logits = peft_model(ids[None]).logits[0, len(rollout.prompt_ids) - 1 : -1]
         expected = torch.log_softmax(logits / temperature, -1).gather(1, ids[len(rollout.prompt_ids) :, None])[:, 0]
         torch.testing.assert_close(seen.logprobs_BT[row, : len(rollout.ids)], expected, rtol=1e-9, atol=1e-9)
-    assert sampler_difference(base, seen, rollouts, "policy") < 1e-6
+    assert sampler_difference(base, seen, rollouts, "policy", temperature) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -97,7 +97,9 @@ def test_the_sampler_says_what_the_trainer_says_in_fp32(load: Load, kind: str) -
     seen = world.observe(rollouts)
     assert sampler_difference(base, seen, rollouts, "policy") < 1e-4
     # Control: under another adapter it is not so.
-    assert sampler_difference(base, seen, rollouts, None) > 1e-3
+    other = replace(world.roles, policy=replace(world.roles.policy, adapter=None))
+    told = observe(base, other, rollouts, num_samples=1, micro_batch_tokens=2048)
+    assert sampler_difference(base, told, rollouts, None) > 1e-3
 
 
 def test_padded_lays_each_answers_numbers_into_its_row() -> None:

@@ -17,7 +17,7 @@ def ppo(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Learn from rewards (PPO, RLOO, GRPO). Example: tunesmith ppo recipes/ppo.yaml algorithm=rloo num_generations=4."""
+    """Learn from rewards. Example: tunesmith ppo recipes/ppo.yaml algorithm=rloo num_generations=4."""
     with errors_in_one_paragraph(debug):
         from tunesmith.config import load_config
         from tunesmith.recipes.ppo import align

@@ -19,10 +19,11 @@ from tunesmith.models.load import load_base
 from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed, permutation
 from tunesmith.recipes.ppo_config import PPOConfig
+from tunesmith.recipes.ppo_report import HeldOut
 from tunesmith.records import Message
 from tunesmith.rollout.experience import RLRoles
 from tunesmith.rollout.generate import Prompt
-from tunesmith.rollout.reward_open import open_rewards
+from tunesmith.rollout.reward_open import ModelReward, open_rewards
 from tunesmith.rollout.rewards import RewardSource, WeightedSum
 from tunesmith.tokens.render import render_prompt
 from tunesmith.training.distribute import from_environment
@@ -44,6 +45,7 @@ class Prepared:
     loaded: LoadedPrompts
     num_too_long: int
     budget: Budget
+    held_out: HeldOut | None
 
     def asked(self, iteration: int) -> tuple[list[PromptRow], list[Prompt]]:
         """The rows of one iteration and what is asked: K requests a row, neighbours.
@@ -76,7 +78,7 @@ class Prepared:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resume to continue the same run."""
         free = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
-        free |= {"sample_steps", "num_samples", "report_to"}
+        free |= {"sample_steps", "num_samples", "plot_steps", "held_out", "report_to"}
         resolved = self.base.resolved
         return {
             **self.config.model_dump(mode="json", exclude=free),
@@ -113,8 +115,10 @@ def prepare(
         base = load_base(config.model_copy(update={"dtype": dtype or config.dtype}))
     _check_base(base, config)
     rewards, notes = open_rewards(config.rewards, base) if reward is None else (WeightedSum([(reward, 1.0)]), [])
-    base.notes += [*notes, *loaded.notes()]
-    roles = place_roles(base, config)
+    held_out = None if config.held_out is None else HeldOut.open(config.held_out, base, rewards.identity)
+    base.notes += [*notes, *loaded.notes(), *(held_out.notes if held_out is not None else ())]
+    offset = next((source.model.offset for source, _ in rewards.sources if isinstance(source, ModelReward)), 0.0)
+    roles = place_roles(base, config, offset)
     prompts, ids, too_long = _render(loaded, base, config)
     parameters = learning_parameters(roles)
     budget = decide(
@@ -134,14 +138,15 @@ def prepare(
         loaded=loaded,
         num_too_long=too_long,
         budget=budget,
+        held_out=held_out,
     )
 
 
-def place_roles(base: Base, config: PPOConfig) -> RLRoles:
+def place_roles(base: Base, config: PPOConfig, value_offset: float = 0.0) -> RLRoles:
     """Policy, reference and value as adapters on the one base.
 
     The value role starts as the first reward model of the recipe, which already knows what good answers look like,
-    or else as a fresh adapter and head.
+    or else as a fresh adapter and head. value_offset: of that reward model.
     """
     reference = None
     if config.sft_adapter is None:
@@ -162,9 +167,12 @@ def place_roles(base: Base, config: PPOConfig) -> RLRoles:
     model = next((reward.model for reward in config.rewards if reward.model is not None), None)
     if model is None:
         value = add_head(base, add_adapter(base, VALUE, config.adapter, config.seed), config.seed)
-    else:
-        value = load_adapter(base, Path(model), VALUE, trainable=True)
-    return RLRoles(policy=policy, reference=reference, value=value)
+        assert value.head is not None
+        # It says 0 of everything until it has learnt something: a drawn start would be noise in every advantage.
+        value.head.score.weight.data.zero_()
+        return RLRoles(policy=policy, reference=reference, value=value)
+    value = load_adapter(base, Path(model), VALUE, trainable=True)
+    return RLRoles(policy=policy, reference=reference, value=value, value_offset=value_offset)
 
 
 def iteration_seed(config: PPOConfig, iteration: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tunesmith.models.forward import forward, scalar_values
+from tunesmith.models.forward import Want, forward, scalar_values
 from tunesmith.models.roles import Base, Role
 from tunesmith.records import Example, Rollout, Where
 from tunesmith.tokens.forest import forest_of
@@ -28,12 +28,14 @@ class RLRoles:
     """Who acts in reinforcement learning, all on one base.
 
     policy: learns to answer. reference: the adapter the policy must stay near, None for the bare base. value: learns
-    what an unfinished answer will bring; None where the algorithm compares answers instead.
+    what an unfinished answer will bring; None where the algorithm compares answers instead. value_offset: taken off
+    what its head says, as a reward model it started from takes it off its scores.
     """
 
     policy: Role
     reference: str | None
     value: Role | None
+    value_offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +58,6 @@ class Experience:
     @property
     def num_prompts(self) -> int:
         return len(self.examples) // self.num_samples
-
-    @property
-    def lengths_B(self) -> list[int]:
-        """Tokens of each answer."""
-        return [int(n) for n in self.mask_BT.sum(1)]
 
     def rows_of(self, prompts: Sequence[int]) -> list[int]:
         """The answers to these prompts."""
@@ -109,15 +106,15 @@ def policy_logprobs(
     base: Base, packed: Packed, *, temperature: float, grad: bool, checkpointing: bool = False
 ) -> tuple[Tensor, Tensor]:
     """(logprobs_N, entropy_N) of a pack's answer tokens under its adapter, in nats at the sampling temperature."""
-    want = "token_logprobs" if grad else "reference_logprobs"
+    want: Want = "token_logprobs" if grad else "reference_logprobs"
     return forward(base, packed, want, temperature=temperature, checkpointing=checkpointing)
 
 
-def state_values(base: Base, packed: Packed, role: Role, *, checkpointing: bool = False) -> Tensor:
+def state_values(base: Base, packed: Packed, roles: RLRoles, *, checkpointing: bool = False) -> Tensor:
     """(N,) what the value role expects of the state before each answer token of a pack."""
-    assert role.head is not None
+    assert roles.value is not None and roles.value.head is not None
     source_N, _, _ = packed.loss_pairs()
-    return scalar_values(base, packed, role.head, source_N, checkpointing=checkpointing)
+    return scalar_values(base, packed, roles.value.head, source_N, checkpointing=checkpointing) - roles.value_offset
 
 
 @torch.no_grad()
@@ -155,10 +152,9 @@ def observe(
 
     logprobs_BT, entropy_BT = over(roles.policy.adapter, tell)
     reference_BT = over(roles.reference, tell)[0]
-    value = roles.value
     values_BT = None
-    if value is not None:
-        values_BT = over(value.adapter, lambda packed: (state_values(base, packed, value),))[0]
+    if roles.value is not None:
+        values_BT = over(roles.value.adapter, lambda packed: (state_values(base, packed, roles),))[0]
     mask_BT = padded(torch.ones(sum(lengths)), lengths).to(logprobs_BT)
     return Experience(
         examples=examples,
@@ -172,12 +168,20 @@ def observe(
 
 
 @torch.no_grad()
-def sampler_difference(base: Base, seen: Experience, rollouts: Sequence[Rollout], adapter: str | None) -> float:
+def sampler_difference(
+    base: Base, seen: Experience, rollouts: Sequence[Rollout], adapter: str | None, temperature: float = 1.0
+) -> float:
     """Largest |log-probability of the sampler - of the trainer| of a token, in nats, both at temperature 1.
 
-    Measured on the prompts of one small pack: it is a property of the two paths, not of the answers.
+    temperature: what ``seen`` was made at. Where it is not 1 the trainer is asked anew, about four prompts only.
     """
-    (rows, packed), *_ = packs(seen.examples, seen.num_samples, range(min(4, seen.num_prompts)), adapter, 2**30)
-    ours_N, _ = policy_logprobs(base, packed, temperature=1.0, grad=False)
+    if temperature == 1.0:
+        rows, ours_N = list(range(len(rollouts))), seen.logprobs_BT[seen.mask_BT != 0]
+    else:
+        few = range(min(4, seen.num_prompts))
+        ((rows, packed),) = packs(
+            seen.examples, seen.num_samples, few, adapter, sum(e.num_tokens for e in seen.examples)
+        )
+        ours_N, _ = policy_logprobs(base, packed, temperature=1.0, grad=False)
     theirs_N = torch.from_numpy(np.concatenate([rollouts[row].logprobs for row in rows])).to(ours_N)
     return float((ours_N - theirs_N).abs().max())

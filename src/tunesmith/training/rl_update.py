@@ -201,7 +201,7 @@ def value_gradients(
     for own, packed in packs(seen.examples, seen.num_samples, prompts, role.adapter, config.micro_batch_tokens):
         lengths = [seen.examples[row].num_loss_tokens for row in own]
         part = slice(0, max(lengths))
-        values_bt = padded(state_values(base, packed, role, checkpointing=checkpointing), lengths)
+        values_bt = padded(state_values(base, packed, roles, checkpointing=checkpointing), lengths)
         loss, _, stats = value_loss(
             values_bt,
             seen.values_BT[own, part],
