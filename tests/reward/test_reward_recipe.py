@@ -132,6 +132,9 @@ def test_grades_are_predicted_in_their_own_unit(settings: dict[str, Any], tmp_pa
     middle = (edges[1:] + edges[:-1]) / 2
     means = {name: float((np.array(held[name]) * middle).sum() / sum(held[name])) for name in ("chosen", "rejected")}
     assert abs(means["chosen"] - 5) < 0.7 and abs(means["rejected"] - 2) < 0.7
+    grades = trained.facts["grades"]
+    assert grades["answers"] == 8 and grades["rmse_of_mean"] == 1.5 and grades["rmse"] < 0.7
+    assert "always saying the mean grade" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_it_starts_from_an_sft_adapter_and_on_its_base_only(

@@ -96,6 +96,19 @@ def measure_reward(pairs: Pairs, *, longer: bool, seed: int) -> dict[str, Any]:
     return facts | {"warnings": _warnings(facts)}
 
 
+def measure_grades(groups: Sequence[RenderedGroup], rewards: Sequence[Floats], mean_grade: float) -> dict[str, Any]:
+    """Root mean squared error of predicted grades beside that of always saying the training answers' mean."""
+    pairs = [
+        (reward, rating)
+        for group, rewards_K in zip(groups, rewards, strict=True)
+        for reward, rating in zip(rewards_K, group.ratings, strict=True)
+        if rating is not None
+    ]
+    predicted_N, grade_N = np.array(pairs, float).T
+    error, of_mean = ((x - grade_N) ** 2 for x in (predicted_N, mean_grade))
+    return {"answers": len(pairs), "rmse": float(error.mean() ** 0.5), "rmse_of_mean": float(of_mean.mean() ** 0.5)}
+
+
 def _right(margin_P: Floats) -> Floats:
     return np.where(margin_P > 0, 1.0, np.where(margin_P == 0, 0.5, 0.0))
 

@@ -247,6 +247,8 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     if has_head:
         lora.modules_to_save, lora.task_type = None, "CAUSAL_LM"
     _refuse_variants(folder, lora)
+    # PEFT warns where the base it was trained on has another name now; its digest was compared above.
+    lora.base_model_name_or_path = None
     if lora.trainable_token_indices is not None:
         read_token_rows(base, name, folder, lora.trainable_token_indices, written_tokenizer)
         lora.trainable_token_indices = None

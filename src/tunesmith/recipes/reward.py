@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.evals.reward import longer_wins, measure_reward, pairs_of
+from tunesmith.evals.reward import longer_wins, measure_grades, measure_reward, pairs_of
 from tunesmith.models.adapters import save_role
 from tunesmith.models.budget import peak_memory_bytes
 from tunesmith.models.roles import Base, Role
@@ -195,6 +195,8 @@ def _measure(prepared: PreparedReward, loop: Loop) -> dict[str, Any]:
     held_out = pairs_of(prepared.valid, [r - offset for r in rewards]) if prepared.valid else None
     if held_out is not None and len(held_out.right_P):
         facts["held_out"] = measure_reward(held_out, longer=longer_wins(prepared.train), seed=config.seed)
+    if prepared.valid and config.loss_type == "rating":
+        facts["grades"] = measure_grades(prepared.valid, [r - offset for r in rewards], prepared.loss.mean_grade)
     return facts
 
 

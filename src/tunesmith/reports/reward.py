@@ -23,10 +23,17 @@ def write_reward_report(folder: Path, facts: Mapping[str, Any]) -> None:
         "A reward model", f"{facts['base']}, loss {facts['loss_type']}, weights of step {facts['best_step']}"
     )
     held = facts.get("held_out")
-    if held is None:
-        report.text("No pairs were held out, so nothing can be said of this model. Set data.validation_share.")
-    else:
+    grades = facts.get("grades")
+    if grades is not None:
+        report.heading("Grades of held-out answers")
+        report.text(
+            f"Over {grades['answers']} answers the predicted grade is off by {grades['rmse']:.2f} (root mean square); "
+            f"always saying the mean grade of the training answers is off by {grades['rmse_of_mean']:.2f}."
+        )
+    if held is not None:
         _held_out(report, folder, held)
+    elif grades is None:
+        report.text("No pairs were held out, so nothing can be said of this model. Set data.validation_share.")
     report.heading("Rows")
     left = {**data["rows_dropped"], **data["left_out"]}
     report.table(
