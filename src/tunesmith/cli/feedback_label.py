@@ -47,29 +47,29 @@ def label(
         if not annotator.strip():
             raise ConfigError("--annotator", "the name is empty.", "Say who judges.")
         editor = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "")
-        with FeedbackStore.open(store) as held, keys() as read_key:
-            queue = plan_queue(
-                held, kind, annotator.strip(), seed=seed, per_prompt=per_prompt, repeat_share=repeat_share
-            )
+        name = annotator.strip()
+        with FeedbackStore.open(store) as held:
+            queue = plan_queue(held, kind, name, seed=seed, per_prompt=per_prompt, repeat_share=repeat_share)
             if not queue:
                 needs = "two candidates" if kind in ("comparison", "ranking") else "a candidate"
                 fix = f"Draw some: tunesmith feedback sample PROMPTS --store {shlex.quote(str(store))}"
                 raise DataError(store, f"no prompt has {needs}.", fix)
-            session = Labeller(
-                store=held,
-                kind=kind,
-                annotator=annotator.strip(),
-                queue=queue,
-                read_key=read_key,
-                show=_show,
-                edit=(lambda text: edit_in(editor, text)) if editor and sys.stdin.isatty() else None,
-            ).run()
+            with keys() as read_key:
+                session = Labeller(
+                    store=held,
+                    kind=kind,
+                    annotator=name,
+                    queue=queue,
+                    read_key=read_key,
+                    show=_show,
+                    edit=(lambda text: edit_in(editor, text)) if editor and sys.stdin.isatty() else None,
+                ).run()
         facts = {"judged": session.judged, "skipped": session.skipped, "undone": session.undone, "left": session.left}
         if as_json:
             typer.echo(json.dumps(facts))
             return
         where = f"--store {shlex.quote(str(store))}"
-        again = f"tunesmith feedback label {where} --annotator {shlex.quote(annotator.strip())} --kind {kind}"
+        again = f"tunesmith feedback label {where} --annotator {shlex.quote(name)} --kind {kind}"
         print_lines(
             [
                 "",

@@ -75,7 +75,7 @@ class LoadedPrompts(Sequence[PromptRow]):
         if self.num_copies:
             at, earlier = self.copies[0]
             lines.insert(
-                0, f"{self.num_copies} prompts repeat an earlier one and are asked once (first: {at}, {earlier})."
+                0, f"{self.num_copies} prompts repeat an earlier one and are used once (first: {at}, {earlier})."
             )
         return lines
 

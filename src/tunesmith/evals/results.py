@@ -29,6 +29,10 @@ class ResultsFile:
     def __getitem__(self, key: str) -> Mapping[str, Any]:
         return self._rows[key]
 
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        """The answer of a key, or None where there is none."""
+        return self._rows.get(key)
+
     def __len__(self) -> int:
         return len(self._rows)
 

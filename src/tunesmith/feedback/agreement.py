@@ -57,14 +57,14 @@ class Agreement:
 
 
 def cohen_kappa(
-    first_N: Sequence[float], second_N: Sequence[float], *, clusters_N: Clusters = None, seed: int = 0
+    first_N: Sequence[float] | Floats, second_N: Sequence[float] | Floats, *, clusters_N: Clusters = None, seed: int = 0
 ) -> Agreement:
     """Cohen's kappa of two annotators over the items both judged (Cohen 1960, equation 1); NaN: not judged.
 
     Raises ValueError when the lengths differ.
     """
     pair_N2 = np.column_stack([_as_floats(first_N), _as_floats(second_N)])
-    both_N = ~np.isnan(pair_N2).any(axis=1)
+    both_N = (~np.isnan(pair_N2)).sum(axis=1) == 2
     pair_N2, clusters = pair_N2[both_N], _of(clusters_N, both_N)
     if not len(pair_N2):
         return Agreement(value=None, reason="the two judged no item in common")
@@ -192,7 +192,7 @@ def without_minus_with(
     return _with_interval(parts, difference, seed, _of(clusters, both_N), ONE_CATEGORY)
 
 
-def _as_floats(values: Sequence[float]) -> Floats:
+def _as_floats(values: Sequence[float] | Floats) -> Floats:
     return np.asarray(values, np.float64)
 
 
@@ -239,7 +239,8 @@ def _distances(total_BC: Floats, category_C: Floats, level: Level) -> Floats:
 def _expected(total_BC: Floats, apart_BCC: Floats) -> Floats:
     number_B = total_BC.sum(axis=1)
     product_BCC = total_BC[:, :, None] * total_BC[:, None, :]
-    return (product_BCC * apart_BCC).sum(axis=(1, 2)) / (number_B * (number_B - 1))
+    expected_B: Floats = (product_BCC * apart_BCC).sum(axis=(1, 2)) / (number_B * (number_B - 1))
+    return expected_B
 
 
 def _alpha_of_coincidences(sums_BCC: Floats, category_C: Floats, level: Level) -> Floats:

@@ -9,10 +9,11 @@ alone, so it comes to the same store, and more candidates can be asked for later
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class SampleConfig(Config):
     num_candidates: int = Field(4, ge=1, le=26)
     """Slots of a prompt; more can be asked for later."""
     temperatures: tuple[float, ...] = Field((0.3, 0.6, 0.9, 1.2), min_length=1)
-    """Slot i is drawn at the i-th of them, from the first again behind the last."""
+    """Slot i is drawn at the i-th of them, from the first again behind the last; with several writers, see ``rung``."""
     top_p: float = Field(0.95, gt=0, le=1)
     """Smallest set of tokens whose probability reaches this (arXiv:1904.09751)."""
     top_k: int = Field(0, ge=0)
@@ -78,8 +79,10 @@ class SampleConfig(Config):
 
     def rung(self, slot: int, num_writers: int) -> tuple[int, float]:
         """(which writer, at which temperature) a slot is drawn; together all combinations come before one repeats."""
-        lap, step = divmod(slot, len(self.temperatures))
-        return (slot + lap) % num_writers, self.temperatures[step]
+        num_rungs = len(self.temperatures)
+        # Where the two numbers share a factor, going round both would meet some combinations only.
+        shift = slot // math.lcm(num_rungs, num_writers) % math.gcd(num_rungs, num_writers)
+        return slot % num_writers, self.temperatures[(slot + shift) % num_rungs]
 
     def sampling(self, temperature: float) -> Sampling:
         """What a writer is told."""
@@ -120,7 +123,7 @@ class Sampled:
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
-        return {**asdict(self), "turned_down": dict(self.turned_down)}
+        return {name: getattr(self, name) for name in self.__slots__} | {"turned_down": dict(self.turned_down)}
 
 
 def settle(
@@ -233,7 +236,7 @@ class Sampler:
             for slot in range(self.config.num_candidates)
             for draw in range(self.config.max_redraws + 1)
         )
-        base = asdict(self.sampled)
+        base = replace(self.sampled, turned_down=self.sampled.turned_down.copy())
         others = [self._others(prompt) for prompt in prompts]
         while True:
             settled = [self._settle(prompt, texts) for prompt, texts in zip(prompts, others, strict=True)]
@@ -278,16 +281,16 @@ class Sampler:
                     seed=self.config.seed,
                 )  # fmt: skip
 
-    def _count(self, base: Mapping[str, Any], prompts: Sequence[PromptRow], settled: Sequence[Settled]) -> None:
+    def _count(self, base: Sampled, prompts: Sequence[PromptRow], settled: Sequence[Settled]) -> None:
         out = self.sampled
-        out.kept = base["kept"] + sum(len(one.kept) for one in settled)
-        out.empty_slots = base["empty_slots"] + sum(one.empty_slots for one in settled)
+        out.kept = base.kept + sum(len(one.kept) for one in settled)
+        out.empty_slots = base.empty_slots + sum(one.empty_slots for one in settled)
         out.settled = out.kept + out.empty_slots
-        out.turned_down = Counter(base["turned_down"])
+        out.turned_down = base.turned_down.copy()
         for one in settled:
             out.turned_down.update(one.turned_down)
         rows = [self._row(p, *place) for p, one in zip(prompts, settled, strict=True) for place in one.kept]
-        out.cut = base["cut"] + sum(row is not None and row["stop_reason"] == "length" for row in rows)
+        out.cut = base.cut + sum(row is not None and row["stop_reason"] == "length" for row in rows)
 
     def _rung(self, slot: int) -> tuple[int, float]:
         return self.config.rung(slot, len(self.writers))

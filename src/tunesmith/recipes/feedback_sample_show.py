@@ -26,10 +26,8 @@ def estimate(sampler: Sampler, *, probe: bool) -> str:
         f"{wanted - missing} drawn before; {missing} to draw, of at most {config.max_new_tokens} tokens each"
     )
     seconds = sampler.seconds_at_most() if probe else None
-    redraws = "; near copies are drawn again, up to "
-    return (
-        f"{text}{'' if seconds is None else f', at most {clock(seconds)}'}{redraws}{config.max_redraws} times a slot."
-    )
+    told = "" if seconds is None else f", about {clock(seconds)} if all of them are that long"
+    return f"{text}{told}; near copies are drawn again, up to {config.max_redraws} times a slot."
 
 
 class Bar:

@@ -22,8 +22,11 @@ from tunesmith.models.budget import peak_memory_bytes
 from tunesmith.models.roles import Base
 from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.recipes.ppo_prepare import Prepared, iteration_seed, prepare
-from tunesmith.recipes.ppo_show import Clock, Samples
+from tunesmith.recipes.ppo_report import all_warnings, report_run
+from tunesmith.recipes.ppo_show import SAMPLES_FILE, Clock, Samples
+from tunesmith.recipes.winrate import REWARDS_KEY
 from tunesmith.records import Rollout
+from tunesmith.reports.ppo import CURVES_FILE, draw_curves
 from tunesmith.rollout.experience import Experience, observe, sampler_difference
 from tunesmith.rollout.generate import LocalGenerator, Sampling
 from tunesmith.rollout.rewards import Answered, RewardSource, Scores
@@ -165,6 +168,8 @@ def _iterate(job: _Job) -> dict[str, float]:
     # Guards and the best policy so far speak of the policy that answered: checkpoint-<iteration>.
     metrics = {**credit.metrics, "objective/kl_coef": job.credit.kl_coef, "val/sampler_difference": difference}
     _judge(job, answers, seen, credit.metrics)
+    if iteration % config.plot_steps == 0:
+        draw_curves(job.run.folder / CURVES_FILE, job.history, warned=all_warnings(job.history, config.guards))
     if iteration % config.sample_steps == 0:
         kl_B = ((seen.logprobs_BT - seen.reference_BT) * seen.mask_BT).sum(1).double().cpu().numpy()
         few = slice(0, config.num_samples)
@@ -291,7 +296,10 @@ def _finish(job: _Job, interrupted: bool) -> Aligned:
             load_checkpoint(kept, None, learning_parameters(prepared.roles))
         digest = adapter_digest(prepared.base, prepared.roles.policy.adapter)
         extra = {"adapter_digest": digest, "prompts_digest": prepared.loaded.digest, "iteration": state.best_step}
+        # A judge that the policy was trained with is told by this.
+        extra[REWARDS_KEY] = dict(prepared.rewards.identity)
         save_role(prepared.base, prepared.roles.policy, run.folder, extra)
+        _report(job)
     by_step = {one.step: one for one in job.history}
     aligned = Aligned(
         output_dir=run.folder,
@@ -309,6 +317,28 @@ def _finish(job: _Job, interrupted: bool) -> Aligned:
     if not interrupted:
         run.finish(aligned.as_dict())
     return aligned
+
+
+def _report(job: _Job) -> None:
+    """The win rate of the policy that was kept, if the recipe asks for one, and the page about the run."""
+    prepared, config, run = job.prepared, job.prepared.config, job.run
+    roles, held_out = prepared.roles, prepared.held_out
+    played = None
+    if held_out is not None:
+        played = held_out.play(
+            prepared.base, job.generator, roles.policy.adapter, roles.reference, run.folder, job.samples.tell
+        )
+    report_run(
+        run.folder,
+        job.history,
+        config.guards,
+        algorithm=config.algorithm,
+        kept=job.state.best_step,
+        kl_budget=config.kl_budget,
+        samples_file=SAMPLES_FILE,
+        played=played,
+        facts={"base": prepared.base.resolved.name, "seconds": round(time.perf_counter() - job.began)},
+    )
 
 
 def _last_round(job: _Job) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from tunesmith.config import Config
 from tunesmith.models.adapters import AdapterConfig
 from tunesmith.models.load import ModelConfig
+from tunesmith.recipes.ppo_report import HeldOutConfig
 from tunesmith.rollout.reward_open import RewardConfig
 from tunesmith.training.guards import GuardConfig
 from tunesmith.training.rl_update import UpdateConfig
@@ -60,6 +61,8 @@ class PPOConfig(ModelConfig, UpdateConfig):
     """Nats an answer: the result is the policy with the highest reward among those this near to the reference."""
     guards: GuardConfig = GuardConfig()
     """When to warn."""
+    held_out: HeldOutConfig | None = None
+    """A blind win rate against the reference at the end; empty: none is measured."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass; auto: only where memory demands it."""
     rollout_rows: int = Field(32, ge=1)
@@ -74,6 +77,8 @@ class PPOConfig(ModelConfig, UpdateConfig):
     """Iterations between two tables of samples."""
     num_samples: int = Field(5, ge=1)
     """Answers in a table of samples; all of an iteration's if it has fewer."""
+    plot_steps: int = Field(1, ge=1)
+    """Iterations between two drawings of ppo.png."""
     report_to: list[Literal["none", "tensorboard", "wandb", "trackio"]] = []
     """Trackers that also get the metrics, through their own libraries."""
 

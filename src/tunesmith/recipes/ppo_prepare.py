@@ -19,6 +19,7 @@ from tunesmith.models.load import load_base
 from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed, permutation
 from tunesmith.recipes.ppo_config import PPOConfig
+from tunesmith.recipes.ppo_report import HeldOut
 from tunesmith.records import Message
 from tunesmith.rollout.experience import RLRoles
 from tunesmith.rollout.generate import Prompt
@@ -44,6 +45,7 @@ class Prepared:
     loaded: LoadedPrompts
     num_too_long: int
     budget: Budget
+    held_out: HeldOut | None
 
     def asked(self, iteration: int) -> tuple[list[PromptRow], list[Prompt]]:
         """The rows of one iteration and what is asked: K requests a row, neighbours.
@@ -76,7 +78,7 @@ class Prepared:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resume to continue the same run."""
         free = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
-        free |= {"sample_steps", "num_samples", "report_to"}
+        free |= {"sample_steps", "num_samples", "plot_steps", "held_out", "report_to"}
         resolved = self.base.resolved
         return {
             **self.config.model_dump(mode="json", exclude=free),
@@ -113,7 +115,8 @@ def prepare(
         base = load_base(config.model_copy(update={"dtype": dtype or config.dtype}))
     _check_base(base, config)
     rewards, notes = open_rewards(config.rewards, base) if reward is None else (WeightedSum([(reward, 1.0)]), [])
-    base.notes += [*notes, *loaded.notes()]
+    held_out = None if config.held_out is None else HeldOut.open(config.held_out, base, rewards.identity)
+    base.notes += [*notes, *loaded.notes(), *(held_out.notes if held_out is not None else ())]
     offset = next((source.model.offset for source, _ in rewards.sources if isinstance(source, ModelReward)), 0.0)
     roles = place_roles(base, config, offset)
     prompts, ids, too_long = _render(loaded, base, config)
@@ -135,6 +138,7 @@ def prepare(
         loaded=loaded,
         num_too_long=too_long,
         budget=budget,
+        held_out=held_out,
     )
 
 
