@@ -29,7 +29,7 @@ with FeedbackStore.open(path, create=True) as store:
 
 def start(path: Path, annotator: str, number: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(path), annotator, str(number)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def integrity(path: Path) -> str:
@@ -43,9 +43,8 @@ def test_writers_that_make_one_store_at_once_lose_nothing(tmp_path: Path) -> Non
     writers = [start(path, name, number) for name in ("ann", "bob", "eve")]
     said = {}
     for name, writer in zip(("ann", "bob", "eve"), writers, strict=True):
-        out, err = writer.communicate(timeout=120)
-        assert writer.returncode == 0, err
-        said[name] = out.split()
+        said[name] = writer.communicate(timeout=120)[0].split()
+        assert writer.returncode == 0
     with FeedbackStore.open(path) as store:
         assert store.counts().annotators == {"ann": number, "bob": number, "eve": number}
         assert store.counts().prompts == 1 and store.counts().candidates == 3
@@ -63,8 +62,10 @@ def test_what_was_told_of_is_there_after_kill_nine(tmp_path: Path) -> None:
         # Killed while it writes: no word of the last judgement may have come, but none that came may be lost.
         told += [writer.stdout.readline().strip() for _ in range(20 + round_)]
         os.kill(writer.pid, signal.SIGKILL)
-        told += writer.communicate(timeout=60)[0].split()
-        assert writer.returncode == -signal.SIGKILL
+        # Not communicate(), which would lose the lines that readline() has read ahead.
+        told += writer.stdout.read().split()
+        assert writer.wait(timeout=60) == -signal.SIGKILL
+        writer.stdout.close()
         with FeedbackStore.open(path) as store:
             there = [j.id for j in store.judgements()]
         # A line cut in the middle is no word.

@@ -150,6 +150,11 @@ def test_hidden_repeats_and_kinds_switched_off_give_no_vote() -> None:
     assert found.left_out == {"hidden repeat": 1, "thumb of weight 0": 2}
 
 
+def test_a_repeat_whose_first_was_withdrawn_is_a_vote() -> None:
+    found = votes(said(Compared("B"), "a", "b", again="withdrawn", key="again"))
+    assert decided(found) == [("b", "a", 1.0, 0.0)] and found.left_out == {}
+
+
 def test_wrong_settings_are_refused() -> None:
     from tunesmith.config import build_config
     from tunesmith.feedback.prefer import PreferConfig

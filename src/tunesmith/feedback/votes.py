@@ -98,12 +98,12 @@ class Votes:
 def votes_of(judgements: Sequence[Judgement], candidates: Sequence[str], config: VoteConfig) -> Votes:
     """The votes that judgements of one prompt hold; ``candidates`` are the ids of all its answers in the store.
 
-    A hidden repeat measures its annotator and is no second vote.
+    A hidden repeat measures its annotator and is no second vote, unless the first was withdrawn.
     """
     out = Votes()
-    counted = []
+    counted, stand = [], {judgement.id for judgement in judgements}
     for judgement in judgements:
-        if judgement.asked_again_of is not None:
+        if judgement.asked_again_of in stand:
             out.count("hidden repeat")
         elif config.weight(judgement.kind) == 0:
             out.count(f"{judgement.kind} of weight 0")

@@ -124,6 +124,7 @@ class FastDecoding:
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
+        """Rows behind the new end of the cache move into the places of rows that ended; no other row is copied."""
         places = [int(self.place_B[row]) for row in rows]
         free = sorted(set(range(len(rows))) - set(places))
         moves = {place: free.pop() for place in places if place >= len(rows)}

@@ -17,7 +17,7 @@ from tunesmith.data.check import FaultLog, RowError, shown
 from tunesmith.data.convertible import FEEDBACK_SHAPES, FeedbackShape, convertible_shapes
 from tunesmith.data.feedback import FeedbackRow, read_feedback
 from tunesmith.data.read import Rows, open_rows
-from tunesmith.data.shape import Shape, detect_shape, to_record
+from tunesmith.data.shape import SHAPES, Shape, detect_shape, to_record
 from tunesmith.data.whole import temporary_sibling
 from tunesmith.errors import DataError
 from tunesmith.models.load import ModelConfig, load_base
@@ -159,11 +159,12 @@ def _read(rows: Rows, shape: FeedbackShape | Shape, config: ScoreConfig, faults:
 def _answers_of(
     row: Mapping[str, Any], where: Where, row_id: int, shape: FeedbackShape | Shape, config: ScoreConfig
 ) -> _Row:
-    if shape in FEEDBACK_SHAPES:
-        record = read_feedback(FeedbackRow(row, where, row_id, config.columns, False, set()), shape)
+    feedback = next((known for known in FEEDBACK_SHAPES if known == shape), None)
+    if feedback is not None:
+        record = read_feedback(FeedbackRow(row, where, row_id, config.columns, False, set()), feedback)
         prompt, named = record.prompt, _named(record)
     else:
-        plain = to_record(row, shape, where, row_id)
+        plain = to_record(row, next(known for known in SHAPES if known == shape), where, row_id)
         if isinstance(plain, Document):
             raise RowError(where, "the row is raw text, which has no answer.", "Give prompts with answers, or chats.")
         prompt, named = _last_answer(plain)
