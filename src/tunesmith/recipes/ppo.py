@@ -2,70 +2,40 @@
 
 Read top to bottom: prepare the roles, run folder and resume, the loop (sample, score, assign credit, update, log and
 guard, checkpoint), save. Keys are in ``ppo_config.py``, what stands before the first iteration in ``ppo_prepare.py``,
-tables and pictures in ``ppo_show.py``; the update itself is ``training/rl_update.py``.
+a round's answers in ``ppo_round.py``, tables and last words in ``ppo_show.py``, the page and the win rate in
+``ppo_report.py``; the update itself is ``training/rl_update.py``.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from tunesmith.losses.masked import masked_mean
 from tunesmith.models.adapters import adapter_digest, save_role
 from tunesmith.models.budget import peak_memory_bytes
 from tunesmith.models.roles import Base
 from tunesmith.recipes.ppo_config import PPOConfig
-from tunesmith.recipes.ppo_prepare import Prepared, iteration_seed, prepare
+from tunesmith.recipes.ppo_prepare import Prepared, prepare
 from tunesmith.recipes.ppo_report import all_warnings, report_run
-from tunesmith.recipes.ppo_show import SAMPLES_FILE, Clock, Samples
+from tunesmith.recipes.ppo_round import Answers, answer, earned, observe_answers, source_metrics
+from tunesmith.recipes.ppo_show import SAMPLES_FILE, Aligned, Clock, Samples
 from tunesmith.recipes.winrate import REWARDS_KEY
-from tunesmith.records import Rollout
 from tunesmith.reports.ppo import CURVES_FILE, draw_curves
-from tunesmith.rollout.experience import Experience, observe, sampler_difference
-from tunesmith.rollout.generate import LocalGenerator, Sampling
-from tunesmith.rollout.rewards import Answered, RewardSource, Scores
+from tunesmith.rollout.experience import Experience, sampler_difference
+from tunesmith.rollout.generate import LocalGenerator
+from tunesmith.rollout.rewards import RewardSource
 from tunesmith.runs import Run
 from tunesmith.runtime import release_memory
 from tunesmith.training.checkpoint import ResumeState, load_checkpoint, plan_of, prune, save_checkpoint
 from tunesmith.training.credit import CreditState, adapt_kl, assign_credit
-from tunesmith.training.guards import Iteration, best_at_kl_budget, guard, repeated_share
+from tunesmith.training.guards import Iteration, best_at_kl_budget, guard
 from tunesmith.training.loop import checkpoint_to_resume, go_on_as_planned
 from tunesmith.training.rl_update import build_rl_optimizer, learning_parameters, update
 from tunesmith.training.schedule import stop_on_signal
 from tunesmith.training.watch import Trackers, Watch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aligned:
-    """What a finished or interrupted run left behind.
-
-    first, best, last: what the policy earned before the run, at the checkpoint that was kept, and at the end.
-    """
-
-    output_dir: Path
-    base: Base
-    num_iterations: int
-    num_episodes: int
-    first: Iteration | None
-    best: Iteration | None
-    last: Iteration | None
-    warnings: list[str]
-    interrupted: bool
-    train_seconds: float
-    peak_bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """For --json: everything but the model."""
-        kept = {name: getattr(self, name) for name in self.__slots__ if name != "base"}
-        for name in ("first", "best", "last"):
-            kept[name] = None if kept[name] is None else asdict(kept[name])
-        return {**kept, "output_dir": str(self.output_dir)}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,19 +57,6 @@ class _Job:
     def log(self, metrics: dict[str, float]) -> None:
         self.run.log_metrics(self.state.step, metrics)
         self.trackers.log(self.state.step, metrics)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """One round of answers, what they were scored, and what is known of the policy that gave them."""
-
-    rollouts: list[Rollout]
-    items: list[Answered]
-    scores: Scores
-
-    @property
-    def ended_B(self) -> NDArray[np.bool_]:
-        return np.array([rollout.stop_reason == "end_of_turn" for rollout in self.rollouts])
 
 
 def align(config: PPOConfig, *, base: Base | None = None, reward: RewardSource | None = None) -> Aligned:
@@ -159,9 +116,10 @@ def _iterate(job: _Job) -> dict[str, float]:
     base, roles, iteration = prepared.base, prepared.roles, job.state.step
     clock = Clock()
     # Sample and score. Nothing has moved yet: an error in a reward loses nothing but these answers.
-    answers = _answer(job, iteration, clock)
+    answers = answer(prepared, job.generator, iteration, clock)
     # What every role says of every token, before anything moves.
-    plan, seen = state.plan, _observe(job, answers)
+    plan = state.plan
+    seen = observe_answers(prepared, answers, int(plan["micro_batch_tokens"]))
     difference = sampler_difference(base, seen, answers.rollouts, roles.policy.adapter, config.temperature)
     credit = assign_credit(seen, answers.scores.total, answers.ended_B, config, job.credit)
     clock.lap("seconds/observe")
@@ -192,78 +150,20 @@ def _iterate(job: _Job) -> dict[str, float]:
     release_memory()
     state.advance(num_tokens=sum(e.num_tokens for e in seen.examples), epoch=0)
     metrics |= {"episode": state.step * len(answers.rollouts), "num_tokens": state.num_tokens, **clock.laps}
-    job.log({**metrics, **_sources(job, answers.scores)})
+    job.log({**metrics, **source_metrics(prepared, answers.scores)})
     return metrics
 
 
-def _answer(job: _Job, iteration: int, clock: Clock) -> _Answers:
-    """The present policy's answers to one iteration's prompts, scored."""
-    prepared, config = job.prepared, job.prepared.config
-    rows, asked = prepared.asked(iteration)
-    sampling = Sampling(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        seed=iteration_seed(config, iteration),
-    )
-    rollouts = job.generator.generate(asked, sampling, prepared.roles.policy.adapter)
-    clock.lap("seconds/sample")
-    items = [
-        Answered(
-            messages=rows[i // config.num_generations].messages,
-            text=rollout.text,
-            stop_reason=rollout.stop_reason,
-            row_id=rollout.row_id,
-            sample=asked[i].sample,
-            ids=rollout.ids,
-            prompt_ids=rollout.prompt_ids,
-        )
-        for i, rollout in enumerate(rollouts)
-    ]
-    scores = prepared.rewards.score_parts(items)
-    clock.lap("seconds/score")
-    return _Answers(rollouts, items, scores)
-
-
-def _observe(job: _Job, answers: _Answers) -> Experience:
-    prepared, config = job.prepared, job.prepared.config
-    return observe(
-        prepared.base,
-        prepared.roles,
-        answers.rollouts,
-        num_samples=config.num_generations,
-        micro_batch_tokens=int(job.state.plan["micro_batch_tokens"]),
-        temperature=config.temperature,
-    )
-
-
-def _judge(job: _Job, answers: _Answers, seen: Experience, metrics: dict[str, float]) -> None:
-    """Note what the policy that answered earned, and warn where learning goes wrong."""
+def _judge(job: _Job, answers: Answers, seen: Experience, metrics: Mapping[str, float]) -> None:
+    """Note what the policy that answered earned, warn where learning goes wrong, and name the best one so far."""
     config, state = job.prepared.config, job.state
-    watched = {s.name for s, weight in job.prepared.rewards.sources if weight == 0}
-    job.history.append(
-        Iteration(
-            step=state.step,
-            reward=metrics["objective/scores"],
-            kl=metrics["objective/kl"],
-            length=metrics["objective/length"],
-            entropy=float(masked_mean(seen.entropy_BT, seen.mask_BT)),
-            repetition=float(np.mean([repeated_share([int(i) for i in r.ids]) for r in answers.rollouts])),
-            reward_std=metrics["objective/scores_std"],
-            watched={name: mean for name, mean in answers.scores.means().items() if name in watched},
-        )
-    )
+    job.history.append(earned(job.prepared, state.step, answers, seen, metrics))
     for warned in guard(job.history, config.guards):
         job.warnings.append(str(warned))
         job.samples.tell(f"warning: {warned}")
     saved = [one for one in job.history if one.step % config.save_steps == 0 or one.step == config.num_iterations]
     best = best_at_kl_budget(saved, config.kl_budget)
     state.best_step = best.step if best is not None else 0
-
-
-def _sources(job: _Job, scores: Scores) -> dict[str, float]:
-    """What each source of several gave on average, and what the sources counted."""
-    means = {f"reward/{name}": mean for name, mean in scores.means().items()} if len(scores.parts) > 1 else {}
-    return means | {f"reward/{name}": float(count) for name, count in job.prepared.rewards.counts.items()}
 
 
 def _save(job: _Job) -> None:
@@ -343,10 +243,10 @@ def _report(job: _Job) -> None:
 
 def _last_round(job: _Job) -> None:
     """The last policy answers once more: it is judged like the others, and nothing is learnt from it."""
-    config, state, clock = job.prepared.config, job.state, Clock()
-    answers = _answer(job, state.step, clock)
-    seen = _observe(job, answers)
+    prepared, state, clock = job.prepared, job.state, Clock()
+    answers = answer(prepared, job.generator, state.step, clock)
+    seen = observe_answers(prepared, answers, int(state.plan["micro_batch_tokens"]))
     # A copy: the scores of this round belong to no iteration.
-    credit = assign_credit(seen, answers.scores.total, answers.ended_B, config, replace(job.credit))
+    credit = assign_credit(seen, answers.scores.total, answers.ended_B, prepared.config, replace(job.credit))
     _judge(job, answers, seen, credit.metrics)
-    job.run.log_metrics(state.step + 1, {**credit.metrics, **_sources(job, answers.scores), **clock.laps})
+    job.run.log_metrics(state.step + 1, {**credit.metrics, **source_metrics(prepared, answers.scores), **clock.laps})

@@ -65,7 +65,7 @@ class PPOConfig(ModelConfig, UpdateConfig):
     """A blind win rate against the reference at the end; empty: none is measured."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass; auto: only where memory demands it."""
-    rollout_rows: int = Field(32, ge=1)
+    rollout_rows: int = Field(64, ge=1)
     """Answers written side by side."""
     seed: int = Field(0, ge=0)
     """Keys all randomness: adapters, order of prompts and mini-batches, every draw of a token."""

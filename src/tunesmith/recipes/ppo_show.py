@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,41 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tunesmith.models.roles import Base
 from tunesmith.rollout.rewards import Answered
 from tunesmith.runs import atomic_write_text
+from tunesmith.training.guards import Iteration
 
 SAMPLES_FILE = "samples.jsonl"
 # Characters of a prompt and of an answer that a table on a terminal has room for; the file has all of them.
 SHOWN_CHARACTERS = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aligned:
+    """What a finished or interrupted run left behind.
+
+    first, best, last: what the policy earned before the run, at the checkpoint that was kept, and at the end.
+    """
+
+    output_dir: Path
+    base: Base
+    num_iterations: int
+    num_episodes: int
+    first: Iteration | None
+    best: Iteration | None
+    last: Iteration | None
+    warnings: list[str]
+    interrupted: bool
+    train_seconds: float
+    peak_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: everything but the model."""
+        kept = {name: getattr(self, name) for name in self.__slots__ if name != "base"}
+        for name in ("first", "best", "last"):
+            kept[name] = None if kept[name] is None else asdict(kept[name])
+        return {**kept, "output_dir": str(self.output_dir)}
 
 
 @dataclass(slots=True)
