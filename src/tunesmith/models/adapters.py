@@ -99,6 +99,8 @@ def _place(base: Base, name: str, lora: LoraConfig) -> None:
     with warnings.catch_warnings():
         # PEFT asks transformers by an older name; nothing a user could do about it.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # Which base an adapter belongs to is told by digests, not by the name its folder had on some machine.
+        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*was renamed", category=UserWarning)
         if base.peft_model is None:
             base.peft_model = get_peft_model(base.model, lora, adapter_name=name)
         else:
