@@ -65,18 +65,11 @@ def label(
                     edit=(lambda text: edit_in(editor, text)) if editor and sys.stdin.isatty() else None,
                 ).run()
         facts = {"judged": session.judged, "skipped": session.skipped, "undone": session.undone, "left": session.left}
-        if as_json:
-            typer.echo(json.dumps(facts))
-            return
         where = f"--store {shlex.quote(str(store))}"
         again = f"tunesmith feedback label {where} --annotator {shlex.quote(name)} --kind {kind}"
-        print_lines(
-            [
-                "",
-                f"{session.judged} judged and saved in {store}, {session.skipped} skipped, {session.left} left.",
-                f"next:  {again if session.left else f'tunesmith feedback agreement {where}'}",
-            ]
-        )
+        said = f"{session.judged} judged and saved in {store}, {session.skipped} skipped, {session.left} left."
+        then = f"next:  {again if session.left else f'tunesmith feedback agreement {where}'}"
+        print_lines([json.dumps(facts)] if as_json else ["", said, then])
 
 
 def _show(text: str) -> None:
