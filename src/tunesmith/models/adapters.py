@@ -174,7 +174,12 @@ def adapter_tensors(base: Base, name: str) -> dict[str, torch.Tensor]:
     """An adapter's tensors under the names of PEFT's files."""
     lora = {
         key: tensor.detach().cpu().contiguous()
-        for key, tensor in get_peft_model_state_dict(base.peft_model, adapter_name=name).items()
+        for key, tensor in get_peft_model_state_dict(
+            # Neither embedding nor head takes matrices here; "auto" would ask the hub what the base looked like.
+            base.peft_model,
+            adapter_name=name,
+            save_embedding_layers=False,
+        ).items()
     }
     return {**lora, **base.token_rows[name].peft_tensors()} if name in base.token_rows else lora
 
