@@ -57,7 +57,7 @@ def describe_import(done: Imported, store: Path) -> list[str]:
         lines.append(f"there already: {_many(done.already_there, 'judgement')}")
     if done.withdrawn:
         lines.append(f"withdrawn: {done.withdrawn}")
-    return [*lines, f"next: tunesmith feedback prefer {shlex.quote(str(store))} preferences"]
+    return [*lines, f"next: tunesmith feedback prefer preferences --store {shlex.quote(str(store))}"]
 
 
 def describe_export(done: Exported, store: Path, folder: Path) -> list[str]:
@@ -66,7 +66,7 @@ def describe_export(done: Exported, store: Path, folder: Path) -> list[str]:
     empty = [Path(path).name for path, rows in done.files.items() if not rows]
     if empty:
         lines.append(f"empty: {', '.join(empty)}")
-    return [*lines, f"next: tunesmith feedback import other.db {shlex.quote(str(folder))}"]
+    return [*lines, f"next: tunesmith feedback import {shlex.quote(str(folder))} --store other.db"]
 
 
 def as_dict(done: Exported) -> dict[str, Any]:
