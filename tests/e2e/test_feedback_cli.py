@@ -121,3 +121,16 @@ def test_wrong_calls_end_in_one_paragraph(command: str, says: str) -> None:
     done = tunesmith(*shlex.split(command))
     assert done.exit_code == 2
     assert says in done.stderr and "Traceback" not in done.output
+
+
+def test_a_column_of_a_file_cannot_act_on_the_terminal() -> None:
+    from tunesmith.feedback.transfer import Imported
+    from tunesmith.recipes.feedback_transfer import describe_import
+
+    done = Imported(files=["rows.jsonl"], ignored_columns=["\x1b[2Jcleared"])
+    assert "not carried: \\x1b[2Jcleared" in describe_import(done, Path("feedback.db"))
+
+
+@pytest.mark.parametrize("verb", ["sample", "label", "agreement", "import", "export", "prefer"])
+def test_every_verb_names_its_store_the_same_way(verb: str) -> None:
+    assert "--store" in tunesmith("feedback", verb, "--help").stdout

@@ -103,7 +103,7 @@ def prefer(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Judgements of all kinds into weighted pairs. Example: tunesmith feedback prefer preferences --store feedback.db."""
+    """Judgements of all kinds into pairs. Example: tunesmith feedback prefer preferences --store feedback.db."""
     with errors_in_one_paragraph(debug):
         from tunesmith.config import load_config
         from tunesmith.recipes.feedback_prefer import FeedbackPreferConfig, describe, make_preferences

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.check import shown
 from tunesmith.data.convert import in_option_words, option_words
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.feedback.argilla import ASKED, Question
@@ -49,7 +50,7 @@ def describe_import(done: Imported, store: Path) -> list[str]:
     if done.left_out:
         lines += ["left out:", *(f"  {number} x {cause}" for cause, number in done.left_out.items())]
     if done.ignored_columns:
-        lines.append(f"not carried: {', '.join(done.ignored_columns)}")
+        lines.append(f"not carried: {', '.join(map(shown, done.ignored_columns))}")
     kinds = ", ".join(_many(number, kind) for kind, number in sorted(done.kinds.items()))
     new = f"{_many(done.new_prompts, 'new prompt')}, {_many(done.new_candidates, 'new answer')}"
     lines.append(f"put into {store}: {kinds or 'no judgement'}; {new}")
