@@ -23,6 +23,23 @@ def test_faulty_rows_name_the_option_that_leaves_them_out() -> None:
     assert "--on-bad-row drop" in done.stderr and "data." not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("gone/out.jsonl", "there is no such folder"),
+        ("out.csv", "written as .jsonl only"),
+        ("rows.jsonl", "the output is the input"),
+        ("folder.jsonl", "is a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(output: str, says: str) -> None:
+    Path("rows.jsonl").write_text('{"prompt": "q", "completion": "a"}\n', encoding="utf-8")
+    Path("folder.jsonl").mkdir()
+    call = ["score", "rows.jsonl", "--adapter", "gone", "--output", output, "--overwrite", "--model", "no/such"]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 2 and says in done.stderr
+
+
 def test_a_match_without_a_judge_names_the_options_that_give_one() -> None:
     done = CliRunner().invoke(app, ["winrate", "prompts.jsonl", "--policy", "p", "--output", "w"])
     assert done.exit_code == 2 and "nobody judges" in done.stderr and "--reward FOLDER" in done.stderr

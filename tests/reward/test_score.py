@@ -153,7 +153,7 @@ def test_rows_of_every_shape_get_the_same_reward_for_the_same_answer(
     assert summary["answers"] == len(scores) and summary["reward_digest"] == reward.digest
     assert summary["pairs"] == (shape == "preference")
     again = CliRunner().invoke(app, arguments)
-    assert again.exit_code == 2 and "exists already" in again.stderr
+    assert again.exit_code == 2 and "the file exists" in again.stderr
 
 
 def test_rows_that_cannot_be_scored_stop_or_are_counted(
@@ -183,6 +183,20 @@ def test_rows_that_cannot_be_scored_stop_or_are_counted(
     cut = dropped.model_copy(update={"over_length": "truncate", "overwrite": True})
     scored = score_rows(cut, base=_fresh(reward))
     assert scored.rows_scored == 2 and scored.answers_cut == 1
+
+
+def test_copies_of_a_row_are_no_evidence(saved: tuple[RewardModel, Path], tmp_path: Path) -> None:
+    reward, folder = saved
+    accuracy = []
+    for copies in (1, 30):
+        (tmp_path / "rows.jsonl").write_text((json.dumps(ROWS["preference"][0]) + "\n") * copies)
+        config = ScoreConfig(
+            rows=str(tmp_path / "rows.jsonl"), adapter=str(folder), output=str(tmp_path / f"{copies}.jsonl")
+        )
+        scored = score_rows(config, base=_fresh(reward))
+        assert scored.pairs == copies
+        accuracy.append(scored.accuracy)
+    assert accuracy[0] == accuracy[1]
 
 
 def _fresh(reward: RewardModel) -> Any:

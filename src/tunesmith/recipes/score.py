@@ -16,6 +16,7 @@ from pydantic import Field
 from tunesmith.data.check import FaultLog, RowError, shown
 from tunesmith.data.convertible import FEEDBACK_SHAPES, FeedbackShape, convertible_shapes
 from tunesmith.data.feedback import FeedbackRow, read_feedback
+from tunesmith.data.out import check_output
 from tunesmith.data.pairs import prompt_key
 from tunesmith.data.read import Rows, open_rows
 from tunesmith.data.shape import SHAPES, Shape, detect_shape, to_record
@@ -104,8 +105,10 @@ def score_rows(config: ScoreConfig, *, base: Base | None = None) -> Scored:
     they are dropped, and AdapterMismatchError where the reward model was trained on another base.
     """
     output, began = Path(config.output), time.perf_counter()
-    if output.exists() and not config.overwrite:
-        raise DataError(output, "exists already.", "Name another file with --output, or pass --overwrite.")
+    # All that can be wrong with the output is told before a model is loaded, not after hours of scoring.
+    if output.suffix.lower() != ".jsonl":
+        raise DataError(output, "rows with rewards are written as .jsonl only.", "End its name with .jsonl.")
+    check_output(output, Path(config.rows), "messages", overwrite=config.overwrite)
     rows, faults = open_rows(config.rows), FaultLog()
     shape = _shape_of(rows, config)
     read = list(_read(rows, shape, config, faults))
