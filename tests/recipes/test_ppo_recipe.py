@@ -6,14 +6,14 @@ import copy
 import gc
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ppo_runs import tiny, write_inputs
+from ppo_runs import Scripted, tiny, write_inputs
 
 from tunesmith.errors import AdapterMismatchError, ConfigError, DataError, RewardError, RunError
 from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter, load_adapter, save_role
@@ -21,7 +21,6 @@ from tunesmith.models.heads import add_head
 from tunesmith.recipes.ppo import align
 from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.recipes.ppo_prepare import place_roles, prepare
-from tunesmith.rollout.rewards import Answered
 from tunesmith.runs import read_metrics
 
 TRL_NAMES = {
@@ -30,19 +29,6 @@ TRL_NAMES = {
     "policy/entropy_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "lr", "episode",
 }  # fmt: skip
 Model = Callable[[str], Path]
-
-
-class Scripted:
-    """A reward that gives what a function of (round, items) says."""
-
-    name, identity, counts = "scripted", {"scripted": "1"}, {}
-
-    def __init__(self, give: Callable[[int, Sequence[Answered]], Any]) -> None:
-        self.give, self.round = give, 0
-
-    def score(self, items: Sequence[Answered]) -> Any:
-        self.round += 1
-        return self.give(self.round, items)
 
 
 @pytest.fixture

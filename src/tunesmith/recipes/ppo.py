@@ -116,7 +116,11 @@ def _iterate(job: _Job) -> dict[str, float]:
     base, roles, iteration = prepared.base, prepared.roles, job.state.step
     clock = Clock()
     # Sample and score. Nothing has moved yet: an error in a reward loses nothing but these answers.
-    answers = answer(prepared, job.generator, iteration, clock)
+    try:
+        answers = answer(prepared, job.generator, iteration, clock)
+    except Exception:
+        _save(job)
+        raise
     # What every role says of every token, before anything moves.
     plan = state.plan
     seen = observe_answers(prepared, answers, int(plan["micro_batch_tokens"]))
@@ -161,8 +165,10 @@ def _judge(job: _Job, answers: Answers, seen: Experience, metrics: Mapping[str, 
     for warned in guard(job.history, config.guards):
         job.warnings.append(str(warned))
         job.samples.tell(f"warning: {warned}")
-    saved = [one for one in job.history if one.step % config.save_steps == 0 or one.step == config.num_iterations]
-    best = best_at_kl_budget(saved, config.kl_budget)
+    # Of the earlier policies only the best has a checkpoint for certain: a resume may have changed save_steps.
+    due = state.step % config.save_steps == 0 or state.step == config.num_iterations
+    saved = {state.best_step, state.step} if due else {state.best_step}
+    best = best_at_kl_budget([one for one in job.history if one.step in saved], config.kl_budget)
     state.best_step = best.step if best is not None else 0
 
 

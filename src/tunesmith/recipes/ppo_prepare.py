@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tunesmith.data.prompts import LoadedPrompts, PromptRow, load_prompts
 from tunesmith.errors import ConfigError, DataError, ModelError
-from tunesmith.models.adapters import add_adapter, load_adapter
+from tunesmith.models.adapters import adapter_digest, add_adapter, load_adapter
 from tunesmith.models.budget import Budget, decide
 from tunesmith.models.heads import add_head
 from tunesmith.models.load import load_base
@@ -84,6 +84,7 @@ class Prepared:
             **self.config.model_dump(mode="json", exclude=free),
             "prompts_digest": self.loaded.digest,
             "base_digest": resolved.base_digest,
+            "reference_digest": adapter_digest(self.base, self.roles.reference),
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest,
             "reward_identity": dict(self.rewards.identity),
