@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def test_an_answer_cut_off_is_scored_as_if_it_ended_there(load: Callable[..., An
     raw = source.model.score([cut.prompt_ids], [cut.ids])
     assert abs(raw - rewards.score([ended])) > 1e-3
     assert end_of_turn(base.tokenizer).tolist() == [base.tokenizer.eos_token_id]
+
+
+def test_an_answer_that_ended_with_another_end_token_is_read_at_the_models_own(
+    load: Callable[..., Any], saved: Path
+) -> None:
+    base = load("llama", "float32")
+    rewards, _ = open_rewards(configs({"model": str(saved)}), base)
+    ended = answered(base, "the one")
+    # Some models may end with any of several tokens; the reward model was trained on the template's alone.
+    other = np.append(ended.ids[:-1], base.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    assert rewards.score([replace(ended, ids=other)]) == pytest.approx(rewards.score([ended]), rel=1e-5)
 
 
 def test_an_answer_without_tokens_is_refused(load: Callable[..., Any], saved: Path) -> None:

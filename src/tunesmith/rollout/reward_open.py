@@ -19,6 +19,7 @@ from tunesmith.rollout.reward_judge import JudgeConfig, JudgeReward
 from tunesmith.rollout.rewards import Answered, RewardSource, WeightedSum
 from tunesmith.rollout.score import RewardModel, load_reward_model
 from tunesmith.tokens.render import RenderConfig, render
+from tunesmith.tokens.template import chat_format
 
 
 class RewardConfig(Config):
@@ -56,10 +57,10 @@ class RewardConfig(Config):
 
 
 class ModelReward:
-    """A reward model of ours as a source; an answer that was cut off is scored as if it ended there.
+    """A reward model of ours as a source; every answer is read at the token that ends a turn, cut off or not.
 
-    The model learned to be read at the token that ends a turn and at no other. That an answer was cut off is a matter
-    of its own, for which the recipe has a penalty.
+    The model learned to be read there and nowhere else, also where the policy ended with another of the base's end
+    tokens. That an answer was cut off is a matter of its own, for which the recipe has a penalty.
     """
 
     def __init__(self, model: RewardModel, name: str) -> None:
@@ -77,8 +78,14 @@ class ModelReward:
                     "a reward model reads tokens, and the answer came without them.",
                     "Give it answers of a model on the same base.",
                 )
-        answers = [item.ids if item.stop_reason != "length" else np.append(item.ids, self._end) for item in items]
+        answers = [self._ended(item) for item in items]
         return self.model.score([item.prompt_ids for item in items], answers) if items else np.zeros(0)
+
+    def _ended(self, item: Answered) -> NDArray[np.int64]:
+        """The answer's tokens with the end the model knows; as they are where it knows none."""
+        if not len(self._end):
+            return item.ids
+        return np.append(item.ids if item.stop_reason == "length" else item.ids[:-1], self._end)
 
 
 def end_of_turn(tokenizer: Any) -> NDArray[np.int64]:
@@ -87,7 +94,7 @@ def end_of_turn(tokenizer: Any) -> NDArray[np.int64]:
     record = Conversation(messages=turns, row_id=0, where=Where("end of turn"))
     (example,) = render(record, tokenizer, RenderConfig(), max_tokens=2**20)
     last = example.ids[np.flatnonzero(example.loss_weight)[-1:]]
-    return last if int(last[0]) in tokenizer.all_special_ids else last[:0]
+    return last if int(last[0]) in chat_format(tokenizer).control_set else last[:0]
 
 
 def open_rewards(
