@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +12,11 @@ from pydantic import Field, model_validator
 from tunesmith.config import Config
 from tunesmith.errors import RewardError
 from tunesmith.models.roles import Base
-from tunesmith.records import Conversation, Message, Where
 from tunesmith.rollout.reward_function import FunctionReward
 from tunesmith.rollout.reward_judge import JudgeConfig, JudgeReward
 from tunesmith.rollout.rewards import Answered, RewardSource, WeightedSum
 from tunesmith.rollout.score import RewardModel, load_reward_model
-from tunesmith.tokens.render import RenderConfig, render
-from tunesmith.tokens.template import chat_format
+from tunesmith.tokens.render import end_of_turn
 
 
 class RewardConfig(Config):
@@ -83,18 +80,11 @@ class ModelReward:
 
     def _ended(self, item: Answered) -> NDArray[np.int64]:
         """The answer's tokens with the end the model knows; as they are where it knows none."""
-        if not len(self._end):
+        if self._end is None:
             return item.ids
-        return np.append(item.ids if item.stop_reason == "length" else item.ids[:-1], self._end)
-
-
-def end_of_turn(tokenizer: Any) -> NDArray[np.int64]:
-    """(1,) the token that ends an assistant's turn as a reward model is trained on it; (0,) where nothing ends it."""
-    turns = (Message(role="user", content="Hi"), Message(role="assistant", content="Hi"))
-    record = Conversation(messages=turns, row_id=0, where=Where("end of turn"))
-    (example,) = render(record, tokenizer, RenderConfig(), max_tokens=2**20)
-    last = example.ids[np.flatnonzero(example.loss_weight)[-1:]]
-    return last if int(last[0]) in chat_format(tokenizer).control_set else last[:0]
+        words = item.ids if item.stop_reason == "length" else item.ids[:-1]
+        # An answer that was cut off where the context ends gives its last token for it.
+        return np.append(words[: self.model.base.context_tokens - len(item.prompt_ids) - 1], self._end)
 
 
 def open_rewards(
