@@ -185,3 +185,20 @@ def test_another_reference_in_the_same_folder_is_not_gone_on_with(
     tune(1)
     with pytest.raises(CheckpointError, match="reference_digest"):
         align(config.model_copy(update={"resume_from_checkpoint": "auto"}))
+
+
+def test_unicodes_own_line_breaks_in_a_sample_are_no_end_of_it(
+    folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "prompts.txt").write_text("hi\u2028there\nwhat\u0085now?\n", encoding="utf-8")
+    model, more = model_folder("llama"), {"prompts_per_iteration": 2, "num_iterations": 2}
+    align(tiny(model, folder, "whole", **more))
+    monkeypatch.setenv("REWARD_COUNTER", str(folder / "count"))
+    monkeypatch.setenv("REWARD_MISCHIEF", "raise@2")
+    with pytest.raises(RewardError):
+        align(tiny(model, folder, "run", **more))
+    monkeypatch.delenv("REWARD_MISCHIEF")
+    align(tiny(model, folder, "run", resume_from_checkpoint="auto", **more))
+    assert left_by(folder / "run", last=2) == left_by(folder / "whole", last=2)
+    lines = (folder / "run" / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    assert len([line for line in lines if "there" in line or "now" in line]) == 4

@@ -21,7 +21,7 @@ from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.recipes.ppo_prepare import Prepared, prepare
 from tunesmith.recipes.ppo_report import all_warnings, report_run
 from tunesmith.recipes.ppo_round import Answers, answer, earned, observe_answers, source_metrics
-from tunesmith.recipes.ppo_show import SAMPLES_FILE, Aligned, Clock, Samples
+from tunesmith.recipes.ppo_show import Aligned, Clock, Samples
 from tunesmith.recipes.winrate import REWARDS_KEY
 from tunesmith.reports.ppo import CURVES_FILE, draw_curves
 from tunesmith.rollout.experience import Experience, sampler_difference
@@ -241,7 +241,7 @@ def _report(job: _Job) -> None:
         algorithm=config.algorithm,
         kept=job.state.best_step,
         kl_budget=config.kl_budget,
-        samples_file=SAMPLES_FILE,
+        samples=job.samples.rows(),
         played=played,
         facts={"base": prepared.base.resolved.name, "seconds": round(time.perf_counter() - job.began)},
     )

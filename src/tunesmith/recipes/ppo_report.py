@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,12 +92,11 @@ def report_run(
     algorithm: str,
     kept: int,
     kl_budget: float,
-    samples_file: str,
+    samples: Sequence[Mapping[str, Any]],
     played: tuple[dict[str, Any], list[dict[str, Any]]] | None,
     facts: Mapping[str, object],
 ) -> Path:
     """Write ppo.png, frontier.png and report.html into a run's folder; returns the page. Raises DiskFullError."""
-    lines = (folder / samples_file).read_text(encoding="utf-8").splitlines() if (folder / samples_file).exists() else []
     write_rl_report(
         folder,
         history,
@@ -106,7 +104,7 @@ def report_run(
         title=f"{algorithm.upper()}: reward, KL and what came of it",
         kept=kept,
         kl_budget=kl_budget,
-        samples=[json.loads(line) for line in lines],
+        samples=samples,
         match=None if played is None else played[0],
         examples=[] if played is None else played[1],
         facts=facts,
