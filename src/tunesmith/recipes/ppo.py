@@ -187,9 +187,14 @@ def _save(job: _Job) -> None:
         state,
         job.optimizer,
         learning_parameters(prepared.roles),
-        write_adapter=lambda folder: save_role(prepared.base, prepared.roles.policy, folder),
+        write_adapter=lambda folder: save_role(prepared.base, prepared.roles.policy, folder, _taught_by(prepared)),
     )
     prune(job.run.folder, prepared.config.save_total_limit, keep={state.best_step})
+
+
+def _taught_by(prepared: Prepared) -> dict[str, dict[str, str]]:
+    """For a policy's provenance: a judge that it was trained with is told by this."""
+    return {REWARDS_KEY: dict(prepared.rewards.identity)}
 
 
 def _finish(job: _Job, interrupted: bool) -> Aligned:
@@ -202,9 +207,7 @@ def _finish(job: _Job, interrupted: bool) -> Aligned:
             load_checkpoint(kept, None, learning_parameters(prepared.roles))
         digest = adapter_digest(prepared.base, prepared.roles.policy.adapter)
         extra = {"adapter_digest": digest, "prompts_digest": prepared.loaded.digest, "iteration": state.best_step}
-        # A judge that the policy was trained with is told by this.
-        extra[REWARDS_KEY] = dict(prepared.rewards.identity)
-        save_role(prepared.base, prepared.roles.policy, run.folder, extra)
+        save_role(prepared.base, prepared.roles.policy, run.folder, {**extra, **_taught_by(prepared)})
         _report(job)
     by_step = {one.step: one for one in job.history}
     aligned = Aligned(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tunesmith.data.prompts import LoadedPrompts, PromptRow, load_prompts
+from tunesmith.data.prompts import LoadedPrompts, PromptRow, load_prompts, with_system
 from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.models.adapters import adapter_digest, add_adapter, load_adapter
 from tunesmith.models.budget import Budget, decide
@@ -20,7 +20,6 @@ from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed, permutation
 from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.recipes.ppo_report import HeldOut
-from tunesmith.records import Message
 from tunesmith.rollout.experience import RLRoles
 from tunesmith.rollout.generate import Prompt
 from tunesmith.rollout.reward_open import ModelReward, open_rewards
@@ -116,7 +115,9 @@ def prepare(
         base = load_base(config.model_copy(update={"dtype": dtype or config.dtype}))
     _check_base(base, config)
     rewards, notes = open_rewards(config.rewards, base) if reward is None else (WeightedSum([(reward, 1.0)]), [])
-    held_out = None if config.held_out is None else HeldOut.open(config.held_out, base, rewards.identity)
+    held_out = None
+    if config.held_out is not None:
+        held_out = HeldOut.open(config.held_out, base, rewards.identity, loaded, config.data.system)
     base.notes += [*notes, *loaded.notes(), *(held_out.notes if held_out is not None else ())]
     offset = next((source.model.offset for source, _ in rewards.sources if isinstance(source, ModelReward)), 0.0)
     roles = place_roles(base, config, offset)
@@ -200,7 +201,7 @@ def _render(
     limit = min(limit, config.data.max_prompt_length or limit)
     kept, ids, too_long = [], [], 0
     for prompt in loaded:
-        row = _with_system(prompt, config.data.system)
+        row = with_system(prompt, config.data.system)
         tokens = render_prompt(row.messages, base.tokenizer)
         if len(tokens) <= limit:
             kept.append(row)
@@ -219,9 +220,3 @@ def _render(
     if not kept:
         raise DataError(config.data.train, f"no prompt has {limit} tokens or fewer.", "Raise data.max_prompt_length.")
     return tuple(kept), tuple(ids), too_long
-
-
-def _with_system(row: PromptRow, system: str | None) -> PromptRow:
-    if system is None or row.messages[0].role == "system":
-        return row
-    return replace(row, messages=(Message(role="system", content=system), *row.messages))
