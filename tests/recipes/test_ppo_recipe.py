@@ -173,6 +173,26 @@ def test_the_policy_starts_from_and_stays_near_the_sft_adapter(
     assert rows[0]["objective/kl"] == 0.0 and rows[-1]["objective/kl"] != 0.0
 
 
+def test_a_reward_model_that_only_watches_has_no_part_in_the_value(
+    folder: Path, model_folder: Model, load: Callable[..., Any]
+) -> None:
+    made = load("llama", dtype="float32")
+    for number, name in enumerate(("watched", "trained")):
+        role = add_head(made, add_adapter(made, name, AdapterConfig(r=2), number), number)
+        save_role(made, role, folder / name, {"reward_offset": 1.0 + number})
+    rewards = [{"model": str(folder / "watched"), "weight": 0.0}, {"model": str(folder / "trained")}]
+    prepared = prepare(tiny(model_folder("llama"), folder, "run", rewards=rewards), load("llama", dtype="float32"))
+    value = prepared.roles.value
+    assert value is not None and value.head is not None and prepared.roles.value_offset == 2.0
+    assert adapter_digest(prepared.base, value.adapter) == adapter_digest(prepared.base, "reward_1")
+    # Without one that counts it begins at 0.
+    rewards = [rewards[0], {"function": f"{folder / 'mood.py'}:letters"}]
+    prepared = prepare(tiny(model_folder("llama"), folder, "run", rewards=rewards), load("llama", dtype="float32"))
+    value = prepared.roles.value
+    assert value is not None and value.head is not None and prepared.roles.value_offset == 0.0
+    assert not value.head.score.weight.any()
+
+
 def load_twice(load: Callable[..., Any], folder: Path) -> Any:
     base = load("llama", dtype="float32")
     load_adapter(base, folder / "sft", "tuned")

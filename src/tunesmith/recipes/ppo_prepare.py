@@ -119,7 +119,8 @@ def prepare(
     if config.held_out is not None:
         held_out = HeldOut.open(config.held_out, base, rewards.identity, loaded, config.data.system)
     base.notes += [*notes, *loaded.notes(), *(held_out.notes if held_out is not None else ())]
-    offset = next((source.model.offset for source, _ in rewards.sources if isinstance(source, ModelReward)), 0.0)
+    counted = (source for source, weight in rewards.sources if weight > 0)
+    offset = next((source.model.offset for source in counted if isinstance(source, ModelReward)), 0.0)
     roles = place_roles(base, config, offset)
     prompts, ids, too_long = _render(loaded, base, config)
     parameters = learning_parameters(roles)
@@ -147,8 +148,9 @@ def prepare(
 def place_roles(base: Base, config: PPOConfig, value_offset: float = 0.0) -> RLRoles:
     """Policy, reference and value as adapters on the one base.
 
-    The value role starts as the first reward model of the recipe, which already knows what good answers look like,
-    or else as a fresh adapter and head. value_offset: of that reward model.
+    The value role starts as the first reward model of the recipe that counts, which already knows what good answers
+    look like, or else as a fresh adapter and head: of one that only watches nothing may be learnt. value_offset: of
+    that reward model.
     """
     reference = None
     if config.sft_adapter is None:
@@ -166,7 +168,7 @@ def place_roles(base: Base, config: PPOConfig, value_offset: float = 0.0) -> RLR
         raise ModelError(config.sft_adapter or POLICY, "is a reward model, not a policy.", "Name an SFT adapter.")
     if config.algorithm != "ppo":
         return RLRoles(policy=policy, reference=reference, value=None)
-    model = next((reward.model for reward in config.rewards if reward.model is not None), None)
+    model = next((reward.model for reward in config.rewards if reward.model is not None and reward.weight > 0), None)
     if model is None:
         value = add_head(base, add_adapter(base, VALUE, config.adapter, config.seed), config.seed)
         assert value.head is not None
