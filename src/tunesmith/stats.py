@@ -75,13 +75,12 @@ def clustered_proportion(outcomes: Sequence[float], clusters: Sequence[int], con
     return _score_interval(p, min(float(n), effective) if num_clusters > 1 else 1.0, confidence)
 
 
-def newcombe_difference(first: tuple[int, int], second: tuple[int, int], confidence: float = 0.95) -> Interval:
-    """Interval of the difference first - second of two independent proportions, each (successes, trials).
+def newcombe_difference(one: Interval, two: Interval) -> Interval:
+    """Interval of the difference one - two of two independent proportions, from the score interval of each.
 
-    From their Wilson intervals. Source: Newcombe 1998, Statistics in Medicine 17:873, method 10. Raises ValueError for
-    what is no proportion.
+    Source: Newcombe 1998, Statistics in Medicine 17:873, method 10, with wilson_interval; clustered_proportion serves
+    where trials come in clusters.
     """
-    one, two = wilson_interval(*first, confidence), wilson_interval(*second, confidence)
     difference = one.value - two.value
     low = difference - math.hypot(one.value - one.low, two.high - two.value)
     high = difference + math.hypot(one.high - one.value, two.value - two.low)

@@ -80,39 +80,39 @@ def test_reward_and_dpo_read_the_pairs_as_the_groups_they_are() -> None:
 
 def test_json_and_exit_codes() -> None:
     run_the_page()
-    report = json.loads(tunesmith("feedback", "prefer", "feedback.db", "again", "--json").stdout)
+    report = json.loads(tunesmith("feedback", "prefer", "again", "--store", "feedback.db", "--json").stdout)
     assert (report["pairs"], report["conflicts"], report["singles"]) == (3, 1, 1)
     assert report["files"]["again/pairs.jsonl"] == 3
     kept = json.loads(Path("again/prefer.json").read_text(encoding="utf-8"))
     assert kept["settings"]["rating_weight"] == 0.5 and kept["pairs"] == 3
-    done = json.loads(tunesmith("feedback", "import", "feedback.db", "ratings.jsonl", "--json").stdout)
+    done = json.loads(tunesmith("feedback", "import", "ratings.jsonl", "--store", "feedback.db", "--json").stdout)
     assert (done["kinds"], done["already_there"]) == ({}, 2)
-    files = json.loads(tunesmith("feedback", "export", "feedback.db", "out", "--json").stdout)["files"]
+    files = json.loads(tunesmith("feedback", "export", "out", "--store", "feedback.db", "--json").stdout)["files"]
     assert files["out/candidates.jsonl"] == 3
-    refused = tunesmith("feedback", "prefer", "feedback.db", "again")
+    refused = tunesmith("feedback", "prefer", "again", "--store", "feedback.db")
     assert (refused.exit_code, refused.stdout) == (2, "") and "the file exists" in refused.stderr
-    assert tunesmith("feedback", "prefer", "feedback.db", "again", "--overwrite").exit_code == 0
+    assert tunesmith("feedback", "prefer", "again", "--store", "feedback.db", "--overwrite").exit_code == 0
 
 
 def test_overwriting_leaves_no_file_of_the_earlier_call() -> None:
     run_the_page()
-    done = tunesmith("feedback", "prefer", "feedback.db", "preferences", "ranking_weight=0", "--overwrite")
+    done = tunesmith("feedback", "prefer", "preferences", "--store", "feedback.db", "ranking_weight=0", "--overwrite")
     assert done.exit_code == 0 and not Path("preferences/conflicts.jsonl").exists()
 
 
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("feedback prefer gone.db out", "gone.db: there is no feedback store."),
-        ("feedback prefer rows.jsonl out", "rows.jsonl: is no SQLite file."),
-        ("feedback prefer empty.db out", "empty.db: the store holds no judgement that stands."),
-        ("feedback prefer empty.db out rating_wait=1", "unknown key. Fix: Did you mean 'rating_weight'?"),
-        ("feedback import x.db gone.jsonl", "gone.jsonl: no such file or folder."),
-        ("feedback import x.db rows.jsonl --shape opinion", "--shape: 'opinion' is not known."),
-        ("feedback import x.db rows.jsonl --on-bad-row ignore", "--on-bad-row: 'ignore' is not known."),
-        ("feedback import x.db rows.jsonl --question note", "--question note: is not understood."),
-        ("feedback import x.db rows.jsonl", "rows.jsonl: 40 faults in 40 rows; nothing was imported."),
-        ("feedback export gone.db out", "gone.db: there is no feedback store."),
+        ("feedback prefer out --store gone.db", "gone.db: there is no feedback store."),
+        ("feedback prefer out --store rows.jsonl", "rows.jsonl: is no SQLite file."),
+        ("feedback prefer out --store empty.db", "empty.db: the store holds no judgement that stands."),
+        ("feedback prefer out --store empty.db rating_wait=1", "unknown key. Fix: Did you mean 'rating_weight'?"),
+        ("feedback import gone.jsonl --store x.db", "gone.jsonl: no such file or folder."),
+        ("feedback import rows.jsonl --store x.db --shape opinion", "--shape: 'opinion' is not known."),
+        ("feedback import rows.jsonl --store x.db --on-bad-row ignore", "--on-bad-row: 'ignore' is not known."),
+        ("feedback import rows.jsonl --store x.db --question note", "--question note: is not understood."),
+        ("feedback import rows.jsonl --store x.db", "rows.jsonl: 40 faults in 40 rows; nothing was imported."),
+        ("feedback export out --store gone.db", "gone.db: there is no feedback store."),
     ],
 )
 def test_wrong_calls_end_in_one_paragraph(command: str, says: str) -> None:
@@ -121,3 +121,16 @@ def test_wrong_calls_end_in_one_paragraph(command: str, says: str) -> None:
     done = tunesmith(*shlex.split(command))
     assert done.exit_code == 2
     assert says in done.stderr and "Traceback" not in done.output
+
+
+def test_a_column_of_a_file_cannot_act_on_the_terminal() -> None:
+    from tunesmith.feedback.transfer import Imported
+    from tunesmith.recipes.feedback_transfer import describe_import
+
+    done = Imported(files=["rows.jsonl"], ignored_columns=["\x1b[2Jcleared"])
+    assert "not carried: \\x1b[2Jcleared" in describe_import(done, Path("feedback.db"))
+
+
+@pytest.mark.parametrize("verb", ["sample", "label", "agreement", "import", "export", "prefer"])
+def test_every_verb_names_its_store_the_same_way(verb: str) -> None:
+    assert "--store" in tunesmith("feedback", verb, "--help").stdout

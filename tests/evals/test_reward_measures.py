@@ -64,3 +64,24 @@ def test_a_model_as_sure_as_it_is_right_is_calibrated_and_one_too_sure_is_not() 
     assert sure["ece"] > 0.1 and sure["accuracy"] == honest["accuracy"]
     rising = [b["accuracy"][0] for b in honest["by_margin"]]
     assert rising == sorted(rising) and honest["length_only"]["takes"] == "the shorter answer"
+
+
+def test_a_handful_of_prompts_is_no_evidence_against_length() -> None:
+    two = measure_reward(pairs([1, 1], [-1, -1]), longer=True, seed=0)
+    # Right twice where length is wrong twice: p = 0.5, whatever an interval over two equal numbers may say.
+    assert two["length_only"]["difference"][0] == 1.0 and two["length_only"]["p"] == 0.5
+    assert two["length_only"]["difference"][1] < 0.5
+    assert any("not shown to be better" in text for text in two["warnings"])
+    # The control: the same on twelve prompts.
+    assert measure_reward(pairs([1] * 12, [-1] * 12), longer=True, seed=0)["warnings"] == []
+
+
+def test_copies_of_a_pair_are_no_evidence_of_a_length_bias() -> None:
+    margin, gap = [1, 1, 1, 1, -1], [1, 1, 1, -1, -1]
+    once = measure_reward(pairs(margin, gap), longer=True, seed=0)
+    copied = measure_reward(pairs(margin * 40, gap * 40, prompt=list(range(5)) * 40), longer=True, seed=0)
+    assert copied["length_bias"]["difference"] == pytest.approx(once["length_bias"]["difference"], abs=0.15)
+    assert not any("length bias" in text for text in copied["warnings"])
+    # The control: 200 prompts say it.
+    apart = measure_reward(pairs(margin * 40, gap * 40), longer=True, seed=0)
+    assert any("length bias" in text for text in apart["warnings"])

@@ -210,3 +210,14 @@ def test_lopsided_weights_converge() -> None:
     at = scipy.optimize.root(unexplained, [20.7, 0.0], tol=1e-12).x
     fit = fit_strengths(3, [Games(*game) for game in games])
     assert fit.difference(0, 1).value == pytest.approx(at[0] - at[1], abs=1e-6)
+
+
+def test_weights_far_apart_end_in_words_or_in_an_interval_with_a_width() -> None:
+    for weights in ((1e-9, 1.0, 1e9), (1e-300, 1.0, 1e300), (1e-6, 1e6, 1.0), (1e-4, 1e4, 1.0)):
+        ring = [Games(i, (i + 1) % 3, wins_first=weight) for i, weight in enumerate(weights)]
+        try:
+            fit = fit_strengths(3, ring)
+        except ValueError as error:
+            assert "too uneven" in str(error)
+        else:
+            assert all(one.low < one.value < one.high for one in fit.strengths)

@@ -79,6 +79,28 @@ def test_the_same_rows_come_in_once_and_new_ones_are_added(tmp_path: Path) -> No
     assert (other.already_there, other.new_prompts) == (0, 0)
 
 
+def test_files_read_together_or_one_after_the_other_say_the_same(tmp_path: Path) -> None:
+    one, two = (write(tmp_path / name, ROWS["unpaired"]) for name in ("one.jsonl", "two.jsonl"))
+    options = ImportOptions(annotator="ann")
+    with store_at(tmp_path / "together.db") as together, store_at(tmp_path / "after.db") as after:
+        assert import_files(together, [one, two, one], options).kinds == {"thumb": 1}
+        for path in (one, two, one):
+            import_files(after, [path], options)
+        assert together.digest() == after.digest()
+
+
+def test_an_export_comes_back_where_a_clock_was_set_back(tmp_path: Path) -> None:
+    with store_at(tmp_path / "a.db") as store, store_at(tmp_path / "b.db") as other:
+        prompt = store.add_prompt([Message(role="user", content=UPSET)])
+        answer = store.add_candidate(prompt, A)
+        first = store.add_judgement(prompt, [answer], Thumbed(True), annotator="a", created="2026-01-02T00:00:00+00:00")
+        earlier = "2026-01-01T00:00:00+00:00"
+        store.add_judgement(prompt, [answer], Thumbed(True), annotator="a", asked_again_of=first, created=earlier)
+        export_store(store, tmp_path / "out")
+        import_files(other, [tmp_path / "out"], ImportOptions())
+        assert other.digest() == store.digest()
+
+
 def everything(store: FeedbackStore) -> None:
     """One of all there is, with texts that are hard to write down."""
     prompts = [
@@ -188,6 +210,9 @@ def test_an_export_replaces_nothing_unasked(tmp_path: Path) -> None:
         ({**ROWS["rating"], "rating": 7}, "rows.jsonl:2:rating: the rating is out of range"),
         ({**ROWS["edit"], "corrected": A}, "rows.jsonl:2:corrected: the correction is the original"),
         ({**ROWS["rating"], "weight": 0}, "rows.jsonl:2:weight: the weight is no number above 0"),
+        ({**ROWS["rating"], "weight": 1e300}, "rows.jsonl:2: a weight is a number from 0.0001 to 10000"),
+        ({"prompt": UPSET, "answers": [{"answer": A, "seed": 10**30}]}, r"rows.jsonl:2:answers\[0\]: .*too large"),
+        ({"prompt": UPSET, "answers": [{"answer": A}], "created": {"a": 1}}, "rows.jsonl:2:created: a time as text"),
         ({**ROWS["rating"], "weight": "much"}, "rows.jsonl:2:weight: the weight is no number"),
         ({**ROWS["rating"], "annotator": ["a"]}, "rows.jsonl:2:annotator: a name is expected"),
         ({**ROWS["rating"], "judgement": "good"}, "rows.jsonl:2:judgement: an object is expected"),

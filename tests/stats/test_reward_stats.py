@@ -50,7 +50,7 @@ def test_newcombe_as_in_his_paper() -> None:
         ((9, 10), (3, 10), 0.1705, 0.8090),
         ((10, 10), (0, 10), 0.6075, 1.0),
     ):
-        found = newcombe_difference(first, second)
+        found = newcombe_difference(wilson_interval(*first), wilson_interval(*second))
         assert (round(found.low, 4), round(found.high, 4)) == (low, high)
 
 

@@ -117,6 +117,8 @@ def _mapping(columns: list[str]) -> dict[str, str]:
 
 
 def _describe(done: Any) -> list[str]:
+    from tunesmith.data.check import shown
+
     lines = [f"read {_rows(done.rows_read)} of {done.source}, shape {done.shape}"]
     if done.rows_dropped:
         lines += [
@@ -126,7 +128,7 @@ def _describe(done: Any) -> list[str]:
     if done.left_out:
         lines += ["left out:", _counts(done.left_out)]
     if done.ignored_columns:
-        lines.append(f"not carried: {', '.join(done.ignored_columns)}")
+        lines.append(f"not carried: {', '.join(map(shown, done.ignored_columns))}")
     lines += [f"note: {note}" for note in done.notes]
     lines.append(f"wrote {_rows(done.rows_written)} to {done.output}, columns {', '.join(done.written_columns)}")
     if done.target == "preference":

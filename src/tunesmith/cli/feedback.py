@@ -17,14 +17,14 @@ app = typer.Typer(help="Candidates, and what people say of them, up to pairs to 
 app.command("sample")(feedback_sample.sample)
 app.command("label")(feedback_label.label)
 app.command("agreement")(feedback_agreement.agreement)
-Store = Annotated[Path, typer.Argument(metavar="STORE", help="A feedback store, one SQLite file.")]
+Store = Annotated[Path, typer.Option("--store", help="The feedback store, one SQLite file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 
 
 @app.command("import")
 def import_(
-    store: Store,
     files: Annotated[list[str], typer.Argument(help="Rows of feedback, Argilla's exports, or an export's folder.")],
+    store: Annotated[Path, typer.Option("--store", help="The feedback store; made where there is none.")],
     annotator: Annotated[
         str | None, typer.Option("--annotator", help="Whose words they are, where a file does not say.")
     ] = None,
@@ -49,7 +49,7 @@ def import_(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put judgements into a store, once each. Example: tunesmith feedback import feedback.db ratings.jsonl."""
+    """Put judgements into a store, once each. Example: tunesmith feedback import ratings.jsonl --store feedback.db."""
     with errors_in_one_paragraph(debug):
         from tunesmith.data.convertible import FEEDBACK_SHAPES
         from tunesmith.feedback.argilla import ArgillaOptions
@@ -79,13 +79,13 @@ def import_(
 
 @app.command("export")
 def export(
-    store: Store,
     folder: Annotated[Path, typer.Argument(help="Folder for a .jsonl file a kind.")],
+    store: Store,
     overwrite: Overwrite = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a store as files of rows, without loss. Example: tunesmith feedback export feedback.db exported."""
+    """Write a store as files of rows, without loss. Example: tunesmith feedback export exported --store feedback.db."""
     with errors_in_one_paragraph(debug):
         from tunesmith.recipes.feedback_transfer import as_dict, describe_export, export_feedback
 
@@ -95,15 +95,15 @@ def export(
 
 @app.command("prefer")
 def prefer(
-    store: Store,
     output_dir: Annotated[str, typer.Argument(help="Folder for the pairs and the report.")],
+    store: Store,
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A YAML file with the settings.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Judgements of all kinds into weighted pairs. Example: tunesmith feedback prefer feedback.db preferences."""
+    """Judgements of all kinds into pairs. Example: tunesmith feedback prefer preferences --store feedback.db."""
     with errors_in_one_paragraph(debug):
         from tunesmith.config import load_config
         from tunesmith.recipes.feedback_prefer import FeedbackPreferConfig, describe, make_preferences

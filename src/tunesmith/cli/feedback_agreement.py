@@ -46,7 +46,8 @@ def describe(report: KindReport) -> list[str]:
     from tunesmith.feedback.screen import visible
 
     lines = [
-        f"{report.kind}: {report.judgements} judgements of {report.items} items by {len(report.annotators)} annotators",
+        f"{report.kind}: {_many(report.judgements, 'judgement')} of {_many(report.items, 'item')} by "
+        f"{_many(len(report.annotators), 'annotator')}",
         f"  Krippendorff's alpha ({report.level})  {report.alpha}",
         f"  Fleiss' kappa  {report.fleiss}",
     ]
@@ -72,3 +73,7 @@ def describe(report: KindReport) -> list[str]:
     ]
     lines += [f"  left out: {number} x {cause}" for cause, number in report.left_out.items()]
     return [*lines, ""]
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -19,6 +19,7 @@ from tunesmith.stats import (
     clustered_proportion,
     exact_mcnemar,
     newcombe_difference,
+    newcombe_paired_difference,
 )
 from tunesmith.tokens.preference import RenderedGroup
 
@@ -71,7 +72,7 @@ def measure_reward(pairs: Pairs, *, longer: bool, seed: int) -> dict[str, Any]:
     """Everything the report shows of held-out pairs, as plain values; ``longer``: what the length-only guess takes."""
     right_P, margin_P = pairs.right_P, pairs.margin_P
     guess_P = _right(pairs.gap_P if longer else -pairs.gap_P)
-    accuracy = clustered_proportion(right_P.tolist(), pairs.prompt_P.tolist())
+    accuracy = _proportion(right_P, pairs.prompt_P)
     confidence_P = 1 / (1 + np.exp(-np.abs(margin_P)))
     curve = calibration(confidence_P.tolist(), right_P.tolist(), seed, num_bins=NUM_BINS)
     baseline = _against(right_P, guess_P, pairs.prompt_P, seed)
@@ -82,7 +83,7 @@ def measure_reward(pairs: Pairs, *, longer: bool, seed: int) -> dict[str, Any]:
         "mean_margin": float(margin_P.mean()),
         "length_only": {
             "takes": "the longer answer" if longer else "the shorter answer",
-            "accuracy": _as_list(clustered_proportion(guess_P.tolist(), pairs.prompt_P.tolist())),
+            "accuracy": _as_list(_proportion(guess_P, pairs.prompt_P)),
             **baseline,
         },
         "ece": curve.ece,
@@ -113,12 +114,20 @@ def _right(margin_P: Floats) -> Floats:
     return np.where(margin_P > 0, 1.0, np.where(margin_P == 0, 0.5, 0.0))
 
 
+def _proportion(right_P: Floats, prompt_P: NDArray[np.int64]) -> Interval:
+    return clustered_proportion(right_P.tolist(), prompt_P.tolist())
+
+
 def _against(right_P: Floats, guess_P: Floats, prompt_P: NDArray[np.int64], seed: int) -> dict[str, Any]:
     """The model beside the guess on the same prompts: mean difference with its interval, and their sign test."""
     _, which = np.unique(prompt_P, return_inverse=True)
     count = np.bincount(which)
     model, guess = (np.bincount(which, weights=x_P) / count for x_P in (right_P, guess_P))
-    difference = bootstrap_paired_difference(guess.tolist(), model.tolist(), seed)
+    if set(guess) | set(model) <= {0.0, 1.0}:
+        # Unlike the bootstrap's, this interval keeps a width where all prompts agree.
+        difference = newcombe_paired_difference(guess.astype(bool).tolist(), model.astype(bool).tolist())
+    else:
+        difference = bootstrap_paired_difference(guess.tolist(), model.tolist(), seed)
     test = exact_mcnemar(guess.tolist(), model.tolist())
     return {
         "difference": _as_list(difference),
@@ -133,7 +142,7 @@ def _accuracy_by(values_P: Floats, pairs: Pairs) -> list[dict[str, Any]]:
     order = np.argsort(values_P, kind="stable")
     out = []
     for cut in np.array_split(order, min(NUM_BINS_OF_VALUES, len(order))):
-        accuracy = clustered_proportion(pairs.right_P[cut].tolist(), pairs.prompt_P[cut].tolist())
+        accuracy = _proportion(pairs.right_P[cut], pairs.prompt_P[cut])
         low, high = float(values_P[cut[0]]), float(values_P[cut[-1]])
         out.append({"from": low, "to": high, "pairs": len(cut), "accuracy": _as_list(accuracy)})
     return out
@@ -141,14 +150,12 @@ def _accuracy_by(values_P: Floats, pairs: Pairs) -> list[dict[str, Any]]:
 
 def _length_bias(pairs: Pairs) -> dict[str, Any]:
     """Whether the model is right more often where the better answer is the longer one; None where a side is empty."""
-    counts = {
-        name: [int((pairs.margin_P[chosen] > 0).sum()), int(chosen.sum())]
-        for name, chosen in (("longer", pairs.gap_P > 0), ("shorter", pairs.gap_P < 0))
-    }
+    sides = {"longer": pairs.gap_P > 0, "shorter": pairs.gap_P < 0}
+    counts = {name: [int((pairs.margin_P[side] > 0).sum()), int(side.sum())] for name, side in sides.items()}
     difference = None
-    if all(trials for _, trials in counts.values()):
-        (right, trials), (other_right, other_trials) = counts["longer"], counts["shorter"]
-        difference = _as_list(newcombe_difference((right, trials), (other_right, other_trials)))
+    if all(side.any() for side in sides.values()):
+        one, two = (_proportion(pairs.right_P[side], pairs.prompt_P[side]) for side in sides.values())
+        difference = _as_list(newcombe_difference(one, two))
     return {**{f"right_of_better_{name}": count for name, count in counts.items()}, "difference": difference}
 
 
@@ -164,7 +171,8 @@ def _histogram(pairs: Pairs) -> dict[str, Any]:
 def _warnings(facts: dict[str, Any]) -> list[str]:
     out = []
     only = facts["length_only"]
-    if only["difference"][1] <= 0:
+    # Both: an interval over a handful of prompts is no evidence by itself.
+    if only["difference"][1] <= 0 or only["p"] >= 0.05:
         out.append(
             f"not shown to be better than taking {only['takes']}: difference {100 * only['difference'][0]:.1f} points "
             f"[{100 * only['difference'][1]:.1f}, {100 * only['difference'][2]:.1f}]."

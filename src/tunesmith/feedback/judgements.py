@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -24,6 +23,8 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 Outcome = Literal["A", "B", "tie", "both bad"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 RATINGS = (1, 2, 3, 4, 5)
+# Further apart, sums of weights lose the small ones to rounding and fits do not converge.
+WEIGHTS = (1e-4, 1e4)
 Answer = tuple[Message, ...]
 # Hexadecimal digits of an id: 128 bits, as the ids of prompts elsewhere.
 ID_DIGITS = 32
@@ -275,7 +276,8 @@ def check_judgement(value: Value, prompt_id: str, candidates: Sequence[str], ann
         _require(candidate_id_of(prompt_id, value.corrected) != candidates[0], "the correction is the original")
     _require(bool(annotator.strip()), "a judgement names its annotator")
     check_text(annotator)
-    _require(math.isfinite(weight) and weight > 0, "a weight is a number above 0")
+    low, high = WEIGHTS
+    _require(low <= weight <= high, f"a weight is a number from {low:g} to {high:g}")
 
 
 def _require(fine: bool, otherwise: str) -> None:

@@ -19,6 +19,7 @@ from tunesmith.stats import Interval
 # The search ends with a step that is this short, squared and in standard errors; what is left is its square.
 _TOLERANCE = 1e-12
 _MAX_STEPS = 200
+_UNEVEN = "the fit of the strengths did not converge: the weights are too uneven"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ def fit_strengths(
     """Maximum likelihood by Newton's method; the likelihood is concave in the strengths and log v.
 
     prior_sd: standard deviation, in logits, of a normal prior on each strength; estimates are then the posterior's
-    mode, there for any data. Raises ValueError for no decided game, for an item out of range, and, without a prior,
-    where the strengths are not identified.
+    mode, there for any data. Raises ValueError for no decided game, for an item out of range, where weights are too
+    uneven for fp64, and, without a prior, where the strengths are not identified.
     """
     index_GI = np.array([(game.first, game.second) for game in games], np.int64).reshape(-1, 2)
     said_G3 = np.array([(game.wins_first, game.wins_second, game.ties) for game in games], float).reshape(-1, 3)
@@ -121,6 +122,8 @@ def fit_strengths(
     num_free = basis_KJ.shape[1]
     likelihood, _, hessian = _derivatives(theta, basis_KJ, index_GI, said_G3, prior_sd, has_ties=has_ties)
     inverse = np.linalg.inv(hessian)
+    if not (np.diag(inverse) > 0).all():
+        raise ValueError(_UNEVEN)
     strengths = basis_KJ @ theta[:num_free]
     covariance = basis_KJ @ inverse[:num_free, :num_free] @ basis_KJ.T
     tie = None
@@ -157,7 +160,10 @@ def _newton(
     theta = np.zeros(basis_KJ.shape[1] + has_ties)
     for _ in range(_MAX_STEPS):
         value, gradient, hessian = _derivatives(theta, basis_KJ, index_GI, said_G3, prior_sd, has_ties=has_ties)
-        step = np.linalg.solve(hessian, gradient)
+        try:
+            step = np.linalg.solve(hessian, gradient)
+        except np.linalg.LinAlgError:
+            break
         if gradient @ step <= _TOLERANCE:
             return np.asarray(theta - step, float)
         # Halved until it helps: far out, the quadratic overshoots.
@@ -167,7 +173,7 @@ def _newton(
         ) <= value - 1e-4 * size * float(gradient @ step) + 1e-12 * abs(value):
             size /= 2
         theta = theta - size * step
-    raise ValueError("the fit of the strengths did not converge: the weights are too uneven")
+    raise ValueError(_UNEVEN)
 
 
 def _value(

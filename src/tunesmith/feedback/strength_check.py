@@ -9,6 +9,9 @@ from tunesmith.feedback.prefer import Preferences, PromptPreferences
 from tunesmith.feedback.strength import Games, Strengths, connectivity, fit_strengths
 from tunesmith.feedback.votes import Vote
 
+# Standard deviation, in logits, of a prior that says next to nothing.
+_WIDE = 5.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doubt:
@@ -62,7 +65,11 @@ def _of_prompt(prompt: PromptPreferences, below: float) -> list[Doubt]:
         # Answers tied all around have no order.
         if not any(game.wins_first or game.wins_second for game in inside):
             continue
-        fit = fit_strengths(len(circle), inside)
+        try:
+            fit = fit_strengths(len(circle), inside)
+        except ValueError:
+            # Weights that are orders of magnitude apart put the maximum too far out; the prior hardly moves signs.
+            fit = fit_strengths(len(circle), inside, prior_sd=_WIDE)
         for pair in prompt.pairs:
             better, worse = number[pair.better], number[pair.worse]
             if better in place and worse in place:

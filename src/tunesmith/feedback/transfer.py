@@ -13,6 +13,7 @@ from tunesmith.data.check import FaultLog, RowError, shown
 from tunesmith.data.convertible import FEEDBACK_SHAPES, FeedbackShape, convertible_shapes
 from tunesmith.data.feedback import FeedbackRow, read_feedback
 from tunesmith.data.pairs import LeftOut
+from tunesmith.data.parse import json_type
 from tunesmith.data.read import Rows, open_rows
 from tunesmith.data.sources import our_names
 from tunesmith.data.whole import temporary_sibling
@@ -72,7 +73,7 @@ class Imported:
 
 @dataclass(slots=True)
 class _Import:
-    """One import under way; ``seen`` counts what was said alike, so that each row keeps its id when read again."""
+    """One import under way; ``seen`` counts what one file says alike, so that a row read again keeps its id."""
 
     store: FeedbackStore
     options: ImportOptions
@@ -81,7 +82,7 @@ class _Import:
     ignored: set[str] = field(default_factory=set)
     seen: dict[str, int] = field(default_factory=dict)
     # Rows of a store's export wait until all files are read: they come in again in the order they were made.
-    dated: list[tuple[str, Said, str]] = field(default_factory=list)
+    dated: list[tuple[Said, str]] = field(default_factory=list)
 
 
 def import_files(store: FeedbackStore, sources: Sequence[str | Path], options: ImportOptions) -> Imported:
@@ -90,18 +91,21 @@ def import_files(store: FeedbackStore, sources: Sequence[str | Path], options: I
     What is there already is put in once: the same row of the same annotator keeps its id. Raises DataError with all
     faulty rows in one table unless they are dropped; the store is then as it was.
     """
-    files = [file for source in sources for file in _files_of(Path(source).expanduser())]
+    named = [file for source in sources for file in _files_of(Path(source).expanduser())]
+    # A file that is named twice is read once.
+    files = list({file.resolve(): file for file in named}.values())
     report = Imported(files=[str(file) for file in files])
     work = _Import(store, options, report)
-    before = store.counts()
     with store.transaction():
+        # Inside, or what another process puts in meanwhile would be counted as ours.
+        before = store.counts()
         for file in files:
             _read_file(work, open_rows(str(file)))
-        for _, said, annotator in sorted(work.dated, key=lambda entry: entry[0]):
+        for said, annotator in _as_they_were_made(work.dated):
             _try_add(work, said, annotator)
         if len(work.faults) and not options.drop_bad_rows:
             _refuse(work)
-    after = store.counts()
+        after = store.counts()
     report.new_prompts = after.prompts - before.prompts
     report.new_candidates = after.candidates - before.candidates
     report.rows_dropped, report.fault_table = work.faults.by_cause(), work.faults.table()
@@ -119,6 +123,18 @@ def _files_of(source: Path) -> list[Path]:
         fix = f"Name files, or a folder that `tunesmith feedback export` wrote ({', '.join(names)})."
         raise DataError(source, "the folder holds no export of a feedback store.", fix)
     return found
+
+
+def _as_they_were_made(dated: Sequence[tuple[Said, str]]) -> list[tuple[Said, str]]:
+    """By the time they were made, a repetition behind what it repeats even where a clock was set back between them."""
+    created = {said.facts.get("id"): said.facts["created"] for said, _ in dated}
+
+    def key(entry: tuple[Said, str]) -> tuple[str, bool]:
+        facts = entry[0].facts
+        first = facts.get("asked_again_of")
+        return max(facts["created"], created.get(first, "")), first is not None
+
+    return sorted(dated, key=key)
 
 
 def _refuse(work: _Import) -> None:
@@ -139,7 +155,7 @@ def _read_file(work: _Import, rows: Rows) -> None:
             row, where = rows[row_id]
             for said in _said_in(work, row, where, row_id):
                 if said.facts.get("created"):
-                    work.dated.append((said.facts["created"], said, annotator))
+                    work.dated.append((said, annotator))
                 else:
                     _add(work, said, annotator)
         except RowError as error:
@@ -209,14 +225,19 @@ def _add(work: _Import, said: Said, default_annotator: str) -> None:
 
 
 def _row_id(work: _Import, prompt: str, candidates: list[str], said: Said, annotator: str) -> str:
-    """An id that the same row has again: what was said by whom, and the how many-th time in this import."""
+    """An id that the same row has again: what was said by whom, and the how many-th time in its file."""
     content = canonical_json([prompt, candidates, value_to_json(said.value), annotator, said.weight])
-    number = work.seen[content] = work.seen.get(content, 0) + 1
+    place = f"{said.where.file}\n{content}"
+    number = work.seen[place] = work.seen.get(place, 0) + 1
     return digest_of([content, number])
 
 
 def _add_candidates(work: _Import, row: Mapping[str, Any], where: Where, row_id: int) -> None:
     """A row of the export's candidates: a prompt, its answers and what wrote them. Raises RowError."""
+    created = row.get("created")
+    if created is not None and not isinstance(created, str):
+        fix = "Write it as a string, or remove it."
+        raise RowError(where.at("created"), "a time as text is expected.", fix, detail=json_type(created))
     # Read as a rating is, so that prompt and answer mean here what they mean everywhere; without an answer, the prompt.
     for i, entry in enumerate(row["answers"] or [{"answer": "?"}]):
         here = where.at(f"answers[{i}]")
@@ -232,10 +253,10 @@ def _add_candidates(work: _Import, row: Mapping[str, Any], where: Where, row_id:
         facts = {name: entry[name] for name in entry if name != "answer" and entry[name] is not None}
         try:
             with work.store.transaction():
-                prompt = work.store.add_prompt(record.prompt, created=row.get("created"))
+                prompt = work.store.add_prompt(record.prompt, created=created)
                 if row["answers"]:
                     work.store.add_candidate(prompt, record.completion, **facts)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise RowError(here, f"{error}.", "Correct the row.") from None
 
 

@@ -73,7 +73,7 @@ def make_preferences(config: FeedbackPreferConfig) -> PreferReport:
         found = prefer(store, config)
         digest = store.digest()
     if not found.prompts:
-        fix = f"Label its candidates: tunesmith feedback label {shlex.quote(config.store)}."
+        fix = f"Label its candidates: tunesmith feedback label --store {shlex.quote(config.store)} --annotator NAME"
         raise DataError(config.store, "the store holds no judgement that stands.", fix)
     _make_room(folder, overwrite=config.overwrite)
     report = PreferReport(

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.check import shown
 from tunesmith.data.convert import in_option_words, option_words
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.feedback.argilla import ASKED, Question
@@ -49,7 +50,7 @@ def describe_import(done: Imported, store: Path) -> list[str]:
     if done.left_out:
         lines += ["left out:", *(f"  {number} x {cause}" for cause, number in done.left_out.items())]
     if done.ignored_columns:
-        lines.append(f"not carried: {', '.join(done.ignored_columns)}")
+        lines.append(f"not carried: {', '.join(map(shown, done.ignored_columns))}")
     kinds = ", ".join(_many(number, kind) for kind, number in sorted(done.kinds.items()))
     new = f"{_many(done.new_prompts, 'new prompt')}, {_many(done.new_candidates, 'new answer')}"
     lines.append(f"put into {store}: {kinds or 'no judgement'}; {new}")
@@ -57,7 +58,7 @@ def describe_import(done: Imported, store: Path) -> list[str]:
         lines.append(f"there already: {_many(done.already_there, 'judgement')}")
     if done.withdrawn:
         lines.append(f"withdrawn: {done.withdrawn}")
-    return [*lines, f"next: tunesmith feedback prefer {shlex.quote(str(store))} preferences"]
+    return [*lines, f"next: tunesmith feedback prefer preferences --store {shlex.quote(str(store))}"]
 
 
 def describe_export(done: Exported, store: Path, folder: Path) -> list[str]:
@@ -66,7 +67,7 @@ def describe_export(done: Exported, store: Path, folder: Path) -> list[str]:
     empty = [Path(path).name for path, rows in done.files.items() if not rows]
     if empty:
         lines.append(f"empty: {', '.join(empty)}")
-    return [*lines, f"next: tunesmith feedback import other.db {shlex.quote(str(folder))}"]
+    return [*lines, f"next: tunesmith feedback import {shlex.quote(str(folder))} --store other.db"]
 
 
 def as_dict(done: Exported) -> dict[str, Any]:

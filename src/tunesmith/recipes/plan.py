@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.check import shown
 from tunesmith.data.mixture_report import table_lines
 from tunesmith.models.adapters import trainable_share
 from tunesmith.models.budget import memory_in_use_bytes, peak_memory_bytes
@@ -126,7 +127,7 @@ def describe(plan: dict[str, Any], recipe: str) -> list[str]:
     if rows.get("split_note"):
         lines.append(f"           the split: {rows['split_note']}")
     if rows["ignored_columns"]:
-        lines.append(f"           columns not used: {', '.join(rows['ignored_columns'])}")
+        lines.append(f"           columns not used: {', '.join(map(shown, rows['ignored_columns']))}")
     if "tasks" in rows:
         lines += [f"           {line}" for line in table_lines(rows["tasks"])]
     for cause, count in training["rows_dropped"].items():

@@ -16,6 +16,7 @@ from pydantic import Field
 from tunesmith.data.check import FaultLog, RowError, shown
 from tunesmith.data.convertible import FEEDBACK_SHAPES, FeedbackShape, convertible_shapes
 from tunesmith.data.feedback import FeedbackRow, read_feedback
+from tunesmith.data.pairs import prompt_key
 from tunesmith.data.read import Rows, open_rows
 from tunesmith.data.shape import SHAPES, Shape, detect_shape, to_record
 from tunesmith.data.whole import temporary_sibling
@@ -34,7 +35,7 @@ from tunesmith.records import (
     Where,
 )
 from tunesmith.rollout.score import RewardModel, load_reward_model
-from tunesmith.stats import wilson_interval
+from tunesmith.stats import clustered_proportion
 from tunesmith.tokens.preference import RenderedGroup, render_groups
 from tunesmith.tokens.render import RenderConfig
 
@@ -78,7 +79,8 @@ class Scored:
     pairs: int = 0
     right: int = 0
     accuracy: list[float] = field(default_factory=list)
-    """[value, low, high] over rows with a chosen and a rejected answer; empty without any."""
+    """[value, low, high] over rows with a chosen and a rejected answer, ties half right, pairs of one prompt counted
+    as one cluster; empty without any."""
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -226,9 +228,15 @@ def _summary(
     seconds: float,
 ) -> Scored:
     rewards = np.concatenate([rewards_K for _, rewards_K in scored])
-    pairs = [rewards_K for row, rewards_K in scored if row.names == ("chosen", "rejected")]
-    right = sum(bool(better > worse) for better, worse in pairs)
-    accuracy = wilson_interval(right, len(pairs)) if pairs else None
+    number: dict[bytes, int] = {}
+    pairs = [
+        (number.setdefault(prompt_key(row.group.prompt), len(number)), rewards_K)
+        for row, rewards_K in scored
+        if row.names == ("chosen", "rejected")
+    ]
+    right = sum(bool(better > worse) for _, (better, worse) in pairs)
+    outcomes = [0.5 * (1 + float(np.sign(better - worse))) for _, (better, worse) in pairs]
+    accuracy = clustered_proportion(outcomes, [prompt for prompt, _ in pairs]) if pairs else None
     return Scored(
         output=config.output,
         shape=shape,
