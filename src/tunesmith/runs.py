@@ -284,6 +284,22 @@ def _take_lock(folder: Path) -> TextIO:
         return stream
 
 
+@contextmanager
+def hold_file(path: Path) -> Iterator[None]:
+    """Hold a file, made where there is none, for the block; a process that dies lets it go.
+
+    Where the system has no flock nothing is held. Raises RunError while another process holds it.
+    """
+    try:
+        stream = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise RunError(path, f"cannot be written: {(error.strerror or '').lower()}.", "Choose another path.") from None
+    with stream:
+        if _held_elsewhere(stream):
+            raise RunError(path, "is in use by another process.", "Wait for it, or use another store.")
+        yield
+
+
 def _held_elsewhere(stream: TextIO) -> bool | None:
     """Whether somebody else holds the file; None where that cannot be asked. Takes it when nobody does."""
     if sys.platform == "win32":

@@ -111,7 +111,7 @@ class Calibration:
 def calibration(
     probabilities: Sequence[float], outcomes: Sequence[float], seed: int, *, num_bins: int = 10, num_draws: int = 1000
 ) -> Calibration:
-    """Expected calibration error over bins of equal mass (Nguyen and O'Connor 2015, arXiv:1508.05154, section 3).
+    """Expected calibration error over bins of equal mass (Nguyen and O'Connor 2015, arXiv:1508.05154).
 
     outcomes: 1 where what was predicted came true, 0 where not, halves for ties. Bins hold the same number of
     predictions, to within one; fewer predictions than bins make a bin each. Raises ValueError without predictions.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tunesmith.config import build_config
 from tunesmith.data.prompts import PromptRow, load_prompts
-from tunesmith.errors import ConfigError, DataError
+from tunesmith.errors import ConfigError, DataError, RunError
 from tunesmith.feedback.judgements import prompt_id_of
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.randomness import generator
@@ -22,6 +22,7 @@ from tunesmith.recipes.feedback_sample import SampleConfig, Sampled, Sampler, dr
 from tunesmith.recipes.feedback_sample_show import Bar, estimate, last_lines
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
+from tunesmith.runs import hold_file
 
 WORDS = ("sorry", "help", "refund", "send")
 
@@ -189,6 +190,19 @@ def test_another_seed_draws_anew_and_avoids_what_is_there(tmp_path: Path) -> Non
     after = contents(tmp_path)[1]
     assert all(one in after for one in before) and len(after) > len(before)
     assert len({(p, t) for p, t, _ in after}) == len(after)
+
+
+def test_a_second_sampling_of_a_store_is_refused_and_draws_nothing(tmp_path: Path) -> None:
+    writer = ToyWriter()
+    with hold_file(draws_file(tmp_path / "f.db")), pytest.raises(RunError, match="in use by another process"):
+        run(tmp_path, writer)
+    assert writer.asked == []
+    # What the first one drew is seen by a second that was opened before.
+    made = config(tmp_path)
+    with FeedbackStore.open(made.store, create=True) as store:
+        early = Sampler(made, prompts(tmp_path), [ToyWriter()], store)
+        done = run(tmp_path, writer)
+        assert done.drawn and early.run().drawn == 0
 
 
 def test_ctrl_c_keeps_what_there_is_and_says_how_to_go_on(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ def score(
     """Score answers with a reward model. Example: tunesmith score rows.jsonl --adapter runs/reward."""
     with errors_in_one_paragraph(debug):
         from tunesmith.config import build_config
+        from tunesmith.data.convert import in_option_words
+        from tunesmith.errors import DataError
         from tunesmith.recipes.score import ScoreConfig, describe, score_rows
 
         settings = {
@@ -34,5 +36,8 @@ def score(
             "overwrite": overwrite, "on_bad_row": on_bad_row, "over_length": over_length,
             "columns": column_map(columns),
         }  # fmt: skip
-        scored = score_rows(build_config(ScoreConfig, settings, place="command line"))
+        try:
+            scored = score_rows(build_config(ScoreConfig, settings, place="command line"))
+        except DataError as error:
+            raise in_option_words(error) from None
         print_lines([json.dumps(scored.as_dict())] if as_json else describe(scored))

@@ -40,12 +40,16 @@ def winrate(
     """
     with errors_in_one_paragraph(debug):
         from tunesmith.config import build_config
+        from tunesmith.errors import ConfigError
         from tunesmith.recipes.winrate import WinRateConfig, describe, run_winrate
 
         rewards: list[dict[str, Any]] = [{"model": folder} for folder in reward or []]
         rewards += [{"function": address} for address in function or []]
         if judge is not None or judge_model is not None:
             rewards.append({"judge": {key: v for key, v in (("url", judge), ("model", judge_model)) if v is not None}})
+        if not rewards:
+            fix = "Name a judge with --reward FOLDER, --function file.py:name, or --judge URL --judge-model NAME."
+            raise ConfigError("winrate", "nobody judges.", fix)
         settings = {
             "prompts": prompts, "policies": policy, "baseline": baseline, "rewards": rewards, "output_dir": output,
             "model_name_or_path": model, "limit": limit, "num_samples": samples, "num_examples": examples,

@@ -59,7 +59,7 @@ class Agreement:
 def cohen_kappa(
     first_N: Sequence[float] | Floats, second_N: Sequence[float] | Floats, *, clusters_N: Clusters = None, seed: int = 0
 ) -> Agreement:
-    """Cohen's kappa of two annotators over the items both judged (Cohen 1960, equation 1); NaN: not judged.
+    """Cohen's kappa of two annotators over the items both judged (Cohen 1960); NaN: not judged.
 
     Raises ValueError when the lengths differ.
     """
@@ -84,7 +84,7 @@ def _kappa_of_tables(table_BCC: Floats) -> Floats:
 def fleiss_kappa(
     counts_NC: Sequence[Sequence[float]] | Floats, *, clusters_N: Clusters = None, seed: int = 0
 ) -> Agreement:
-    """Fleiss' kappa of a table of how many annotators put item n into category c (Fleiss 1971, equations 1 to 7).
+    """Fleiss' kappa of a table of how many annotators put item n into category c (Fleiss 1971).
 
     Items that fewer than two annotators judged are left out. Where their number differs from item to item, an item's
     agreement is that among its own pairs; with equal numbers this is Fleiss' own formula. Raises ValueError for counts
@@ -113,7 +113,7 @@ def _fleiss_of_sums(sums_BP: Floats) -> Floats:
 def krippendorff_alpha(
     values_NR: Sequence[Sequence[float]] | Floats, level: Level, *, clusters_N: Clusters = None, seed: int = 0
 ) -> Agreement:
-    """Krippendorff's alpha of any number of annotators with missing judgements (Krippendorff 2011, section C).
+    """Krippendorff's alpha of any number of annotators with missing judgements (Krippendorff 2011).
 
     1 is perfect agreement, 0 what chance gives, below 0 systematic disagreement.
     """

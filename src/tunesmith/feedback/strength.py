@@ -1,6 +1,6 @@
 """How strong answers, or what wrote them, are by what was said of them two by two: Bradley-Terry, Davidson with ties.
 
-With strengths l_i, d = l_i - l_j and a tie parameter v (Davidson 1970, JASA 65:317, eq. 2.2 in logarithms):
+With strengths l_i, d = l_i - l_j and a tie parameter v (Davidson 1970, JASA 65:317, in logarithms):
 P(i wins) = e^(d/2) / D, P(j wins) = e^(-d/2) / D, P(tie) = v / D, D = e^(d/2) + e^(-d/2) + v; v = 0 is Bradley-Terry
 (1952, Biometrika 39:324). Only differences are known: strengths are given with mean 0, in logits.
 """

@@ -95,7 +95,7 @@ def gae(
 
 @torch.no_grad()
 def rloo_advantages(scores_PK: Tensor) -> Tensor:
-    """score_pk minus the mean of the other K - 1 answers to the prompt (arXiv:2402.14740, section 2.2). (P, K).
+    """score_pk minus the mean of the other K - 1 answers to the prompt (arXiv:2402.14740). (P, K).
 
     The baseline of an answer does not depend on it, so it adds no bias. Raises ValueError for K < 2.
     """

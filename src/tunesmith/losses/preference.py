@@ -72,7 +72,7 @@ def centring_penalty(better_P: Tensor, worse_P: Tensor, weight_P: Tensor | None 
     """(sum_p w_p (better_p + worse_p)^2, sum_p w_p): keeps scores around 0, which the pair loss leaves open.
 
     The pair loss sees differences only; added with a small coefficient this fixes the level and changes no order
-    (arXiv:2312.09244, section 2: reward models are underdetermined).
+    (arXiv:2312.09244: reward models are underdetermined).
     """
     weight_P = torch.ones_like(better_P) if weight_P is None else weight_P.to(better_P.dtype)
     require_same_shape(better=better_P, worse=worse_P, weight=weight_P)
@@ -134,7 +134,7 @@ def kto_reference_point(policy_N: Tensor, reference_N: Tensor) -> Tensor:
     """max(0, mean_n log(pi/ref)) over answers paired with another row's prompt: KTO's z_0, a constant scalar.
 
     It estimates KL(pi || ref) on such pairs from below and biased, which the paper accepts because no sampling is
-    needed (arXiv:2402.01306, section 4.1). Raises ValueError for no answers.
+    needed (arXiv:2402.01306). Raises ValueError for no answers.
     """
     require_same_shape(policy=policy_N, reference=reference_N)
     if not policy_N.numel():
@@ -157,7 +157,7 @@ def kto_loss(
 
     With g = log(pi/ref), z = reference_point and lambda the weight of the answer's side:
     desirable: lambda_D (1 - sigmoid(beta (g - z))); undesirable: lambda_U (1 - sigmoid(beta (z - g)))
-    (arXiv:2402.01306, equation 8). policy_N, reference_N: log-probabilities of answers; desirable_N: bool.
+    (arXiv:2402.01306). policy_N, reference_N: log-probabilities of answers; desirable_N: bool.
     lambda scales the loss and is no part of the weight sum; the paper chooses the two so that
     lambda_D n_D / (lambda_U n_U) is between 1 and 3/2, n being how many answers each side has. metrics, each a sum:
     rewards/chosen and rewards/rejected, beta g of either side, with count/chosen and count/rejected to divide them

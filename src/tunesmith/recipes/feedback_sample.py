@@ -28,6 +28,7 @@ from tunesmith.feedback.store import FeedbackStore
 from tunesmith.randomness import derive_seed
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Writer
+from tunesmith.runs import hold_file
 
 Place = tuple[int, int]
 # What a probe of the pace generates: enough steps to tell a step from the reading of the prompt.
@@ -197,8 +198,11 @@ class Sampler:
         """
         out = self.sampled
         try:
-            for start in range(0, len(self.prompts), self.config.prompts_at_once):
-                self._portion(self.prompts[start : start + self.config.prompts_at_once])
+            # Two at once would each draw what the other has drawn.
+            with hold_file(self.draws.path):
+                self.draws = ResultsFile(self.draws.path)
+                for start in range(0, len(self.prompts), self.config.prompts_at_once):
+                    self._portion(self.prompts[start : start + self.config.prompts_at_once])
         except KeyboardInterrupt:
             out.interrupted = True
         return out

@@ -99,7 +99,7 @@ class CreditState:
         return cls(**saved)
 
     def take_in(self, scores_B: NDArray[np.float64]) -> None:
-        """Add scores to mean and deviation (Chan, Golub & LeVeque 1983, equation 2.1)."""
+        """Add scores to mean and deviation (Chan, Golub & LeVeque 1983)."""
         count, mean = len(scores_B), float(scores_B.mean())
         delta, total = mean - self.score_mean, self.num_scores + count
         self.score_m2 += float(np.square(scores_B - mean).sum()) + delta**2 * self.num_scores * count / total
