@@ -250,3 +250,17 @@ def test_what_peft_computes_besides_plain_lora_is_refused_and_the_base_stays(
     with pytest.raises(ModelError):
         load_adapter(base, tmp_path, "default")
     assert torch.equal(hidden_states(base, pack([example])), before)
+
+
+def test_what_scales_an_adapter_is_part_of_its_digest(load: Callable[..., Any], tmp_path: Path) -> None:
+    """A cache of the reference's scores goes by it, and so does a resume."""
+    base = load("llama")
+    save_role(base, awake(base, "made", AdapterConfig(r=4, lora_alpha=8), torch.float32), tmp_path)
+    same, config = load_adapter(base, tmp_path, "same"), tmp_path / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 16'))
+    other = load_adapter(base, tmp_path, "other")
+    tensors = [adapter_tensors(base, name) for name in ("same", "other")]
+    assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
+    states = [hidden_states(base, pack(rows(7), role.adapter)) for role in (same, other)]
+    assert not torch.allclose(*states, rtol=1e-2)
+    assert adapter_digest(base, "same") == adapter_digest(base, "made") != adapter_digest(base, "other")

@@ -19,6 +19,7 @@ from tunesmith.models.roles import Role
 from tunesmith.recipes.dpo import Aligned, describe_result, train
 from tunesmith.recipes.dpo_prepare import prepare
 from tunesmith.training import reference_scores as scoring
+from tunesmith.training.preference import Model
 
 Run = Callable[..., Aligned]
 
@@ -134,6 +135,19 @@ def test_cached_scores_are_the_computed_ones_and_any_change_misses(
     assert sum(computed) == 12
     assert scored(pair_rows(), "healed", **whole) == fresh
     assert computed == []
+
+
+def test_the_key_of_the_scores_knows_the_models_config_and_not_its_folder(load: Callable[..., Any]) -> None:
+    """Another rotary base over the same weights is another reference."""
+
+    def key(**changed: Any) -> str:
+        base = load("llama")
+        for name, value in changed.items():
+            setattr(base.model.config, name, value)
+        role = add_adapter(base, "policy", AdapterConfig(r=2), seed=1)
+        return scoring.reference_key(Model(base=base, role=role, micro_batch_tokens=64))
+
+    assert key() == key(_name_or_path="elsewhere") != key(rms_norm_eps=1e-3)
 
 
 def started_adapter(load: Callable[..., Any], folder: Path, kind: str = "llama") -> Path:

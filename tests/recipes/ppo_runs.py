@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith.recipes.ppo_config import PPOConfig
+from tunesmith.rollout.rewards import Answered
 
 # The reward can be told to misbehave in a given round; its code, and so its identity, stays the same.
 REWARD = textwrap.dedent(
@@ -28,6 +30,19 @@ REWARD = textwrap.dedent(
     """
 )
 PROMPTS = "hi\nwhat now?\ntell me more\nthe other one\nand again\n"
+
+
+class Scripted:
+    """A reward that gives what a function of (round, items) says."""
+
+    name, identity, counts = "scripted", {"scripted": "1"}, {}
+
+    def __init__(self, give: Callable[[int, Sequence[Answered]], Any]) -> None:
+        self.give, self.round = give, 0
+
+    def score(self, items: Sequence[Answered]) -> Any:
+        self.round += 1
+        return self.give(self.round, items)
 
 
 def write_inputs(folder: Path) -> None:

@@ -6,14 +6,14 @@ import copy
 import gc
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ppo_runs import tiny, write_inputs
+from ppo_runs import Scripted, tiny, write_inputs
 
 from tunesmith.errors import AdapterMismatchError, ConfigError, DataError, RewardError, RunError
 from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter, load_adapter, save_role
@@ -21,7 +21,6 @@ from tunesmith.models.heads import add_head
 from tunesmith.recipes.ppo import align
 from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.recipes.ppo_prepare import place_roles, prepare
-from tunesmith.rollout.rewards import Answered
 from tunesmith.runs import read_metrics
 
 TRL_NAMES = {
@@ -30,19 +29,6 @@ TRL_NAMES = {
     "policy/entropy_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "lr", "episode",
 }  # fmt: skip
 Model = Callable[[str], Path]
-
-
-class Scripted:
-    """A reward that gives what a function of (round, items) says."""
-
-    name, identity, counts = "scripted", {"scripted": "1"}, {}
-
-    def __init__(self, give: Callable[[int, Sequence[Answered]], Any]) -> None:
-        self.give, self.round = give, 0
-
-    def score(self, items: Sequence[Answered]) -> Any:
-        self.round += 1
-        return self.give(self.round, items)
 
 
 @pytest.fixture
@@ -185,6 +171,26 @@ def test_the_policy_starts_from_and_stays_near_the_sft_adapter(
     align(tiny(model_folder("llama"), folder, "run", sft_adapter=str(folder / "sft")))
     rows = read_metrics(folder / "run" / "metrics.jsonl")
     assert rows[0]["objective/kl"] == 0.0 and rows[-1]["objective/kl"] != 0.0
+
+
+def test_a_reward_model_that_only_watches_has_no_part_in_the_value(
+    folder: Path, model_folder: Model, load: Callable[..., Any]
+) -> None:
+    made = load("llama", dtype="float32")
+    for number, name in enumerate(("watched", "trained")):
+        role = add_head(made, add_adapter(made, name, AdapterConfig(r=2), number), number)
+        save_role(made, role, folder / name, {"reward_offset": 1.0 + number})
+    rewards = [{"model": str(folder / "watched"), "weight": 0.0}, {"model": str(folder / "trained")}]
+    prepared = prepare(tiny(model_folder("llama"), folder, "run", rewards=rewards), load("llama", dtype="float32"))
+    value = prepared.roles.value
+    assert value is not None and value.head is not None and prepared.roles.value_offset == 2.0
+    assert adapter_digest(prepared.base, value.adapter) == adapter_digest(prepared.base, "reward_1")
+    # Without one that counts it begins at 0.
+    rewards = [rewards[0], {"function": f"{folder / 'mood.py'}:letters"}]
+    prepared = prepare(tiny(model_folder("llama"), folder, "run", rewards=rewards), load("llama", dtype="float32"))
+    value = prepared.roles.value
+    assert value is not None and value.head is not None and prepared.roles.value_offset == 0.0
+    assert not value.head.score.weight.any()
 
 
 def load_twice(load: Callable[..., Any], folder: Path) -> Any:

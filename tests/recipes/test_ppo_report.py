@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tunesmith.config import build_config
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipes.ppo import align
 from tunesmith.recipes.ppo_config import PPOConfig
+from tunesmith.recipes.ppo_prepare import prepare
 
 CODE = """
 def letters(prompt, answer):
@@ -66,7 +67,9 @@ def test_a_run_leaves_pictures_a_page_and_a_win_rate(base: Any, tmp_path: Path) 
     assert text.count("data:image/png;base64,") == 2 and "watched" in text
     assert all((run / name).stat().st_size > 5000 for name in ("ppo.png", "frontier.png"))
     # The policy says what it was trained with, so that another match can refuse it as a judge.
-    told = json.loads((run / "tunesmith_provenance.json").read_text())["rewards"]
+    told, early = (json.loads((f / "tunesmith_provenance.json").read_text()) for f in (run, run / "checkpoint-1"))
+    assert told["rewards"] == early["rewards"]
+    told = told["rewards"]
     assert told["letters.weight"] == "1.0" and told["watched.weight"] == "0.0" and len(told["letters.code"]) == 64
 
 
@@ -94,3 +97,18 @@ def test_a_judge_that_is_trained_with_is_refused_before_anything_is_trained(base
     with pytest.raises(ConfigError, match="the judge is what a policy was trained with"):
         align(config(tmp_path, held_out=same), base=base)
     assert not (tmp_path / "run").exists()
+
+
+def test_held_out_prompts_are_asked_as_training_asks_and_checked_before_it(load: Any, tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    assert settings.held_out is not None
+    (tmp_path / "held-out.txt").write_text("who?\nhi\n")
+    data = settings.data.model_copy(update={"system": "Be kind."})
+    prepared = prepare(settings.model_copy(update={"data": data}), load("llama", "float32"))
+    assert prepared.held_out is not None
+    for rows in (prepared.prompts, prepared.held_out.prompts):
+        assert {(row.messages[0].role, row.messages[0].content) for row in rows} == {("system", "Be kind.")}
+    assert "1 of 2 held-out prompts are trained on, too." in prepared.base.notes
+    (tmp_path / "held-out.txt").write_text("who?\n" + "x" * 300 + "\n")
+    with pytest.raises(DataError, match=r"held-out.txt:2.*the held-out prompt has \d+ tokens"):
+        prepare(settings, load("llama", "float32"))

@@ -8,16 +8,19 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from ppo_runs import left_by, tiny, write_inputs
+from ppo_runs import Scripted, left_by, tiny, write_inputs
 
 from tunesmith.errors import CheckpointError, RewardError
+from tunesmith.models.adapters import AdapterConfig, add_adapter, save_role
 from tunesmith.recipes.ppo import align
 from tunesmith.recipes.ppo_show import describe_result
+from tunesmith.rollout.rewards import Answered
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"value_learning_rate": 1e-2, "entropy_coef": 0.01},
@@ -126,3 +129,76 @@ def test_another_recipe_is_not_gone_on_with(folder: Path, model_folder: Callable
     (folder / "mood.py").write_text((folder / "mood.py").read_text() + "# changed\n")
     with pytest.raises(CheckpointError, match=r"reward_identity\.letters\.code"):
         align(tiny(model, folder, "run", num_iterations=1, resume_from_checkpoint="auto"))
+
+
+def test_an_error_between_two_checkpoints_loses_no_iteration(
+    folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_folder("llama")
+    align(tiny(model, folder, "whole", save_steps=3))
+    monkeypatch.setenv("REWARD_COUNTER", str(folder / "count"))
+    monkeypatch.setenv("REWARD_MISCHIEF", "raise@3")
+    with pytest.raises(RewardError, match="no such mood"):
+        align(tiny(model, folder, "run", save_steps=3))
+    assert (folder / "run" / "checkpoint-2").is_dir()
+    monkeypatch.delenv("REWARD_MISCHIEF")
+    align(tiny(model, folder, "run", save_steps=3, resume_from_checkpoint="auto"))
+    assert left_by(folder / "run") == left_by(folder / "whole")
+
+
+def test_the_policy_kept_has_a_checkpoint_where_save_steps_has_changed(
+    folder: Path, model_folder: Callable[[str], Path]
+) -> None:
+    def told(first_round: int) -> Scripted:
+        # The policy with one update behind it earns most, but has no checkpoint where every second one is saved.
+        given = {1: 0.0, 2: 9.0, 3: 5.0, 4: 1.0, 5: 1.0}
+        return Scripted(lambda i, items: np.full(len(items), given[first_round + i - 1]) + 1e-3 * np.arange(len(items)))
+
+    def until_it_is_out(i: int, items: Sequence[Answered]) -> Any:
+        if i == 4:
+            raise RewardError("reward", "is out.", "Wait.")
+        return first.give(i, items)
+
+    model, more = model_folder("llama"), {"num_iterations": 4, "kl_budget": 1e6}
+    first = told(1)
+    with pytest.raises(RewardError, match="is out"):
+        align(tiny(model, folder, "run", save_steps=2, **more), reward=Scripted(until_it_is_out))
+    assert not (folder / "run" / "checkpoint-1").exists()
+    config = tiny(model, folder, "run", save_steps=1, resume_from_checkpoint="auto", **more)
+    done = align(config, reward=told(4))
+    assert done.best is not None and done.best.step == 2
+    assert (folder / "run" / "adapter_model.safetensors").read_bytes() == (
+        folder / "run" / "checkpoint-2" / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_another_reference_in_the_same_folder_is_not_gone_on_with(
+    folder: Path, model_folder: Callable[[str], Path], load: Callable[..., Any]
+) -> None:
+    def tune(seed: int) -> None:
+        base = load("llama", dtype="float32")
+        save_role(base, add_adapter(base, "tuned", AdapterConfig(r=2), seed), folder / "sft")
+
+    tune(0)
+    config = tiny(model_folder("llama"), folder, "run", num_iterations=1, sft_adapter=str(folder / "sft"))
+    align(config)
+    tune(1)
+    with pytest.raises(CheckpointError, match="reference_digest"):
+        align(config.model_copy(update={"resume_from_checkpoint": "auto"}))
+
+
+def test_unicodes_own_line_breaks_in_a_sample_are_no_end_of_it(
+    folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "prompts.txt").write_text("hi\u2028there\nwhat\u0085now?\n", encoding="utf-8")
+    model, more = model_folder("llama"), {"prompts_per_iteration": 2, "num_iterations": 2}
+    align(tiny(model, folder, "whole", **more))
+    monkeypatch.setenv("REWARD_COUNTER", str(folder / "count"))
+    monkeypatch.setenv("REWARD_MISCHIEF", "raise@2")
+    with pytest.raises(RewardError):
+        align(tiny(model, folder, "run", **more))
+    monkeypatch.delenv("REWARD_MISCHIEF")
+    align(tiny(model, folder, "run", resume_from_checkpoint="auto", **more))
+    assert left_by(folder / "run", last=2) == left_by(folder / "whole", last=2)
+    lines = (folder / "run" / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    assert len([line for line in lines if "there" in line or "now" in line]) == 4

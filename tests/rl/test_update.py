@@ -89,6 +89,26 @@ def test_old_logprobs_are_those_of_the_distribution_sampled_from(
     assert sampler_difference(base, seen, rollouts, "policy", temperature) < 1e-6
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+def test_values_are_those_of_the_state_before_each_token(load: Load, samples: int, tmp_path: Path) -> None:
+    base = load("llama")
+    world = World(base, fresh_roles(base, stir=0.1), config(num_generations=samples), score)
+    rollouts = world.answers(0)
+    seen, value = world.observe(rollouts), world.roles.value
+    assert value is not None and value.head is not None and seen.values_BT is not None
+    save_role(base, replace(value, head=None), tmp_path)
+    peft_model = PeftModel.from_pretrained(build_model("llama").double(), str(tmp_path)).eval()
+    weight_D = value.head.score.weight.detach()[0].double()
+    for row, rollout in enumerate(rollouts):
+        ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.ids]))
+        with torch.no_grad():
+            states_TD = peft_model(ids[None], output_hidden_states=True).hidden_states[-1][0]
+        # The last token of the prompt is the state in which the first token of the answer is chosen.
+        expected = (states_TD @ weight_D)[len(rollout.prompt_ids) - 1 : -1]
+        torch.testing.assert_close(seen.values_BT[row, : len(rollout.ids)], expected, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(expected, (states_TD @ weight_D)[len(rollout.prompt_ids) :], rtol=1e-2)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_the_sampler_says_what_the_trainer_says_in_fp32(load: Load, kind: str) -> None:
     base = load(kind, dtype="float32")

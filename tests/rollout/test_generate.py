@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def greedy_by_whole_passes(base: Any, prompt: Prompt, num_tokens: int, adapter: 
     for _ in range(num_tokens):
         hidden = hidden_states(base, pack_prompts([np.array(ids)], [0], adapter))
         ids.append(int(logits_of(hidden[-1:].detach(), base.head).argmax()))
-        if ids[-1] in base.end_ids:
+        if ids[-1] in base.end_ids_of(adapter):
             break
     return ids[len(prompt.ids) :]
 
@@ -183,3 +184,19 @@ def test_rare_tokens_of_a_large_vocabulary_can_be_drawn() -> None:
     # All but the first token have 5e-9 together: single precision would round the draw to the first one.
     assert int(_sample(logits, last, Sampling(temperature=1.0))[0]) > 0
     assert int(_sample(logits, last * 0.9, Sampling(temperature=1.0))[0]) == 0
+
+
+def test_an_answer_ends_where_the_template_ends_a_turn_though_the_eos_is_another(load: Callable[..., Any]) -> None:
+    """Many base models: the template writes <|im_end|>, and eos is <|endoftext|>, which no chat ever showed them."""
+    base = load("llama")
+    base.tokenizer.eos_token = "<|endoftext|>"
+    base.model.generation_config.eos_token_id = base.tokenizer.eos_token_id
+    ending, other = (base.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
+    assert base.end_ids_of(None) == {ending, other}
+    weight_VD = base.head.weight_VD.detach().clone()
+    # Every token but the one that ends a turn is as good as impossible.
+    bias_V = torch.full((len(weight_VD),), -1e4, dtype=weight_VD.dtype)
+    bias_V[ending] = 0.0
+    base.head = replace(base.head, bias_V=bias_V)
+    (rollout,) = LocalGenerator(base).generate(prompts(5), Sampling(max_new_tokens=4))
+    assert (rollout.ids.tolist(), rollout.text, rollout.stop_reason) == ([ending], "", "end_of_turn")

@@ -173,6 +173,23 @@ def test_a_function_is_loaded_from_a_file_and_its_code_is_part_of_its_identity(t
     assert str(tmp_path) not in str(before)
 
 
+def test_a_file_may_define_what_looks_its_module_up(tmp_path: Path) -> None:
+    for folder, word in (("a", "please"), ("b", "sorry")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mood.py").write_text(
+            "from __future__ import annotations\n"
+            "import pickle\n"
+            "from dataclasses import dataclass\n"
+            "@dataclass\n"
+            "class Rule:\n"
+            "    word: str\n"
+            f"def count(prompt, answer, rule=Rule('{word}')):\n"
+            "    return answer.count(pickle.loads(pickle.dumps(rule)).word)\n"
+        )
+    sources = [FunctionReward.load(f"{tmp_path / folder / 'mood.py'}:count") for folder in "ab"]
+    assert [source.score([answered("please, please, sorry")]).tolist() for source in sources] == [[2.0], [1.0]]
+
+
 def test_a_function_is_loaded_from_a_module() -> None:
     assert FunctionReward.load("operator:ne").score([answered("a", "a"), answered("a", "b")]).tolist() == [0.0, 1.0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from tunesmith.models.adapters import AdapterConfig, add_adapter, save_role
 from tunesmith.models.heads import add_head
 from tunesmith.records import Message
 from tunesmith.rollout.reward_function import FunctionReward
-from tunesmith.rollout.reward_open import ModelReward, RewardConfig, end_of_turn, open_rewards
+from tunesmith.rollout.reward_open import ModelReward, RewardConfig, open_rewards
 from tunesmith.rollout.rewards import Answered
-from tunesmith.tokens.render import render_prompt
+from tunesmith.tokens.render import end_of_turn, render_prompt
 
 
 class Recipe(Config):
@@ -76,7 +77,29 @@ def test_an_answer_cut_off_is_scored_as_if_it_ended_there(load: Callable[..., An
     assert isinstance(source, ModelReward)
     raw = source.model.score([cut.prompt_ids], [cut.ids])
     assert abs(raw - rewards.score([ended])) > 1e-3
-    assert end_of_turn(base.tokenizer).tolist() == [base.tokenizer.eos_token_id]
+    assert end_of_turn(base.tokenizer) == base.tokenizer.eos_token_id
+
+
+def test_an_answer_that_ended_with_another_end_token_is_read_at_the_models_own(
+    load: Callable[..., Any], saved: Path
+) -> None:
+    base = load("llama", "float32")
+    rewards, _ = open_rewards(configs({"model": str(saved)}), base)
+    ended = answered(base, "the one")
+    # Some models may end with any of several tokens; the reward model was trained on the template's alone.
+    other = np.append(ended.ids[:-1], base.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    assert rewards.score([replace(ended, ids=other)]) == pytest.approx(rewards.score([ended]), rel=1e-5)
+
+
+def test_an_answer_that_fills_the_context_leaves_room_for_its_end(load: Callable[..., Any], tmp_path: Path) -> None:
+    """Learned positions: there is none behind the last."""
+    base = load("gpt2", "float32")
+    save_role(base, add_head(base, add_adapter(base, "made", AdapterConfig(r=2), 1), 1), tmp_path / "reward")
+    rewards, _ = open_rewards(configs({"model": str(tmp_path / "reward")}), base)
+    cut = answered(base, "x", stop="length")
+    full = replace(cut, ids=np.full(base.context_tokens - len(cut.prompt_ids), 40))
+    shorter = replace(full, ids=full.ids[:-1])
+    assert rewards.score([full]) == pytest.approx(rewards.score([shorter]), rel=1e-5)
 
 
 def test_an_answer_without_tokens_is_refused(load: Callable[..., Any], saved: Path) -> None:

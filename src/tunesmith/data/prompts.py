@@ -129,6 +129,13 @@ def load_prompts(
     )
 
 
+def with_system(row: PromptRow, system: str | None) -> PromptRow:
+    """The row with a system message before its turns, where it has none and one is given."""
+    if system is None or row.messages[0].role == "system":
+        return row
+    return replace(row, messages=(Message(role="system", content=system), *row.messages))
+
+
 def read_row_prompt(row: FeedbackRow) -> PromptRow:
     """The prompt of one row. Raises RowError naming file:line:field where it has none, or more than one."""
     present = [name for name in _SOURCES if row.has(name)]

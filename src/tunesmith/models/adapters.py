@@ -185,10 +185,14 @@ def adapter_tensors(base: Base, name: str) -> dict[str, torch.Tensor]:
 
 
 def adapter_digest(base: Base, name: str | None) -> str:
-    """SHA-256 of an adapter's tensors, or 'base' for none; two adapters with one digest give the same answers."""
+    """SHA-256 of an adapter's tensors and of what scales them in each layer, or 'base' for none.
+
+    Two adapters with one digest give the same answers.
+    """
     if name is None:
         return "base"
-    digest = hashlib.sha256()
+    layers = [module for module in base.model.modules() if isinstance(module, LoraLayer) and name in module.scaling]
+    digest = hashlib.sha256(json.dumps([float(layer.scaling[name]) for layer in layers]).encode())
     for key, tensor in sorted(adapter_tensors(base, name).items()):
         digest.update(key.encode())
         digest.update(tensor.float().numpy().tobytes())

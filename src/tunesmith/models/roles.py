@@ -13,6 +13,7 @@ from tunesmith.kernels.head_loss import Head
 from tunesmith.models.blocks import Decoder
 from tunesmith.models.resolve import ResolvedModel
 from tunesmith.models.token_rows import TokenRows
+from tunesmith.tokens.render import end_of_turn
 
 
 class ScalarHead(nn.Module):
@@ -90,10 +91,9 @@ class Base:
         """Parameters of the base alone, tied ones once."""
         return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
 
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Token ids that end a turn: the tokenizer's eos and what the model's generation config lists."""
-        ids = {self.tokenizer.eos_token_id}
+    def end_ids_of(self, adapter: str | None) -> frozenset[int]:
+        """Token ids that end a turn: the tokenizer's eos, its chat template's end, the model's generation config's."""
+        tokenizer = self.tokenizer_of(adapter)
         listed = getattr(self.model.generation_config, "eos_token_id", None)
-        ids.update(listed if isinstance(listed, list) else [listed])
+        ids = [tokenizer.eos_token_id, end_of_turn(tokenizer), *(listed if isinstance(listed, list) else [listed])]
         return frozenset(int(i) for i in ids if i is not None)

@@ -21,7 +21,7 @@ from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.recipes.ppo_prepare import Prepared, prepare
 from tunesmith.recipes.ppo_report import all_warnings, report_run
 from tunesmith.recipes.ppo_round import Answers, answer, earned, observe_answers, source_metrics
-from tunesmith.recipes.ppo_show import SAMPLES_FILE, Aligned, Clock, Samples
+from tunesmith.recipes.ppo_show import Aligned, Clock, Samples
 from tunesmith.recipes.winrate import REWARDS_KEY
 from tunesmith.reports.ppo import CURVES_FILE, draw_curves
 from tunesmith.rollout.experience import Experience, sampler_difference
@@ -116,7 +116,11 @@ def _iterate(job: _Job) -> dict[str, float]:
     base, roles, iteration = prepared.base, prepared.roles, job.state.step
     clock = Clock()
     # Sample and score. Nothing has moved yet: an error in a reward loses nothing but these answers.
-    answers = answer(prepared, job.generator, iteration, clock)
+    try:
+        answers = answer(prepared, job.generator, iteration, clock)
+    except Exception:
+        _save(job)
+        raise
     # What every role says of every token, before anything moves.
     plan = state.plan
     seen = observe_answers(prepared, answers, int(plan["micro_batch_tokens"]))
@@ -161,8 +165,10 @@ def _judge(job: _Job, answers: Answers, seen: Experience, metrics: Mapping[str, 
     for warned in guard(job.history, config.guards):
         job.warnings.append(str(warned))
         job.samples.tell(f"warning: {warned}")
-    saved = [one for one in job.history if one.step % config.save_steps == 0 or one.step == config.num_iterations]
-    best = best_at_kl_budget(saved, config.kl_budget)
+    # Of the earlier policies only the best has a checkpoint for certain: a resume may have changed save_steps.
+    due = state.step % config.save_steps == 0 or state.step == config.num_iterations
+    saved = {state.best_step, state.step} if due else {state.best_step}
+    best = best_at_kl_budget([one for one in job.history if one.step in saved], config.kl_budget)
     state.best_step = best.step if best is not None else 0
 
 
@@ -181,9 +187,14 @@ def _save(job: _Job) -> None:
         state,
         job.optimizer,
         learning_parameters(prepared.roles),
-        write_adapter=lambda folder: save_role(prepared.base, prepared.roles.policy, folder),
+        write_adapter=lambda folder: save_role(prepared.base, prepared.roles.policy, folder, _taught_by(prepared)),
     )
     prune(job.run.folder, prepared.config.save_total_limit, keep={state.best_step})
+
+
+def _taught_by(prepared: Prepared) -> dict[str, dict[str, str]]:
+    """For a policy's provenance: a judge that it was trained with is told by this."""
+    return {REWARDS_KEY: dict(prepared.rewards.identity)}
 
 
 def _finish(job: _Job, interrupted: bool) -> Aligned:
@@ -196,9 +207,7 @@ def _finish(job: _Job, interrupted: bool) -> Aligned:
             load_checkpoint(kept, None, learning_parameters(prepared.roles))
         digest = adapter_digest(prepared.base, prepared.roles.policy.adapter)
         extra = {"adapter_digest": digest, "prompts_digest": prepared.loaded.digest, "iteration": state.best_step}
-        # A judge that the policy was trained with is told by this.
-        extra[REWARDS_KEY] = dict(prepared.rewards.identity)
-        save_role(prepared.base, prepared.roles.policy, run.folder, extra)
+        save_role(prepared.base, prepared.roles.policy, run.folder, {**extra, **_taught_by(prepared)})
         _report(job)
     by_step = {one.step: one for one in job.history}
     aligned = Aligned(
@@ -235,7 +244,7 @@ def _report(job: _Job) -> None:
         algorithm=config.algorithm,
         kept=job.state.best_step,
         kl_budget=config.kl_budget,
-        samples_file=SAMPLES_FILE,
+        samples=job.samples.rows(),
         played=played,
         facts={"base": prepared.base.resolved.name, "seconds": round(time.perf_counter() - job.began)},
     )

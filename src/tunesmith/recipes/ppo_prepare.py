@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tunesmith.data.prompts import LoadedPrompts, PromptRow, load_prompts
+from tunesmith.data.prompts import LoadedPrompts, PromptRow, load_prompts, with_system
 from tunesmith.errors import ConfigError, DataError, ModelError
-from tunesmith.models.adapters import add_adapter, load_adapter
+from tunesmith.models.adapters import adapter_digest, add_adapter, load_adapter
 from tunesmith.models.budget import Budget, decide
 from tunesmith.models.heads import add_head
 from tunesmith.models.load import load_base
@@ -20,7 +20,6 @@ from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed, permutation
 from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.recipes.ppo_report import HeldOut
-from tunesmith.records import Message
 from tunesmith.rollout.experience import RLRoles
 from tunesmith.rollout.generate import Prompt
 from tunesmith.rollout.reward_open import ModelReward, open_rewards
@@ -84,6 +83,7 @@ class Prepared:
             **self.config.model_dump(mode="json", exclude=free),
             "prompts_digest": self.loaded.digest,
             "base_digest": resolved.base_digest,
+            "reference_digest": adapter_digest(self.base, self.roles.reference),
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest,
             "reward_identity": dict(self.rewards.identity),
@@ -115,9 +115,12 @@ def prepare(
         base = load_base(config.model_copy(update={"dtype": dtype or config.dtype}))
     _check_base(base, config)
     rewards, notes = open_rewards(config.rewards, base) if reward is None else (WeightedSum([(reward, 1.0)]), [])
-    held_out = None if config.held_out is None else HeldOut.open(config.held_out, base, rewards.identity)
+    held_out = None
+    if config.held_out is not None:
+        held_out = HeldOut.open(config.held_out, base, rewards.identity, loaded, config.data.system)
     base.notes += [*notes, *loaded.notes(), *(held_out.notes if held_out is not None else ())]
-    offset = next((source.model.offset for source, _ in rewards.sources if isinstance(source, ModelReward)), 0.0)
+    counted = (source for source, weight in rewards.sources if weight > 0)
+    offset = next((source.model.offset for source in counted if isinstance(source, ModelReward)), 0.0)
     roles = place_roles(base, config, offset)
     prompts, ids, too_long = _render(loaded, base, config)
     parameters = learning_parameters(roles)
@@ -145,8 +148,9 @@ def prepare(
 def place_roles(base: Base, config: PPOConfig, value_offset: float = 0.0) -> RLRoles:
     """Policy, reference and value as adapters on the one base.
 
-    The value role starts as the first reward model of the recipe, which already knows what good answers look like,
-    or else as a fresh adapter and head. value_offset: of that reward model.
+    The value role starts as the first reward model of the recipe that counts, which already knows what good answers
+    look like, or else as a fresh adapter and head: of one that only watches nothing may be learnt. value_offset: of
+    that reward model.
     """
     reference = None
     if config.sft_adapter is None:
@@ -164,7 +168,7 @@ def place_roles(base: Base, config: PPOConfig, value_offset: float = 0.0) -> RLR
         raise ModelError(config.sft_adapter or POLICY, "is a reward model, not a policy.", "Name an SFT adapter.")
     if config.algorithm != "ppo":
         return RLRoles(policy=policy, reference=reference, value=None)
-    model = next((reward.model for reward in config.rewards if reward.model is not None), None)
+    model = next((reward.model for reward in config.rewards if reward.model is not None and reward.weight > 0), None)
     if model is None:
         value = add_head(base, add_adapter(base, VALUE, config.adapter, config.seed), config.seed)
         assert value.head is not None
@@ -199,7 +203,7 @@ def _render(
     limit = min(limit, config.data.max_prompt_length or limit)
     kept, ids, too_long = [], [], 0
     for prompt in loaded:
-        row = _with_system(prompt, config.data.system)
+        row = with_system(prompt, config.data.system)
         tokens = render_prompt(row.messages, base.tokenizer)
         if len(tokens) <= limit:
             kept.append(row)
@@ -218,9 +222,3 @@ def _render(
     if not kept:
         raise DataError(config.data.train, f"no prompt has {limit} tokens or fewer.", "Raise data.max_prompt_length.")
     return tuple(kept), tuple(ids), too_long
-
-
-def _with_system(row: PromptRow, system: str | None) -> PromptRow:
-    if system is None or row.messages[0].role == "system":
-        return row
-    return replace(row, messages=(Message(role="system", content=system), *row.messages))

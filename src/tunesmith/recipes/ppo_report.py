@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from tunesmith.data.prompts import LoadedPrompts, load_prompts
+from tunesmith.data.prompts import LoadedPrompts, load_prompts, with_system
+from tunesmith.errors import DataError
 from tunesmith.evals.match import MatchConfig, play
 from tunesmith.models.roles import Base
 from tunesmith.recipes.winrate import refuse_trained_with, write_match
@@ -20,6 +20,7 @@ from tunesmith.rollout.generate import Generator
 from tunesmith.rollout.reward_open import RewardConfig, open_rewards
 from tunesmith.rollout.rewards import WeightedSum
 from tunesmith.runs import machine_summary
+from tunesmith.tokens.render import render_prompt
 from tunesmith.training.guards import GuardConfig, Iteration, Warned, guard
 
 
@@ -27,7 +28,7 @@ class HeldOutConfig(MatchConfig):
     """The blind win rate at the end: held-out prompts, and a judge the policy does not train with."""
 
     prompts: str
-    """File of prompts that are not trained on."""
+    """File of prompts that are not trained on; those without a system message get the recipe's data.system."""
     columns: dict[str, str] = {}
     """Our name of a column -> the file's."""
     limit: int | None = Field(None, ge=1)
@@ -46,12 +47,36 @@ class HeldOut:
     notes: tuple[str, ...]
 
     @classmethod
-    def open(cls, config: HeldOutConfig, base: Base, trained_with: Mapping[str, str]) -> HeldOut:
-        """Read the prompts and open the judge. Raises ConfigError where the judge is in the identity trained with."""
+    def open(
+        cls,
+        config: HeldOutConfig,
+        base: Base,
+        trained_with: Mapping[str, str],
+        trained_on: LoadedPrompts,
+        system: str | None = None,
+    ) -> HeldOut:
+        """Read the prompts and open the judge.
+
+        Raises ConfigError where the judge is in the identity trained with, DataError for a prompt without room for its
+        answer. Prompts that are trained on, too, are noted.
+        """
         prompts = load_prompts(config.prompts, config.columns, limit=config.limit)
+        known = {prompt.messages for prompt in trained_on}
+        both = sum(prompt.messages in known for prompt in prompts)
+        prompts = replace(prompts, prompts=tuple(with_system(prompt, system) for prompt in prompts))
+        room = base.context_tokens - config.sampling.max_new_tokens
+        for prompt in prompts:
+            if (length := len(render_prompt(prompt.messages, base.tokenizer))) > room:
+                raise DataError(
+                    prompt.where,
+                    f"the held-out prompt has {length} tokens; with held_out.sampling.max_new_tokens "
+                    f"{config.sampling.max_new_tokens} there is room for {room}.",
+                    "Shorten it, or lower max_new_tokens.",
+                )
         judge, notes = open_rewards(config.rewards, base, prefix="judge")
         refuse_trained_with(judge, {"this policy": trained_with}, allow=False)
-        return cls(config=config, prompts=prompts, judge=judge, notes=(*prompts.notes(), *notes))
+        told = [f"{both} of {len(prompts)} held-out prompts are trained on, too."] if both else []
+        return cls(config=config, prompts=prompts, judge=judge, notes=(*prompts.notes(), *told, *notes))
 
     def play(
         self,
@@ -93,12 +118,11 @@ def report_run(
     algorithm: str,
     kept: int,
     kl_budget: float,
-    samples_file: str,
+    samples: Sequence[Mapping[str, Any]],
     played: tuple[dict[str, Any], list[dict[str, Any]]] | None,
     facts: Mapping[str, object],
 ) -> Path:
     """Write ppo.png, frontier.png and report.html into a run's folder; returns the page. Raises DiskFullError."""
-    lines = (folder / samples_file).read_text(encoding="utf-8").splitlines() if (folder / samples_file).exists() else []
     write_rl_report(
         folder,
         history,
@@ -106,7 +130,7 @@ def report_run(
         title=f"{algorithm.upper()}: reward, KL and what came of it",
         kept=kept,
         kl_budget=kl_budget,
-        samples=[json.loads(line) for line in lines],
+        samples=samples,
         match=None if played is None else played[0],
         examples=[] if played is None else played[1],
         facts=facts,

@@ -78,9 +78,16 @@ class Samples:
         self.path = folder / SAMPLES_FILE
         self._console = console or Console(stderr=True)
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= after_step]
+            kept = [line for line in self._lines() if _step_of(line) <= after_step]
             atomic_write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What was written so far."""
+        return [json.loads(line) for line in self._lines()] if self.path.exists() else []
+
+    def _lines(self) -> list[str]:
+        # A text may hold line breaks of Unicode's (U+0085, U+2028), at which str.splitlines would cut it.
+        return [line for line in self.path.read_text(encoding="utf-8").split("\n") if line]
 
     def write(
         self, step: int, items: Sequence[Answered], scores_B: NDArray[np.float64], kl_B: NDArray[np.float64]

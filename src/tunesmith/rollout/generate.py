@@ -143,9 +143,9 @@ class LocalGenerator:
         state, hidden_BD = start_decoding(self.base, prompts, sampling.max_new_tokens, adapter)
         with torch.no_grad():
             head, _, _ = head_for(self.base.token_rows, self.base.head, [adapter], "none")
-        running = list(rows)
+        running, end_ids = list(rows), self.base.end_ids_of(adapter)
         while True:
-            ids = _choose(self.base, head, hidden_BD, running, sampling)
+            ids = _choose(end_ids, head, hidden_BD, running, sampling)
             self.tokens.generated += len(ids)
             yield
             going = [i for i, row in enumerate(running) if row.stop is None]
@@ -177,7 +177,7 @@ def _draws(sampling: Sampling, prompt: Prompt) -> np.random.Generator:
     return generator(sampling.seed, "sampling", prompt.row_id, prompt.sample)
 
 
-def _choose(base: Base, head: Head, hidden_BD: Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
+def _choose(end_ids: frozenset[int], head: Head, hidden_BD: Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
     """Pick each row's next token, note its log-probability at temperature 1, and end rows that are done."""
     logits_BV = logits_of(hidden_BD, head)
     if sampling.temperature == 0:
@@ -187,7 +187,6 @@ def _choose(base: Base, head: Head, hidden_BD: Tensor, rows: list[_Row], samplin
         chosen_B = _sample(logits_BV, uniform_B, sampling)
     logprob_B = logits_BV.gather(1, chosen_B[:, None]).squeeze(1) - torch.logsumexp(logits_BV, dim=-1)
     ids = chosen_B.tolist()
-    end_ids = base.end_ids
     for row, token, logprob in zip(rows, ids, logprob_B.tolist(), strict=True):
         row.ids.append(token)
         row.logprobs.append(logprob)

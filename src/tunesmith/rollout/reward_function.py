@@ -16,6 +16,8 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -191,10 +193,13 @@ def load_function(address: str) -> tuple[Callable[..., Any], Path | None]:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise RewardError(path, "no such file.", "Name the file as seen from where you start tunesmith.")
-    # Under a name of its own: the user's file may be called like a module that is in use.
-    spec = importlib.util.spec_from_file_location(f"tunesmith_reward_{path.stem}", path)
+    # Under a name of its own: the user's file may be called like a module, or another such file, that is in use.
+    name = f"tunesmith_reward_{path.stem}_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses, pickle and type hints look a class's module up by its name.
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:

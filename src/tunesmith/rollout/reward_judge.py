@@ -74,11 +74,13 @@ class JudgeConfig(EndpointConfig):
 def read_score(text: str) -> float | None:
     """The number from 0 to 10 a verdict gives: the last that is named ("Score: 7", "7/10"), or one that stands alone.
 
+    One that is called a score goes before all others: "Score: 9. Fit for grade 5." says 9.
     None where there is no such number or it lies elsewhere: a number in the middle of a sentence may be anything.
     """
     text = _SCALE.sub("", text)
     named = list(_NAMED.finditer(text))
-    match = named[-1] if named else _ALONE.fullmatch(text)
+    scores = [one for one in named if one[0].lower().startswith("score")]
+    match = (scores or named)[-1] if named else _ALONE.fullmatch(text)
     if match is None:
         return None
     value = float(next(found for found in match.groups() if found is not None).replace(",", "."))

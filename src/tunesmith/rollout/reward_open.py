@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +12,11 @@ from pydantic import Field, model_validator
 from tunesmith.config import Config
 from tunesmith.errors import RewardError
 from tunesmith.models.roles import Base
-from tunesmith.records import Conversation, Message, Where
 from tunesmith.rollout.reward_function import FunctionReward
 from tunesmith.rollout.reward_judge import JudgeConfig, JudgeReward
 from tunesmith.rollout.rewards import Answered, RewardSource, WeightedSum
 from tunesmith.rollout.score import RewardModel, load_reward_model
-from tunesmith.tokens.render import RenderConfig, render
+from tunesmith.tokens.render import end_of_turn
 
 
 class RewardConfig(Config):
@@ -56,10 +54,10 @@ class RewardConfig(Config):
 
 
 class ModelReward:
-    """A reward model of ours as a source; an answer that was cut off is scored as if it ended there.
+    """A reward model of ours as a source; every answer is read at the token that ends a turn, cut off or not.
 
-    The model learned to be read at the token that ends a turn and at no other. That an answer was cut off is a matter
-    of its own, for which the recipe has a penalty.
+    The model learned to be read there and nowhere else, also where the policy ended with another of the base's end
+    tokens. That an answer was cut off is a matter of its own, for which the recipe has a penalty.
     """
 
     def __init__(self, model: RewardModel, name: str) -> None:
@@ -77,17 +75,16 @@ class ModelReward:
                     "a reward model reads tokens, and the answer came without them.",
                     "Give it answers of a model on the same base.",
                 )
-        answers = [item.ids if item.stop_reason != "length" else np.append(item.ids, self._end) for item in items]
+        answers = [self._ended(item) for item in items]
         return self.model.score([item.prompt_ids for item in items], answers) if items else np.zeros(0)
 
-
-def end_of_turn(tokenizer: Any) -> NDArray[np.int64]:
-    """(1,) the token that ends an assistant's turn as a reward model is trained on it; (0,) where nothing ends it."""
-    turns = (Message(role="user", content="Hi"), Message(role="assistant", content="Hi"))
-    record = Conversation(messages=turns, row_id=0, where=Where("end of turn"))
-    (example,) = render(record, tokenizer, RenderConfig(), max_tokens=2**20)
-    last = example.ids[np.flatnonzero(example.loss_weight)[-1:]]
-    return last if int(last[0]) in tokenizer.all_special_ids else last[:0]
+    def _ended(self, item: Answered) -> NDArray[np.int64]:
+        """The answer's tokens with the end the model knows; as they are where it knows none."""
+        if self._end is None:
+            return item.ids
+        words = item.ids if item.stop_reason == "length" else item.ids[:-1]
+        # An answer that was cut off where the context ends gives its last token for it.
+        return np.append(words[: self.model.base.context_tokens - len(item.prompt_ids) - 1], self._end)
 
 
 def open_rewards(

@@ -118,6 +118,24 @@ def render_prompt(
     return np.array(encode(text, tokenizer, where), np.int64)
 
 
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The token that ends an assistant's turn in training, which need not be the tokenizer's eos; None for none."""
+    if text_to_text_of(tokenizer) is not None:
+        return None
+    turns = (Message(role="user", content="Hi"), Message(role="assistant", content="Hi"))
+    try:
+        (example,) = render(
+            Conversation(messages=turns, row_id=0, where=Where("end of turn")),
+            tokenizer,
+            RenderConfig(),
+            max_tokens=2**20,
+        )
+    except DataError:
+        return None
+    last = int(example.ids[np.flatnonzero(example.loss_weight)[-1]])
+    return last if last in chat_format(tokenizer).control_set else None
+
+
 def template_notes(tokenizer: Any) -> list[str]:
     """What a user should know of the template in use: sentences, none where there is nothing to say."""
     if text_to_text_of(tokenizer) is not None:

@@ -70,7 +70,9 @@ def reference_key(model: Model) -> str:
     """A name (32 hexadecimal digits) that differs wherever the scores could: weights, precision, kernels, code."""
     base = model.base
     facts = {
+        # The digest is of the weights; what the config says (rotary base, epsilon) decides on the scores as well.
         "base": base.resolved.base_digest,
+        "config": {key: value for key, value in base.model.config.to_dict().items() if key != "_name_or_path"},
         "adapter": adapter_digest(base, model.role.adapter),
         "dtype": str(base.dtype),
         "device": base.device.type,
@@ -81,7 +83,7 @@ def reference_key(model: Model) -> str:
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "code": _code_digest(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def _code_digest() -> str:
