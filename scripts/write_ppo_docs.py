@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunesmith.models.load import ModelConfig
 from tunesmith.recipes.ppo_config import PPOConfig, PromptConfig
-from tunesmith.rollout.reward_open import RewardConfig
+from tunesmith.rollout.reward_open import SourceConfig
 from tunesmith.training.guards import GuardConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,7 +21,7 @@ def with_keys(text: str) -> str:
     """The page with its table of keys made anew."""
     groups = ("data", "rewards", "guards")
     lines = table(PPOConfig, "", (*ModelConfig.model_fields, *groups))
-    for name, kind in (("data.", PromptConfig), ("rewards[].", RewardConfig), ("guards.", GuardConfig)):
+    for name, kind in (("data.", PromptConfig), ("rewards[].", SourceConfig), ("guards.", GuardConfig)):
         lines += table(kind, name)[2:]
     before, _, rest = text.partition(BEGIN)
     return before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2]

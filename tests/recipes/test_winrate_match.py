@@ -24,7 +24,7 @@ from tunesmith.recipes.winrate import WinRateConfig, refuse_seen, run_winrate
 from tunesmith.records import Example, Message, Where
 from tunesmith.rollout.generate import LocalGenerator
 from tunesmith.rollout.reward_function import FunctionReward
-from tunesmith.rollout.reward_open import RewardConfig, open_rewards
+from tunesmith.rollout.reward_open import SourceConfig, open_rewards
 from tunesmith.rollout.rewards import Answered, WeightedSum
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.tokens.pack import pack
@@ -134,7 +134,7 @@ def folders(load: Callable[..., Any], tmp_path: Path) -> Path:
     save_role(base, adapter(base, "s", 1, 0.05), tmp_path / "sft")
     for name, seed in (("reward-1", 3), ("reward-2", 4)):
         save_role(base, add_head(base, adapter(base, name, seed, 0.1), seed), tmp_path / name)
-    trained_with, _ = open_rewards([RewardConfig(model=str(tmp_path / "reward-1"))], base)
+    trained_with, _ = open_rewards([SourceConfig(model=str(tmp_path / "reward-1"))], base)
     extra = {"rewards": dict(trained_with.identity)}
     save_role(base, adapter(base, "p", 2, 0.2), tmp_path / "ppo", extra)
     lines = [json.dumps({"prompt": prompt.messages[0].content}) for prompt in PROMPTS]

@@ -17,7 +17,7 @@ from tunesmith.models.adapters import AdapterConfig, add_adapter, save_role
 from tunesmith.models.heads import add_head
 from tunesmith.records import Message
 from tunesmith.rollout.reward_function import FunctionReward
-from tunesmith.rollout.reward_open import ModelReward, RewardConfig, open_rewards
+from tunesmith.rollout.reward_open import ModelReward, SourceConfig, open_rewards
 from tunesmith.rollout.rewards import Answered
 from tunesmith.tokens.render import end_of_turn, render_prompt
 
@@ -25,10 +25,10 @@ from tunesmith.tokens.render import end_of_turn, render_prompt
 class Recipe(Config):
     """What a recipe that takes rewards looks like."""
 
-    rewards: list[RewardConfig]
+    rewards: list[SourceConfig]
 
 
-def configs(*rewards: dict[str, Any]) -> list[RewardConfig]:
+def configs(*rewards: dict[str, Any]) -> list[SourceConfig]:
     return build_config(Recipe, {"rewards": list(rewards)}, place="recipe.yaml").rewards
 
 

@@ -10,7 +10,7 @@ from tunesmith.config import Config
 from tunesmith.models.adapters import AdapterConfig
 from tunesmith.models.load import ModelConfig
 from tunesmith.recipes.ppo_report import HeldOutConfig
-from tunesmith.rollout.reward_open import RewardConfig
+from tunesmith.rollout.reward_open import SourceConfig
 from tunesmith.training.guards import GuardConfig
 from tunesmith.training.rl_update import UpdateConfig
 
@@ -37,7 +37,7 @@ class PPOConfig(ModelConfig, UpdateConfig):
 
     data: PromptConfig
     """Where the prompts are."""
-    rewards: list[RewardConfig] = Field(min_length=1)
+    rewards: list[SourceConfig] = Field(min_length=1)
     """What judges an answer: reward models, functions, judges, and what each one counts."""
     sft_adapter: str | None = None
     """The adapter the policy starts from and must stay near; empty: a fresh one, near the bare base."""

@@ -17,7 +17,7 @@ from tunesmith.models.roles import Base
 from tunesmith.recipes.winrate import refuse_trained_with, write_match
 from tunesmith.reports.ppo import write_rl_report
 from tunesmith.rollout.generate import Generator
-from tunesmith.rollout.reward_open import RewardConfig, open_rewards
+from tunesmith.rollout.reward_open import SourceConfig, open_rewards
 from tunesmith.rollout.rewards import WeightedSum
 from tunesmith.runs import machine_summary
 from tunesmith.tokens.render import render_prompt
@@ -33,7 +33,7 @@ class HeldOutConfig(MatchConfig):
     """Our name of a column -> the file's."""
     limit: int | None = Field(None, ge=1)
     """Only the first rows."""
-    rewards: list[RewardConfig] = Field(min_length=1)
+    rewards: list[SourceConfig] = Field(min_length=1)
     """Who judges; a source that is among the recipe's own rewards is refused."""
 
 

@@ -24,7 +24,7 @@ from tunesmith.models.roles import Base
 from tunesmith.recipes.chat import base_of
 from tunesmith.reports.winrate import interval_text, write_winrate_report
 from tunesmith.rollout.generate import LocalGenerator
-from tunesmith.rollout.reward_open import RewardConfig, open_rewards
+from tunesmith.rollout.reward_open import SourceConfig, open_rewards
 from tunesmith.rollout.rewards import WeightedSum
 from tunesmith.runs import atomic_write_text, machine_summary
 
@@ -48,7 +48,7 @@ class WinRateConfig(ModelConfig, MatchConfig):
     """Folders of the adapters to be judged."""
     baseline: str | None = None
     """Folder of the adapter they are compared with, mostly the SFT model; empty: the bare base."""
-    rewards: list[RewardConfig] = Field(min_length=1)
+    rewards: list[SourceConfig] = Field(min_length=1)
     """Who judges: sources no policy was trained with."""
     allow_seen: bool = False
     """Measure even with a source a policy was trained with; the result then says so."""

@@ -19,7 +19,7 @@ from tunesmith.rollout.score import RewardModel, load_reward_model
 from tunesmith.tokens.render import end_of_turn
 
 
-class RewardConfig(Config):
+class SourceConfig(Config):
     """One source of rewards: exactly one of model, function and judge."""
 
     model: str | None = None
@@ -34,7 +34,7 @@ class RewardConfig(Config):
     """What it is called in the metrics; by default the folder's or function's name, or the judge's model."""
 
     @model_validator(mode="after")
-    def _is_one(self) -> RewardConfig:
+    def _is_one(self) -> SourceConfig:
         given = [kind for kind in ("model", "function", "judge") if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError(f"a reward is one of model, function and judge; this one has {given or 'none of them'}")
@@ -88,7 +88,7 @@ class ModelReward:
 
 
 def open_rewards(
-    configs: Sequence[RewardConfig], base: Base, *, prefix: str = "reward"
+    configs: Sequence[SourceConfig], base: Base, *, prefix: str = "reward"
 ) -> tuple[WeightedSum, list[str]]:
     """The weighted sum of a recipe's sources and what to tell of them; ``prefix`` begins their adapters' names.
 
