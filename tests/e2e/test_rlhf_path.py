@@ -29,6 +29,8 @@ SMALL = {
     "winrate": ["--limit", "4", "--max-new-tokens", "12"],
 }  # fmt: skip
 
+FEW, NUM_FEW = "few.jsonl", 6
+
 
 def commands() -> list[list[str]]:
     """The commands of the page's first block, in its order."""
@@ -49,6 +51,9 @@ def run(command: Sequence[str]) -> Result:
 
 
 def small(command: Sequence[str]) -> list[str]:
+    """The command with small budgets; candidates are drawn for the first prompts alone, which lie in FEW."""
+    if verb_of(command) == "feedback sample":
+        command = [FEW if word.endswith("rankings_test.jsonl") else word for word in command]
     return [*command, *SMALL.get(verb_of(command), [])]
 
 
@@ -80,6 +85,8 @@ def test_the_page_replayed_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.
     for name in ("recipes", "src"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    prompts = (ROOT / "src/tunesmith/data/examples/support_chat/rankings_test.jsonl").read_text().splitlines()
+    (tmp_path / FEW).write_text("\n".join(prompts[:NUM_FEW]) + "\n")
     done = {}
     for command in commands():
         done[shlex.join(command)] = run(small(command)).output
