@@ -15,7 +15,9 @@ from tunesmith.evals.task import Item, Reply, Request, Scorer
 
 def scored(score: Scorer, target: str, text: str) -> dict[str, float]:
     item = Item(id="a", messages=(), target=target)
-    return dict(score(item, Reply(request=Request(item=item, messages=()), text=text, stop_reason="end_of_turn")).values)
+    return dict(
+        score(item, Reply(request=Request(item=item, messages=()), text=text, stop_reason="end_of_turn")).values
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ SCORE = overlap()
 
 def values(text: str, *references: str) -> dict[str, float]:
     item = Item(id="a", messages=(), target=references[0], metadata={"references": list(references)})
-    return dict(SCORE(item, Reply(request=Request(item=item, messages=()), text=text, stop_reason="end_of_turn")).values)
+    return dict(
+        SCORE(item, Reply(request=Request(item=item, messages=()), text=text, stop_reason="end_of_turn")).values
+    )
 
 
 def test_the_figures_are_those_worked_out_by_hand() -> None:

@@ -6,24 +6,28 @@ import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.evals.constraints import CHECKS
 from tunesmith.evals.task import Item, Reply, Scorer
 from tunesmith.records import Verdict
-from tunesmith.stats import Interval, clustered_proportion
 
 IFEVAL_METRICS = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose")
+# Over all instructions, as the paper has it, a prompt with three of them weighs thrice.
+IFEVAL_RATIOS = {
+    "instruction_strict": ("num_met_strict", "num_instructions"),
+    "instruction_loose": ("num_met_loose", "num_instructions"),
+}
 
 
 def instruction_following() -> Scorer:
     """Score a reply by the item's constraints, metadata ``instruction_id_list`` and ``kwargs`` as published.
 
     Values: prompt_strict and prompt_loose (1 where every constraint is met), instruction_strict and instruction_loose
-    (the share of the item's constraints; ``instruction_accuracy`` gives the figure over all constraints). Loose: met
-    by the reply or by one of its ``loose_variants``. details: strict and loose, one truth value a constraint. Raises
-    DataError for an unknown constraint or arguments it does not take.
+    (the share of the item's constraints), and the counts IFEVAL_RATIOS divides for the figure over all constraints.
+    Loose: met by the reply or by one of its ``loose_variants``. details: strict and loose, one truth value a
+    constraint. Raises DataError for an unknown constraint or arguments it does not take.
     """
 
     def score(item: Item, reply: Reply) -> Verdict:
@@ -36,6 +40,9 @@ def instruction_following() -> Scorer:
             "prompt_loose": float(all(loose)),
             "instruction_strict": sum(strict) / len(strict),
             "instruction_loose": sum(loose) / len(loose),
+            "num_met_strict": float(sum(strict)),
+            "num_met_loose": float(sum(loose)),
+            "num_instructions": float(len(asked)),
         }
         broken = [name for (name, _), ok in zip(asked, strict, strict=True) if not ok]
         details = {"instructions": [name for name, _ in asked], "strict": strict, "loose": loose}
@@ -85,9 +92,3 @@ def loose_variants(response: str) -> list[str]:
 
 # Lines left out at the start and at the end; the first pair leaves the response as it is.
 _CUTS = ((0, 0), (1, 0), (0, 1), (1, 1))
-
-
-def instruction_accuracy(verdicts: Sequence[Verdict], kind: Literal["strict", "loose"]) -> Interval:
-    """Constraints met of all constraints, as the paper reports it; the interval knows which share a prompt."""
-    met = [(float(ok), i) for i, verdict in enumerate(verdicts) for ok in verdict.details[kind]]
-    return clustered_proportion([ok for ok, _ in met], [i for _, i in met])
