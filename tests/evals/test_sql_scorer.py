@@ -42,7 +42,7 @@ def said(query: str, gold: str = CATS, limits: QueryLimits | None = None, **meta
         ("SELECT 0.1 + 0.2", "SELECT 0.3", 1),
         ("SELECT 0.3001", "SELECT 0.3", 0),
         ("SELECT avg(kilos) FROM pets", "SELECT sum(kilos) / count(*) FROM pets", 1),
-        ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 3) SELECT i FROM n", "VALUES (1),(3),(2)", 1),
+        ("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i+1 FROM n LIMIT 1) SELECT i FROM n", "SELECT 1", 1),
     ],
 )  # fmt: skip
 def test_results_are_compared_not_queries(query: str, gold: str, right: int) -> None:
