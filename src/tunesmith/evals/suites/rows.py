@@ -12,8 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tunesmith.config import Config, load_config
-from tunesmith.data.read import find_split, open_rows
-from tunesmith.data.sources import Split
+from tunesmith.data.read import Split, find_split, open_rows
 from tunesmith.data.templates import TemplateConfig, compile_template
 from tunesmith.errors import ConfigError
 from tunesmith.evals.asking import Parts, suite_task
