@@ -139,9 +139,6 @@ def harness_model(parts: HarnessParts) -> Any:
                 )
             )
 
-        def chat_template(self, chat_template: bool | str = False) -> str | None:
-            return str(tokenizer.chat_template) if chat_template else None
-
     return TunesmithLM()
 
 
