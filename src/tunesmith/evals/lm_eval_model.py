@@ -131,14 +131,8 @@ def harness_model(parts: HarnessParts) -> Any:
             return generate_until(parts, [(*request.args, self.tok_encode(request.args[0])) for request in requests])
 
         def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            return str(
-                tokenizer.apply_chat_template(
-                    chat_history,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )
+            last = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+            return str(tokenizer.apply_chat_template(chat_history, tokenize=False, **last))
 
     return TunesmithLM()
 
