@@ -35,7 +35,7 @@ from tunesmith.training.guards import Iteration, best_at_kl_budget, guard
 from tunesmith.training.loop import checkpoint_to_resume, go_on_as_planned
 from tunesmith.training.rl_update import build_rl_optimizer, learning_parameters, update
 from tunesmith.training.schedule import stop_on_signal
-from tunesmith.training.watch import Trackers, Watch
+from tunesmith.training.watch import Trackers, watch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,13 +98,13 @@ def align(config: PPOConfig, *, base: Base | None = None, reward: RewardSource |
 def _loop(job: _Job) -> bool:
     """Iterations until the end or until the user says stop; True if the user did."""
     config, state = job.prepared.config, job.state
-    with stop_on_signal() as stop, Watch(config.num_iterations, state.step, job.prepared.base.device) as watch:
+    with stop_on_signal() as stop, watch(config.num_iterations, state.step, job.prepared.base.device) as show:
         if state.step == 0:
             # The policy before anything was learnt: a candidate like the others, and where a crash goes back to.
             _save(job)
         while state.step < config.num_iterations and not stop.asked:
             metrics = _iterate(job)
-            watch.update(state.step, metrics)
+            show(state.step, metrics)
             if stop.asked or state.step % config.save_steps == 0 or state.step == config.num_iterations:
                 _save(job)
         return stop.asked and state.step < config.num_iterations

@@ -23,7 +23,7 @@ from tunesmith.training.checkpoint import ResumeState, find_latest_valid, load_c
 from tunesmith.training.distribute import World
 from tunesmith.training.optim import clip_gradients, learning_rate_at
 from tunesmith.training.schedule import TrainConfig, rows_per_step, stop_on_signal
-from tunesmith.training.watch import Trackers, Watch
+from tunesmith.training.watch import Trackers, watch
 
 # Rows of other lengths every step leave holes in the heap; without this the process grows by a GB in 20 steps.
 TRIM_EVERY_STEPS = 10
@@ -80,7 +80,7 @@ def run_loop(loop: Loop) -> bool:
     save_every = config.save_steps or eval_every
     patience, stopping = config.early_stopping_patience, False
     loop.stopped_early = bool(patience) and state.evaluations_without_improvement >= patience
-    with stop_on_signal() as stop, Watch(loop.num_steps, state.step, loop.device) as watch:
+    with stop_on_signal() as stop, watch(loop.num_steps, state.step, loop.device) as show:
         if state.step == 0 and loop.evaluate is not None:
             before = _evaluated(loop.evaluate)
             state.initial_metric = before["eval_loss"]
@@ -89,7 +89,7 @@ def run_loop(loop: Loop) -> bool:
             metrics = _step(loop)
             # One rank asked to stop stops them all, after the same step.
             stopping = loop.world.sum(float(stop.asked)) > 0
-            watch.update(state.step, metrics)
+            show(state.step, metrics)
             if state.step % TRIM_EVERY_STEPS == 0:
                 release_memory()
             if state.step % config.logging_steps == 0:
@@ -98,7 +98,7 @@ def run_loop(loop: Loop) -> bool:
             if loop.evaluate is not None and (state.step % eval_every == 0 or last):
                 after = _evaluated(loop.evaluate)
                 improved = state.judge(after["eval_loss"])
-                watch.update(state.step, after)
+                show(state.step, after)
                 loop.log({**after, "generalization_gap": after["eval_loss"] - metrics["loss"]})
                 loop.stopped_early = bool(patience) and state.evaluations_without_improvement >= patience
                 if improved:
