@@ -6,9 +6,8 @@ Read top to bottom: prepare, run folder and resume, loop, measure, save. The con
 from __future__ import annotations
 
 import shlex
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,12 @@ from tunesmith.recipes.reward_prepare import PreparedReward, RewardConfig, prepa
 from tunesmith.reports.plots import loss_curve
 from tunesmith.reports.reward import write_reward_report
 from tunesmith.rollout.score import OFFSET_KEY, RewardModel
-from tunesmith.runs import Run, read_metrics
-from tunesmith.training.checkpoint import ResumeState, load_checkpoint, plan_of
-from tunesmith.training.loop import Gradients, Loop, checkpoint_to_resume, go_on_as_planned, keep_best, run_loop
+from tunesmith.runs import read_metrics
+from tunesmith.training.checkpoint import plan_of
+from tunesmith.training.loop import Gradients, Loop, TweakGradients, keep_best, run_loop
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.reward_step import accumulate_reward_gradients, group_rewards, mean_reward_loss
-from tunesmith.training.watch import Trackers
-
-# Called on the role between the gradients and the optimiser's step; a test breaks them there.
-TweakGradients = Callable[[Role], None]
+from tunesmith.training.session import checkpoint_to_resume, open_session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,50 +59,27 @@ def train_reward(
     config: RewardConfig, *, base: Base | None = None, tweak_gradients: TweakGradients | None = None
 ) -> TrainedReward:
     """Run the recipe, on a base of its own or on one already in memory."""
-    with tempfile.TemporaryDirectory(prefix="tunesmith-reward-") as folder:
-        # 1. Where to go on, and everything up to the first step.
-        checkpoint = checkpoint_to_resume(config)
-        planned = plan_of(checkpoint) if checkpoint is not None else {}
-        prepared = prepare_reward(config, base, planned.get("dtype"))
-        # 2. The run folder; every rank keeps books, but only the first one's are the run's.
-        recipe = config.model_dump(mode="json")
-        output_dir = Path(config.output_dir) if prepared.world.is_main else Path(folder) / "books"
-        run = Run.create(
-            output_dir, recipe, resume=config.resume_from_checkpoint is not None, overwrite=config.overwrite_output_dir
+    # 1. Where to go on, and everything up to the first step.
+    checkpoint = checkpoint_to_resume(config)
+    prepared = prepare_reward(config, base, plan_of(checkpoint).get("dtype"))
+    # 2. The run folder, and the state of a run that goes on.
+    parameters = prepared.role.parameters
+    optimizer = build_optimizer(parameters, config)
+    facts = {"budget": prepared.budget.as_dict(), "data": data_facts(prepared)}
+    with open_session(prepared, checkpoint, optimizer, parameters, facts, prepared.world) as session:
+        # 3. The loop, and 4. what it leaves.
+        plan = session.state.plan
+        loop = Loop(
+            config=config,
+            session=session,
+            num_steps=prepared.num_steps,
+            num_examples=len(prepared.train),
+            gradients=lambda step: _gradients(prepared, plan, step, tweak_gradients),
+            evaluate=(lambda: _evaluate(prepared, plan)) if prepared.valid else None,
+            name_rows=lambda step: ", ".join(str(group.where) for group in prepared.groups(step)),
+            write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
         )
-        with run:
-            parameters = prepared.role.parameters
-            optimizer = build_optimizer(parameters, config)
-            state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
-            if checkpoint is not None:
-                state = load_checkpoint(checkpoint, optimizer, parameters, recipe=prepared.identity())
-                go_on_as_planned(checkpoint, state.plan, prepared.decisions(), prepared.base.notes)
-            # A run that died before its first checkpoint begins anew.
-            run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
-            run.note({"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": data_facts(prepared),
-                      "notes": prepared.base.notes})  # fmt: skip
-            names = config.report_to if prepared.world.is_main else []
-            with Trackers(names, run.folder, recipe, first_step=state.step) as trackers:
-                # 3. The loop, and 4. what it leaves.
-                loop = Loop(
-                    config=config,
-                    run=run,
-                    state=state,
-                    optimizer=optimizer,
-                    parameters=parameters,
-                    trackers=trackers,
-                    world=prepared.world,
-                    device=prepared.base.device,
-                    num_steps=prepared.num_steps,
-                    num_examples=len(prepared.train),
-                    gradients=lambda step: _gradients(prepared, state.plan, step, tweak_gradients),
-                    evaluate=(lambda: _evaluate(prepared, state.plan)) if prepared.valid else None,
-                    name_rows=lambda step: ", ".join(str(group.where) for group in prepared.groups(step)),
-                    write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
-                )
-                trained = _finish(prepared, loop, interrupted=run_loop(loop))
-        prepared.world.close()
-        return trained
+        return _finish(prepared, loop, interrupted=run_loop(loop))
 
 
 def data_facts(prepared: PreparedReward) -> dict[str, Any]:
@@ -142,8 +115,8 @@ def _evaluate(prepared: PreparedReward, plan: Mapping[str, Any]) -> dict[str, fl
 
 def _finish(prepared: PreparedReward, loop: Loop, interrupted: bool) -> TrainedReward:
     """The best weights are the result, measured and centred; an interrupted run keeps its checkpoint instead."""
-    state, run = loop.state, loop.run
-    seconds = time.perf_counter() - loop.began
+    state, run = loop.session.state, loop.session.run
+    seconds = time.perf_counter() - loop.session.began
     final, facts = state.last_metric, dict[str, Any]()
     if not interrupted:
         final = keep_best(loop)
@@ -177,7 +150,7 @@ def _finish(prepared: PreparedReward, loop: Loop, interrupted: bool) -> TrainedR
 
 def _measure(prepared: PreparedReward, loop: Loop) -> dict[str, Any]:
     """What the report shows, and the offset: held-out answers have mean reward 0, predicted grades their own level."""
-    budget, config = int(loop.state.plan["micro_batch_tokens"]), prepared.config
+    budget, config = int(loop.session.state.plan["micro_batch_tokens"]), prepared.config
     groups = prepared.valid or prepared.train
     rewards = [r.double().cpu().numpy() for r in group_rewards(prepared.base, prepared.role, groups, budget)]
     offset = -prepared.loss.mean_grade if config.loss_type == "rating" else float(np.concatenate(rewards).mean())
@@ -186,11 +159,11 @@ def _measure(prepared: PreparedReward, loop: Loop) -> dict[str, Any]:
         "loss_type": config.loss_type,
         "base": prepared.base.resolved.name,
         "data": data_facts(prepared),
-        "best_step": loop.state.best_step,
-        "num_steps": loop.state.step,
+        "best_step": loop.session.state.best_step,
+        "num_steps": loop.session.state.step,
         "seed": config.seed,
-        "initial_eval_loss": loop.state.initial_metric,
-        "eval_loss": loop.state.best_metric if loop.state.best_step else loop.state.last_metric,
+        "initial_eval_loss": loop.session.state.initial_metric,
+        "eval_loss": loop.session.state.best_metric if loop.session.state.best_step else loop.session.state.last_metric,
     }
     held_out = pairs_of(prepared.valid, [r - offset for r in rewards]) if prepared.valid else None
     if held_out is not None and len(held_out.right_P):
