@@ -18,8 +18,9 @@ from tunesmith.feedback.judgements import prompt_id_of
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.randomness import generator
 from tunesmith.recipes.feedback_open import open_local
-from tunesmith.recipes.feedback_sample import SampleConfig, Sampled, Sampler, draws_file, settle
+from tunesmith.recipes.feedback_sample import Sampled, Sampler, draws_file
 from tunesmith.recipes.feedback_sample_show import candidate_bar, estimate, last_lines
+from tunesmith.recipes.feedback_slots import SampleConfig, settle
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
 from tunesmith.runs import hold_file

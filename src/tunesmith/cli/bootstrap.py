@@ -79,7 +79,8 @@ def _run(
 ) -> None:
     """Check the settings and the seeds, open the writer, make the rows, report."""
     from tunesmith.config import build_config
-    from tunesmith.recipes.bootstrap import BootstrapConfig, make_rows
+    from tunesmith.recipes.bootstrap import make_rows
+    from tunesmith.recipes.bootstrap_config import BootstrapConfig
     from tunesmith.recipes.bootstrap_open import check_choice, open_endpoint, open_local
     from tunesmith.recipes.bootstrap_show import last_lines, make_report, row_bar
     from tunesmith.rollout.endpoint import EndpointConfig

@@ -13,7 +13,7 @@ from tunesmith.cli.check import Columns, column_map
 from tunesmith.cli.shared import Debug, Json, errors_in_one_paragraph, print_lines
 
 if TYPE_CHECKING:
-    from tunesmith.recipes.feedback_sample import SampleConfig
+    from tunesmith.recipes.feedback_slots import SampleConfig
 
 
 def sample(
@@ -50,7 +50,7 @@ def sample(
     """
     with errors_in_one_paragraph(debug):
         from tunesmith.config import build_config
-        from tunesmith.recipes.feedback_sample import SampleConfig
+        from tunesmith.recipes.feedback_slots import SampleConfig
 
         settings: dict[str, Any] = {
             "prompts": prompts,

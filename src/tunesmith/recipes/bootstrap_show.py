@@ -14,8 +14,10 @@ from tunesmith.data.bootstrap.diversity import describe_rows
 from tunesmith.data.bootstrap.prompts import looks_like_classification
 from tunesmith.data.bootstrap.seeds import Instance, Task
 from tunesmith.progress import Bar
-from tunesmith.recipes.bootstrap import REJECTED_FILE, REQUESTS_FILE, ROWS_FILE, BootstrapConfig, Made
+from tunesmith.recipes.bootstrap import REJECTED_FILE, REQUESTS_FILE, ROWS_FILE
 from tunesmith.recipes.bootstrap_ask import Asker
+from tunesmith.recipes.bootstrap_config import BootstrapConfig
+from tunesmith.recipes.bootstrap_stages import Made
 from tunesmith.reports.bootstrap import REPORT_FILE, write_report
 from tunesmith.runs import atomic_write_text, machine_summary
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tunesmith.progress import Bar, clock
-from tunesmith.recipes.feedback_sample import SampleConfig, Sampled, Sampler, draws_file
+from tunesmith.recipes.feedback_sample import Sampled, Sampler, draws_file
+from tunesmith.recipes.feedback_slots import SampleConfig
 from tunesmith.rollout.endpoint import Endpoint
 
 
