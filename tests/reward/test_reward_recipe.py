@@ -88,6 +88,7 @@ def test_it_learns_measures_centres_and_saves(settings: dict[str, Any], tmp_path
     assert scored.right == scored.pairs == 24
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_crash_and_a_resume_give_the_same_weights(settings: dict[str, Any], tmp_path: Path) -> None:
     train_reward(config(settings, output_dir=str(tmp_path / "whole"), save_steps=3))
     steps: list[int] = []
@@ -107,6 +108,7 @@ def test_a_crash_and_a_resume_give_the_same_weights(settings: dict[str, Any], tm
     assert not same(tmp_path / "other", tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_takes_the_rewards_of_the_evaluation_that_was_kept(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def test_the_report_takes_the_rewards_of_the_evaluation_that_was_kept(
     assert again.facts == trained.facts
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_flipped_gradient_does_not_learn(settings: dict[str, Any]) -> None:
     def flip(role: Role) -> None:
         for parameter in role.parameters.values():
