@@ -34,8 +34,8 @@ def test_recipe_is_understood(path: Path) -> None:
 def test_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     settings = [
-        f"output_dir={tmp_path / 'run'}", "max_steps=2", "per_device_train_batch_size=4", "data.limit=40",
-        "data.validation_limit=4", "warmup_ratio=0", "save_steps=2", "cache_reference=false",
+        f"output_dir={tmp_path / 'run'}", "max_steps=2", "per_device_train_batch_size=2", "data.limit=20",
+        "data.validation_limit=2", "warmup_ratio=0", "save_steps=2", "cache_reference=false",
     ]  # fmt: skip
     config, _ = load_config(DPOConfig, path, settings)
     if not (ROOT / config.data.train).exists():
