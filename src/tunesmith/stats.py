@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.randomness import generator
 
@@ -87,45 +88,34 @@ def newcombe_difference(one: Interval, two: Interval) -> Interval:
     return Interval(difference, low, high)
 
 
-@dataclass(frozen=True, slots=True)
-class CalibrationBin:
-    """One bin: how many predictions, their mean probability, and how often they were right."""
+def smallest_detectable_difference(
+    num_items: int, discordant_share: float, *, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """Difference of two paired proportions that a McNemar test would find with the given power.
 
-    count: int
-    confidence: float
-    accuracy: float
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """ece: sum over bins of their share times |accuracy - confidence|; bins by rising probability.
-
-    expected_ece: its mean where every probability is true and only chance speaks, which on few pairs is far from 0.
+    discordant_share: items on which the two differ. Source: Connor 1987, Biometrics 43:207, eq. 3, solved for the
+    difference. It is never above the discordant share; 1.0 where even that would not be found. Raises ValueError
+    without items.
     """
+    from scipy.special import ndtri
 
-    ece: float
-    expected_ece: float
-    bins: tuple[CalibrationBin, ...]
+    if num_items <= 0 or not 0 <= discordant_share <= 1:
+        raise ValueError(f"{num_items} items of which {discordant_share} differ")
+    z_alpha, z_power = float(ndtri(1 - alpha / 2)), float(ndtri(power))
+    # Of none seen to differ, some would: Laplace's rule.
+    share = max(discordant_share, 1 / (num_items + 2))
 
+    def items_needed(difference: float) -> float:
+        spread = z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - difference**2))
+        return (spread / difference) ** 2
 
-def calibration(
-    probabilities: Sequence[float], outcomes: Sequence[float], seed: int, *, num_bins: int = 10, num_draws: int = 1000
-) -> Calibration:
-    """Expected calibration error over bins of equal mass (Nguyen and O'Connor 2015, arXiv:1508.05154).
-
-    outcomes: 1 where what was predicted came true, 0 where not, halves for ties. Bins hold the same number of
-    predictions, to within one; fewer predictions than bins make a bin each. Raises ValueError without predictions.
-    """
-    if not len(probabilities) or len(probabilities) != len(outcomes):
-        raise ValueError(f"{len(probabilities)} probabilities for {len(outcomes)} outcomes")
-    p, y = np.asarray(probabilities, float), np.asarray(outcomes, float)
-    order = np.argsort(p, kind="stable")
-    cuts = np.array_split(order, min(num_bins, len(p)))
-    draws = (generator(seed, "calibration").random((num_draws, len(p))) < p).astype(float)
-    by_chance = sum(len(cut) * np.abs(draws[:, cut].mean(axis=1) - p[cut].mean()) for cut in cuts) / len(p)
-    bins = tuple(CalibrationBin(len(cut), float(p[cut].mean()), float(y[cut].mean())) for cut in cuts)
-    ece = sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(p)
-    return Calibration(ece, float(np.mean(by_chance)), bins)
+    if items_needed(share) > num_items:
+        return 1.0
+    low, high = 0.0, share
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if items_needed(middle) <= num_items else (middle, high)
+    return high
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +214,82 @@ def bootstrap_mean(
         means[start : start + size] = array[rng.integers(len(array), size=(size, len(array)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(array.mean()), float(low), float(high))
+
+
+def clustered_bootstrap_mean(
+    values: Sequence[float], clusters: Sequence[int], seed: int, confidence: float = 0.95, num_resamples: int = 2000
+) -> Interval:
+    """Percentile bootstrap of a mean whose values come in clusters, which are drawn whole.
+
+    Clusters of one value each give bootstrap_mean. Raises ValueError without values.
+    """
+    if len(set(clusters)) == len(values):
+        return bootstrap_mean(values, seed, confidence, num_resamples)
+    return bootstrap_ratio(values, [1.0] * len(values), seed, clusters, confidence, num_resamples)
+
+
+def bootstrap_ratio(
+    over: Sequence[float],
+    under: Sequence[float],
+    seed: int,
+    clusters: Sequence[int] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+) -> Interval:
+    """Percentile bootstrap of sum(over) / sum(under) over items, or over clusters of them drawn whole.
+
+    Raises ValueError without values, and where the sum below is not positive.
+    """
+    sums_RC = _resampled_sums([over, under], seed, clusters, num_resamples)
+    return _of_resamples(_ratio(sums_RC), confidence)
+
+
+def bootstrap_ratio_difference(
+    first: Sequence[Sequence[float]],
+    second: Sequence[Sequence[float]],
+    seed: int,
+    clusters: Sequence[int] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+) -> Interval:
+    """The second ratio of sums minus the first, each (over, under), resampling the same items of both.
+
+    Raises ValueError as bootstrap_ratio does.
+    """
+    sums_RC = _resampled_sums([*first, *second], seed, clusters, num_resamples)
+    return _of_resamples(_ratio(sums_RC[:, 2:]) - _ratio(sums_RC[:, :2]), confidence)
+
+
+def _resampled_sums(
+    columns: Sequence[Sequence[float]], seed: int, clusters: Sequence[int] | None, num_resamples: int
+) -> NDArray[np.float64]:
+    """(1 + resamples, columns): each column's sum over all items, then over the items of each resample."""
+    num_items = len(columns[0])
+    if not num_items or any(len(column) != num_items for column in columns):
+        raise ValueError(f"columns of {[len(column) for column in columns]} values cannot be resampled together")
+    which = np.arange(num_items) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    own_CG = np.stack([np.bincount(which, weights=np.asarray(column, float)) for column in columns])
+    rng, num_groups = generator(seed, "bootstrap"), own_CG.shape[1]
+    out = [own_CG.sum(axis=1)[None]]
+    step = max(1, _DRAWS_AT_ONCE // num_groups)
+    for start in range(0, num_resamples, step):
+        draws = rng.integers(num_groups, size=(min(step, num_resamples - start), num_groups))
+        out.append(np.stack([own_G[draws].sum(axis=1) for own_G in own_CG], axis=1))
+    return np.concatenate(out)
+
+
+def _ratio(sums_R2: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not sums_R2[0, 1] > 0:
+        raise ValueError("a ratio of sums needs a positive sum below")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums_R2[:, 0] / sums_R2[:, 1])
+
+
+def _of_resamples(values_R: NDArray[np.float64], confidence: float) -> Interval:
+    """The first is the estimate; a resample in which it does not exist is left out of the limits."""
+    drawn = values_R[1:][np.isfinite(values_R[1:])]
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(values_R[0]), float(low), float(high))
 
 
 def bootstrap_paired_difference(
