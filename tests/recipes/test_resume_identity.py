@@ -16,6 +16,8 @@ from tunesmith.models.adapters import AdapterConfig, adapter_digest
 from tunesmith.recipes.prepare import SFTConfig
 from tunesmith.recipes.sft import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def config(tmp_path: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> SFTConfig:

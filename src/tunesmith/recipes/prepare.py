@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tunesmith.data.load import DataConfig, LoadedData, load_data
 from tunesmith.data.mixture import MixtureRecords
 from tunesmith.data.mixture_report import mixture_table
@@ -65,16 +63,6 @@ class Prepared:
                 tokens[row_id] += length
             summary["tasks"] = mixture_table(self.data.mixture, self.data.train, tokens)
         return summary
-
-    def decisions(self) -> dict[str, Any]:
-        """What the planner decided; written in the run and replayed on resume."""
-        return {
-            "checkpointing": self.budget.checkpointing,
-            "micro_batch_tokens": self.budget.micro_batch_tokens,
-            "dtype": str(self.base.dtype).removeprefix("torch."),
-            "kernels": "fast" if self.base.decoder is not None else "reference",
-            "num_threads": torch.get_num_threads(),
-        }
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resume to continue the same run."""
