@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
+from tunesmith.calibration import calibration, calibration_error, rogan_gladen, selective_accuracy
 from tunesmith.stats import (
     bootstrap_mean,
     bootstrap_ratio,
     bootstrap_ratio_difference,
-    calibration,
-    calibration_error,
     clustered_bootstrap_mean,
     exact_mcnemar,
-    rogan_gladen,
-    selective_accuracy,
     smallest_detectable_difference,
     wilson_interval,
 )
