@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +56,7 @@ def evaluate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a model on suites, and compare. Example: tunesmith eval boolq gsm8k --adapter runs/demo --compare base."""
+    """Measure a model on suites; compare. Example: tunesmith eval boolq gsm8k --adapter runs/demo --compare base."""
     with errors_in_one_paragraph(debug):
         if list_suites:
             print_lines(_shipped(as_json=as_json))
@@ -76,7 +77,7 @@ def evaluate(
         options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
         overrides = [word for word in suites or [] if _OVERRIDE.match(word)]
         config, notes = load_config(EvalConfig, recipe, [*options, *overrides])
-        say = (lambda _: None) if as_json else typer.echo
+        say: Callable[[str], None] = (lambda _: None) if as_json else typer.echo
         for note in notes:
             say(note)
         facts = run_eval(config, say)
