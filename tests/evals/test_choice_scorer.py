@@ -60,7 +60,9 @@ def test_a_reading_needs_its_text_and_one_likelihood() -> None:
             scored(Item(id="t", messages=(), target=text), logprobs, scorer=reading_scorer)
 
 
-@pytest.mark.parametrize("text", ["one line", "a\n" * 900, "long " * 900 + "\nend\n", "x\n" * 500 + "\n\n", "a\r\nb\u2028c\n" * 400])
+@pytest.mark.parametrize(
+    "text", ["one line", "a\n" * 900, "long " * 900 + "\nend\n", "x\n" * 500 + "\n\n", "a\r\nb\u2028c\n" * 400]
+)
 def test_passages_lose_no_character(text: str) -> None:
     pieces = passages(text)
     assert "".join(pieces) == text and all(piece.strip() for piece in pieces)

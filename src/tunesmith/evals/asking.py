@@ -10,6 +10,7 @@ from typing import Any
 
 from tunesmith.data.read import open_rows
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.evals.samples import over_samples
 from tunesmith.evals.scorers import normalised
 from tunesmith.evals.suite import Suite, SuiteConfig
 from tunesmith.evals.task import Generate, Item, Reply, Request, Scorer, Solver, Task, choose_shots, subset, with_shots
@@ -111,7 +112,7 @@ def suite_task(
     """The suite's task under a config. by: a metadata field whose value an item's examples must share.
 
     In plain text a model goes on after its answer with further questions of its own: after examples, only what stands
-    before the first empty line is scored.
+    before the first empty line is scored. Of several samples the headline is scored: pass@1 and pass@k, right being 1.
     Raises ConfigError for shots, samples or a split the suite does not have, DataError where an example is also asked.
     """
     items = parts.validation if config.split == "validation" else parts.test
@@ -124,6 +125,10 @@ def suite_task(
     refuse_overlap(parts.examples, items)
     chosen = subset(items, None if config.limit is None else min(config.limit, len(items)), config.seed)
     num_shots = suite.shots if config.shots is None else config.shots
+    if config.samples > 1:
+        ks = (1, config.samples)
+        scorer = over_samples(scorer, suite.headline, ks)
+        metrics = (*(f"pass@{k}" for k in ks), suite.headline)
     cut = num_shots > 0 and not config.chat_template and suite.answers == "text"
     return Task(
         name=suite.name,
@@ -171,12 +176,15 @@ def _solver(
     arranged = with_shots if config.chat_template else plain_text
     reading = suite.answers == "reading"
 
+    def continuations(item: Item) -> tuple[str, ...]:
+        return (item.target,) if reading else item.choices if suite.answers == "choice" else ()
+
     def solve(asked: Sequence[Item], generate: Generate) -> Sequence[Reply]:
         requests = [
             Request(
                 item=item,
                 messages=item.messages if reading else arranged(item, shots[_key(item, by)]),
-                continuations=(item.target,) if reading else item.choices,
+                continuations=continuations(item),
                 sample=number,
             )
             for item in asked
