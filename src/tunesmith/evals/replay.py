@@ -33,7 +33,9 @@ class _Kept:
     identity: Mapping[str, str]
 
     def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[tuple[int, Written]]:
-        raise AssertionError("a kept subject is never asked")
+        if asked:
+            raise AssertionError("a kept subject is never asked")
+        return iter(())
 
     def score(self, asked: Sequence[AskedLikelihood]) -> list[tuple[Likelihood, ...]]:
         raise AssertionError("a kept subject is never asked")
