@@ -72,7 +72,7 @@ def sentences(response: str) -> list[str]:
             continue
         out.append(response[start : end.end()].strip())
         start = end.end()
-    return [*out, rest] if re.search(r"\w", rest := response[start:].strip()) else out
+    return [piece for piece in (*out, response[start:].strip()) if re.search(r"\w", piece)]
 
 
 def _goes_on(before: str, after: str) -> bool:
@@ -134,7 +134,7 @@ def constrained_response(response: str) -> bool:
 
 def number_highlights(response: str, *, num_highlights: int) -> bool:
     """At least so many *highlighted* or **highlighted** pieces, each within a line and not blank."""
-    pieces = re.findall(r"\*\*[^\n*]+\*\*|\*[^\n*]*\*", response)
+    pieces = re.findall(r"\*\*[^\n*]+\*\*|\*(?=\S)[^\n*]+\*", response)
     return sum(bool(piece.strip("* \t")) for piece in pieces) >= num_highlights
 
 
