@@ -64,13 +64,11 @@ class PersonJudge:
             if key in _BACKSPACES:
                 typed = typed[:-1]
                 continue
-            if not key.isprintable() or len(key) > 1:
-                return key
             typed += key.lower()
-            longer = any(name.startswith(typed) and name != typed for name in names)
-            if not longer:
-                return names.get(typed, typed)
-            self.show(key if len(typed) > 1 else f"{key} (Enter ends it) ")
+            fitting = [name for name in names if name.startswith(typed)]
+            if len(fitting) < 2:
+                return names[fitting[0]] if fitting else typed
+            self.show(f"{typed} (Enter ends it) " if typed in names else typed)
 
 
 def case_screen(case: Case, progress: str, message: str = "") -> str:

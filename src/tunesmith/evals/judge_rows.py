@@ -38,8 +38,8 @@ class Recorded:
 def load_verdicts(source: str, text_format: str = "letters") -> Recorded:
     """Rows of question_id (or question), first, second and score (1, 2, 3 for a tie, else unparsed), outcome, or text.
 
-    Rows that ``eval mt-bench`` wrote, with their verdicts inside, are read too. text_format: one of PAIR_FORMATS. Raises
-    DataError with all faults in one table.
+    Rows that ``eval mt-bench`` wrote, with their verdicts inside, are read too. text_format: one of PAIR_FORMATS.
+    Raises DataError with all faults in one table.
     """
     read = PAIR_FORMATS[text_format]
     verdicts: list[PairVerdict] = []
@@ -67,10 +67,8 @@ def load_verdicts(source: str, text_format: str = "letters") -> Recorded:
             verdicts.append(PairVerdict(question=question, first=first, second=second, outcome=outcome, turn=turn))
 
     rows = open_rows(source)
-    _each(rows, one)
-    return Recorded(
-        verdicts=tuple(verdicts), num_texts=num_texts, differing=tuple(differing), digest=rows.digest()
-    )
+    each_row(rows, one)
+    return Recorded(verdicts=tuple(verdicts), num_texts=num_texts, differing=tuple(differing), digest=rows.digest())
 
 
 def _recorded(row: Mapping[str, Any], where: Where) -> Shown | None:
@@ -85,7 +83,9 @@ def _recorded(row: Mapping[str, Any], where: Where) -> Shown | None:
     try:
         number = float(score)
     except (TypeError, ValueError):
-        raise RowError(where.at("score"), "the score is no number.", "Write 1, 2 or 3.", detail=shown(str(score))) from None
+        raise RowError(
+            where.at("score"), "the score is no number.", "Write 1, 2 or 3.", detail=shown(str(score))
+        ) from None
     return _OF_SCORE.get(int(number), "unparsed") if number.is_integer() else "unparsed"
 
 
@@ -122,7 +122,7 @@ def load_judged(source: str, rubric: Rubric, limit: int | None = None) -> People
         talks.append((Message(role="user", content=question), Message(role="assistant", content=answer)))
 
     rows = open_rows(source, limit=limit)
-    _each(rows, one)
+    each_row(rows, one)
     return PeopleJudged(labelled=tuple(labelled), talks=tuple(talks), digest=rows.digest())
 
 
@@ -163,7 +163,7 @@ def _field(row: Mapping[str, Any], names: Sequence[str], where: Where) -> Any:
     raise RowError(where.at(names[0]), "the column is missing or null.", f"Name it {' or '.join(names)}.")
 
 
-def _each(rows: Rows, read: Callable[[Mapping[str, Any], Where], None]) -> None:
+def each_row(rows: Rows, read: Callable[[Mapping[str, Any], Where], None]) -> None:
     """Read every row; raises DataError with all faults in one table, and for a file without rows."""
     faults = FaultLog()
     for i in range(len(rows)):

@@ -35,8 +35,8 @@ class PairVerdict:
 class Bounded:
     """A mean over what could be read, and how far what could not be read may move it.
 
-    value: over the readable ones, None where there is none. least and most: with every unreadable one taken as the least it
-    may be, or the most. low and high: 95 % limits, the lower one of the least case, the upper one of the most.
+    value: over the readable ones, None where there is none. least and most: with every unreadable one taken as the
+    least it may be, or the most. low and high: 95 % limits, the lower one of the least case, the upper of the most.
     """
 
     value: float | None
@@ -186,7 +186,7 @@ Orders = dict[_Key, tuple[Shown | None, Shown | None]]
 
 
 def _by_order(verdicts: Sequence[PairVerdict]) -> tuple[Orders, list[tuple[str, bool]]]:
-    """(question, turn, model, other model), the models in alphabetical order -> the outcomes in both orders; repetitions.
+    """(question, turn, model, other model), the models by name -> the outcomes in both orders; repetitions.
 
     Of verdicts on one order the first counts; the others tell whether the judge repeats itself: (question, alike).
     """
@@ -229,4 +229,3 @@ def _numbered(names: Sequence[str]) -> list[int]:
 def limits(interval: Interval | None) -> dict[str, float] | None:
     """An interval as JSON holds it."""
     return None if interval is None else {"value": interval.value, "low": interval.low, "high": interval.high}
-
