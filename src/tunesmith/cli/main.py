@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, dpo, experiment, feedback, judge, ppo, reward, score, tokenizer, winrate
+from tunesmith.cli import data, dpo, experiment, feedback, judge, mt_bench, ppo, reward, score, tokenizer, winrate
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -37,6 +37,9 @@ for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for verb in (reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate):
     app.command()(verb)
+
+
+app.command(name="mt-bench", hidden=True)(mt_bench.mt_bench)
 
 
 @app.command()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tunesmith.evals.judge import Judge, Ruling
+from tunesmith.evals.judge import GIVE_UP_AFTER, Judge, Progress, Ruling, hear
 from tunesmith.evals.judge_stats import PairVerdict, Told, pair_told
+from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import PAIR, Case, Rubric
 from tunesmith.evals.verdicts import SWAPPED, Shown
 from tunesmith.records import Message
@@ -92,6 +93,32 @@ def cases_of(contests: Sequence[Contest], judge: Judge, rubric: Rubric = PAIR) -
         )
         for contest in contests
         for swap in orders_of(contest, judge)
+    ]
+
+
+def hold(
+    contests: Sequence[Contest],
+    judge: Judge,
+    results: ResultsFile,
+    rubric: Rubric = PAIR,
+    *,
+    give_up_after: int = GIVE_UP_AFTER,
+    on_progress: Progress = lambda done, total: None,
+) -> list[Decision]:
+    """Put contests before the judge; two answers that are the same are a tie about which nobody is asked.
+
+    Raises what ``judge.hear`` raises.
+    """
+    differing = [contest for contest in contests if contest.talks[0] != contest.talks[1]]
+    cases = cases_of(differing, judge, rubric)
+    rulings = hear(judge, cases, results, give_up_after=give_up_after, on_progress=on_progress)
+    rest = iter(decide(differing, judge, rulings))
+    same = Told("", 0.5, 0.5, 0.5)
+    return [
+        next(rest)
+        if contest.talks[0] != contest.talks[1]
+        else Decision(contest=contest, told=replace(same, question=contest.question), verdicts=(), rulings=())
+        for contest in contests
     ]
 
 

@@ -142,13 +142,15 @@ def answer_all(
     max_new_tokens: int,
     seed: int,
     on_progress: Progress = lambda done, total: None,
-) -> list[Talk]:
-    """Each question's conversation with the subject; answers that lie in the file are used again.
+) -> tuple[list[Talk], int]:
+    """Each question's conversation with the subject, and how many of its answers were cut off at the most tokens.
 
+    Answers that lie in the file are used again.
     Every draw depends on the seed, the question and the turn: two subjects draw with the same random numbers. Raises
     DataError naming a question that does not fit the context, EndpointError.
     """
     talks: list[list[Message]] = [[] for _ in questions]
+    num_cut = 0
     total, done = sum(len(question.turns) for question in questions), 0
     for turn in range(max(len(question.turns) for question in questions)):
         asking = [i for i, question in enumerate(questions) if turn < len(question.turns)]
@@ -166,7 +168,8 @@ def answer_all(
                 on_progress(done, total)
             for i in own:
                 talks[i].append(Message(role="assistant", content=str(results[keys[i]]["answer"])))
-    return [tuple(talk) for talk in talks]
+                num_cut += results[keys[i]]["stop_reason"] == "length"
+    return [tuple(talk) for talk in talks], num_cut
 
 
 def _write(

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from tunesmith.errors import ConfigError
-from tunesmith.evals.contests import cases_of, decide
-from tunesmith.evals.judge import Judge, Progress, Ruling, hear
+from tunesmith.evals.contests import cases_of, hold
+from tunesmith.evals.judge import Judge, Progress, hear
 from tunesmith.evals.judge_agreement import agreement_facts, agreement_on_pairs, bounded_text, file_agreement
 from tunesmith.evals.judge_rows import PeopleJudged, load_judged, load_verdicts
 from tunesmith.evals.judge_stats import judge_statistics, win_rates
@@ -50,14 +50,14 @@ def run_calibrate(
     rubric = find_rubric(config.rubric)
     people = load_judged(config.rows, rubric, config.limit)
     judge, notes = open_judge(config, config, keyboard=keyboard)
-    cases = _cases(people, judge, rubric)
-    for note in [*notes, f"{len(cases)} verdicts are asked of the judge; those in the file are used again."]:
-        say(note)
     results = ResultsFile(Path(config.calibrations) / VERDICTS_FILE)
-    rulings = hear(judge, cases, results, give_up_after=config.give_up_after, on_progress=on_progress)
+    num = len(cases_of(people.contests, judge, rubric)) if rubric.scale == "pair" else len(people.talks)
+    for note in [*notes, f"{num} verdicts are asked of the judge; those that lie in {results.path} are used again."]:
+        say(note)
+    compared = _compare(people, judge, rubric, results, config.give_up_after, on_progress)
     who = describe_judge(judge, {rubric.name: rubric}, config.calibrations)
     facts = {
-        **_compare(people, judge, rubric, rulings),
+        **compared,
         "rubric": rubric.name,
         "source": Path(config.rows).name,
         "rows": {"source": config.rows, "digest": people.digest, "limit": config.limit},
@@ -72,20 +72,22 @@ def run_calibrate(
     return facts
 
 
-def _cases(people: PeopleJudged, judge: Judge, rubric: Rubric) -> list[Case]:
-    if rubric.scale == "pair":
-        return cases_of(people.contests, judge, rubric)
-    return [Case(rubric=rubric, shown=(talk,)) for talk in people.talks]
-
-
-def _compare(people: PeopleJudged, judge: Judge, rubric: Rubric, rulings: list[Ruling]) -> dict[str, Any]:
+def _compare(
+    people: PeopleJudged,
+    judge: Judge,
+    rubric: Rubric,
+    results: ResultsFile,
+    give_up_after: int,
+    on_progress: Progress,
+) -> dict[str, Any]:
     if rubric.scale != "pair":
+        cases = [Case(rubric=rubric, shown=(talk,)) for talk in people.talks]
+        rulings = hear(judge, cases, results, give_up_after=give_up_after, on_progress=on_progress)
         return agreement_facts(rubric, people.labelled, rulings)
-    decisions = decide(people.contests, judge, rulings)
-    facts = agreement_on_pairs([one.told for one in decisions])
-    # Named by who was preferred, so its share of the first place is the judge's and not the people's.
+    decisions = hold(people.contests, judge, results, rubric, give_up_after=give_up_after, on_progress=on_progress)
+    # Named by who was preferred: the share of the first place is the judge's, not the people's.
     verdicts = [verdict for one in decisions for verdict in one.verdicts]
-    return {**facts, "manners": judge_statistics(verdicts).as_dict()}
+    return {**agreement_on_pairs([one.told for one in decisions]), "manners": judge_statistics(verdicts).as_dict()}
 
 
 def _digest(who: dict[str, Any], rubric: Rubric) -> str:
