@@ -10,12 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from tunesmith.cli.shared import Debug, Json, errors_in_one_paragraph, print_lines
 
+# The suite a judge decides has options of its own, so it is a verb of its own, spelled as a suite.
+MT_BENCH = "mt-bench"
 # key=value as in a recipe; rows:a=b.jsonl is a suite.
 _OVERRIDE = re.compile(r"^[a-z_]+(\.[a-z_]+)*=")
+
+
+class Verbs(TyperGroup):
+    """The verbs; ``eval mt-bench`` leads to the one of that name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, args[1:] if args[:2] == ["eval", MT_BENCH] else args)
 
 
 def evaluate(
@@ -62,10 +75,14 @@ def evaluate(
             print_lines(_shipped(as_json=as_json))
             return
         from tunesmith.config import load_config
+        from tunesmith.errors import ConfigError
         from tunesmith.recipes.evaluate import describe, run_eval
         from tunesmith.recipes.evaluate_config import EvalConfig
 
         named = [word for word in suites or [] if not _OVERRIDE.match(word)]
+        if MT_BENCH in named:
+            fix = f"Name it first and alone: tunesmith eval {MT_BENCH} --questions question.jsonl."
+            raise ConfigError(f"suite '{MT_BENCH}'", "is judged and has options of its own.", fix)
         given: dict[str, Any] = {
             "suites": named or None, "model_name_or_path": model, "adapter": adapter and str(adapter),
             "compare": compare or None, "limit": limit, "shots": shots,

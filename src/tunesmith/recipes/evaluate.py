@@ -17,6 +17,7 @@ from tunesmith.evals.replay import FACTS_FILE, RESULTS_FILE
 from tunesmith.evals.subject import Subject
 from tunesmith.recipes.evaluate_config import EvalConfig
 from tunesmith.recipes.evaluate_facts import item_rows, pick_examples, subject_facts, suite_facts
+from tunesmith.recipes.evaluate_harness import measure_harness, split_suites
 from tunesmith.recipes.evaluate_measure import Measured, choose_shots, estimate, measure, plans_to_try
 from tunesmith.recipes.evaluate_open import Opened, Plan, find_suites, make_plan, open_subjects
 from tunesmith.reports.evaluate import REPORT_FILE, TEXT_FILE, sentence, write_eval_report
@@ -38,7 +39,8 @@ def run_eval(config: EvalConfig, say: Callable[[str], None]) -> dict[str, Any]:
             opened = open_subjects(config)
             for note in opened.notes:
                 say(note)
-            suites = find_suites(config.suites, opened.subjects, select_shots=bool(config.select_shots))
+            names, harness = split_suites(config, opened)
+            suites = find_suites(names, opened.subjects, select_shots=bool(config.select_shots))
             tried = {suite.name: plans_to_try(config, suite) for suite in suites}
             most_shots = max(config.select_shots, default=None)
             plans = [make_plan(config, suite, shots=most_shots) for suite in suites]
@@ -48,6 +50,8 @@ def run_eval(config: EvalConfig, say: Callable[[str], None]) -> dict[str, Any]:
             # 2. What it will take.
             jobs = [*plans, *(plan for own in tried.values() for plan in own.values())]
             expected = estimate(jobs, opened.subjects, results_path, say)
+            if harness:
+                say(f"not in this: {', '.join(harness)}, which the harness asks by itself.")
             if config.estimate_only:
                 return {"estimate": expected.as_dict(), "output_dir": str(folder)}
 
@@ -63,6 +67,12 @@ def run_eval(config: EvalConfig, say: Callable[[str], None]) -> dict[str, Any]:
                 [*(measure_and_say(plan, subject, results_path, say) for subject in opened.subjects), *earlier]
                 for plan, earlier in zip(plans, replayed, strict=True)
             ]
+            for name in harness:
+                for plan, own in measure_harness(config, name, opened.subjects, results_path):
+                    plans.append(plan)
+                    measured.append(own)
+                    for one in own:
+                        say(figure(plan, one))
         except KeyboardInterrupt:
             return {"interrupted": True, "output_dir": str(folder), "replies": _num_lines(results_path)}
 
@@ -110,12 +120,18 @@ def replay_all(plans: Sequence[Plan], opened: Opened) -> list[list[Measured]]:
 
 
 def measure_and_say(plan: Plan, subject: Subject, results_path: Path, say: Callable[[str], None]) -> Measured:
-    """Measure one subject on one suite, and say the figure that decides with its interval."""
-    measured, headline = measure(plan, subject, results_path), plan.suite.headline
+    """Measure one subject on one suite, and say the figure that decides."""
+    measured = measure(plan, subject, results_path)
+    say(figure(plan, measured))
+    return measured
+
+
+def figure(plan: Plan, measured: Measured) -> str:
+    """The headline of one subject on one suite with its interval, and chance beside it."""
+    headline = plan.suite.headline
     chance = plan.task.chance.get(headline)
     against = "" if chance is None else f", chance {chance:.3f}"
-    say(f"{plan.suite.name}, {subject.label}: {headline} {measured.result.interval(headline)}{against}")
-    return measured
+    return f"{plan.suite.name}, {measured.result.label}: {headline} {measured.result.interval(headline)}{against}"
 
 
 def compare_all(plans: Sequence[Plan], measured: Sequence[Sequence[Measured]]) -> list[TaskComparison]:

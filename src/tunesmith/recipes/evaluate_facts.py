@@ -95,13 +95,16 @@ def _answer_row(answer: Answer) -> dict[str, Any]:
 
 def shown_answer(answer: Answer) -> str:
     """What a reader is shown: the text, or the likeliest choices with nats, or the nats of a text that was read."""
-    likelihoods = answer.reply.likelihoods
-    if not likelihoods:
+    nats = [one.logprob for one in answer.reply.likelihoods]
+    if not nats and not answer.text and answer.item.choices:
+        # The harness keeps (log-likelihood, greedy) pairs of its own.
+        nats = [float(one[0]) for one in answer.verdict.details.get("responses", ())]
+    if not nats:
         return answer.text
-    if len(likelihoods) != len(answer.item.choices):
-        return f"{-math.fsum(one.logprob for one in likelihoods):.1f} nats for the text as it stands"
-    order = sorted(range(len(likelihoods)), key=lambda i: -likelihoods[i].logprob)
-    lines = [f"{likelihoods[i].logprob:9.3f} nats  {answer.item.choices[i]}" for i in order[:_SHOWN_CHOICES]]
+    if len(nats) != len(answer.item.choices):
+        return f"{-math.fsum(nats):.1f} nats for the text as it stands"
+    order = sorted(range(len(nats)), key=lambda i: -nats[i])
+    lines = [f"{nats[i]:9.3f} nats  {answer.item.choices[i]}" for i in order[:_SHOWN_CHOICES]]
     more = len(order) - _SHOWN_CHOICES
     return "\n".join([*lines, f"and {more} less likely ones"] if more > 0 else lines)
 

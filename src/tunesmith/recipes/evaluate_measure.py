@@ -57,6 +57,8 @@ def estimate(plans: Sequence[Plan], subjects: Sequence[Subject], path: Path, say
 
     Raises DataError for an item that cannot be asked, before anything has been.
     """
+    if not plans:
+        return Estimate(work=NO_WORK, seconds=0.0, seconds_at_most=0.0, probed_seconds=0.0)
     works = {id(plan): [remaining(plan.task, s, plan.sampling, path) for s in subjects] for plan in plans}
     total = sum((work for own in works.values() for work in own), NO_WORK)
     if not total.num_requests:

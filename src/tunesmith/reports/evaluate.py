@@ -113,7 +113,7 @@ def cost_table(facts: Mapping[str, Any], labels: Sequence[str]) -> tuple[list[st
 
 def about_suite(suite: Mapping[str, Any]) -> list[str]:
     """What must be said of a suite: what it measures, where it is from, how it was asked, where shots were chosen."""
-    shown = f"{suite['shots']} shots" if suite["shots"] != 1 else "1 shot"
+    shown = {None: "the task's own number of shots", 1: "1 shot"}.get(suite["shots"], f"{suite['shots']} shots")
     template = "in the chat template" if suite["chat_template"] else "as plain text"
     drawn = suite["sampling"]
     how = "by the likelihood of given words"
