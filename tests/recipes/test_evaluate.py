@@ -132,7 +132,7 @@ def test_an_earlier_folder_is_the_other_side_or_is_refused(made: dict[str, str],
     for changed, says in (
         ({"limit": 5}, "1 of 5 items were not asked there"),
         ({"seed": 1}, "sampling"),
-        ({"shots": 1}, "shots 0 there, 1 here"),
+        ({"suites": ["jargon"], "shots": 1}, "shots 0 there, 1 here"),
         ({"chat_template": False}, "chat_template true there, false here"),
         ({"suites": ["jargon", "support_desk"]}, "was not measured there"),
     ):
