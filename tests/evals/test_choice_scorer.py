@@ -25,7 +25,7 @@ def test_ties_share_the_credit_wherever_the_right_one_stands() -> None:
 def test_details_carry_what_a_calibration_curve_needs() -> None:
     verdict = scored(item("yes", "no"), [math.log(0.2), math.log(0.6)])
     assert verdict.details["probabilities"] == pytest.approx([0.25, 0.75])
-    assert (verdict.details["chosen"], verdict.details["gold_places"]) == (1, [0])
+    assert (verdict.details["chosen"], verdict.details["gold"]) == (1, [0])
     assert "'no' was likelier" in verdict.explanation
 
 

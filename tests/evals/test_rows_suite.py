@@ -180,7 +180,7 @@ def test_rows_with_choices_may_be_answered_in_words(tmp_path: Path) -> None:
         ("prompt: '{{ question }}'\n", r"prompt: prompt and target belong together"),
         ("prompt: '{{ question'\ntarget: x\n", r"is not a Jinja template"),
         ("prompt: '{{ querstion }}'\ntarget: x\n", r"querstion"),
-        ("choices: [yes, no]\n", r"s.yaml:3:choices: .*YAML reads yes and no as true and false"),
+        ("choices: [yes, no]\n", r"s.yaml:3:choices: .*to YAML yes and no mean true and false"),
         ("choices: [a, a]\n", r"choices: two or more different texts"),
         ("validaton: x\n", r"s.yaml:3:validaton: unknown key.*Did you mean 'validation'"),
         ("name: a b\n", r"s.yaml:3:name"),

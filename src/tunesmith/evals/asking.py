@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def divide(
     validation_share: float = VALIDATION_SHARE,
     by: str | None = None,
 ) -> Parts:
-    """Divide a set that comes in one piece, by a hash of each item: rows added later move no other row's part.
+    """Divide a set that comes in one piece, in the order of a hash of each item; neither seed nor file order matters.
 
     num_examples: kept to be shown before questions, for each value of the metadata field ``by``. Items of one group
     stay together.
@@ -113,7 +114,8 @@ def suite_task(
 
     In plain text a model goes on after its answer with further questions of its own: after examples, only what stands
     before the first empty line is scored. Of several samples the headline is scored: pass@1 and pass@k, right being 1.
-    Raises ConfigError for shots, samples or a split the suite does not have, DataError where an example is also asked.
+    Raises ConfigError for shots, samples or a split the suite does not have, DataError for an item that stands twice
+    and where an example is also asked.
     """
     items = parts.validation if config.split == "validation" else parts.test
     if not items:
@@ -122,6 +124,8 @@ def suite_task(
     if config.samples > 1 and suite.answers != "text":
         cause = "its answers are not written, so several cannot be drawn."
         raise ConfigError(f"suite '{suite.name}', samples", cause, "Leave samples at 1 for this suite.")
+    if twice := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
+        raise DataError(f"item {twice[0]}", "stands twice in the suite's rows.", "Remove all but one.")
     refuse_overlap(parts.examples, items)
     chosen = subset(items, None if config.limit is None else min(config.limit, len(items)), config.seed)
     num_shots = suite.shots if config.shots is None else config.shots

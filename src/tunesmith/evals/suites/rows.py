@@ -69,7 +69,7 @@ class RowsConfig(Config):
     @classmethod
     def _texts(cls, choices: Any) -> Any:
         if isinstance(choices, list) and any(isinstance(choice, bool) for choice in choices):
-            raise ValueError("YAML reads yes and no as true and false: put them into quotes")
+            raise ValueError("to YAML yes and no mean true and false; put them into quotes")
         return [str(c) if isinstance(c, int | float) else c for c in choices] if isinstance(choices, list) else choices
 
 
