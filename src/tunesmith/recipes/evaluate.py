@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RunError
+from tunesmith.errors import EndpointError, RunError
 from tunesmith.evals.compare_many import LOSSES, TaskComparison, compare_many
 from tunesmith.evals.replay import FACTS_FILE, RESULTS_FILE
-from tunesmith.evals.subject import Subject
 from tunesmith.recipes.evaluate_config import EvalConfig
 from tunesmith.recipes.evaluate_facts import item_rows, pick_examples, subject_facts, suite_facts
 from tunesmith.recipes.evaluate_harness import measure_harness, split_suites
@@ -34,60 +33,49 @@ def run_eval(config: EvalConfig, say: Callable[[str], None]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     results_path = folder / RESULTS_FILE
     with hold_file(results_path):
+        # 1. Load: who is measured, on what. What will be refused is refused here, before an hour of answers.
+        opened = open_subjects(config)
+        for note in opened.notes:
+            say(note)
+        names, harness = split_suites(config, opened)
+        suites = find_suites(names, opened.subjects, select_shots=bool(config.select_shots))
+        tried = {suite.name: plans_to_try(config, suite) for suite in suites}
+        most = max(config.select_shots, default=None)
+        plans = [make_plan(config, suite, shots=most) for suite in suites]
+        replayed = [] if config.select_shots else replay_all(plans, opened)
         try:
-            # 1. Load: who is measured, on what.
-            opened = open_subjects(config)
-            for note in opened.notes:
-                say(note)
-            names, harness = split_suites(config, opened)
-            suites = find_suites(names, opened.subjects, select_shots=bool(config.select_shots))
-            tried = {suite.name: plans_to_try(config, suite) for suite in suites}
-            most_shots = max(config.select_shots, default=None)
-            plans = [make_plan(config, suite, shots=most_shots) for suite in suites]
-            # Before anything is asked: a comparison that is refused should not wait for an hour of answers.
-            replayed = [] if config.select_shots else replay_all(plans, opened)
-
             # 2. What it will take.
-            jobs = [*plans, *(plan for own in tried.values() for plan in own.values())]
+            jobs = [(plan, plan if most is None else tried[plan.suite.name][most]) for plan in plans]
+            jobs += [(plan, plan) for own in tried.values() for plan in own.values()]
             expected = estimate(jobs, opened.subjects, results_path, say)
             if harness:
-                say(f"not in this: {', '.join(harness)}, which the harness asks by itself.")
+                say(f"not in this estimate: {', '.join(harness)}, which the harness asks by itself.")
             if config.estimate_only:
                 return {"estimate": expected.as_dict(), "output_dir": str(folder)}
 
             # 3. Run: shots are chosen on validation, then the test items are asked once.
             if config.select_shots:
                 choices = [choose_shots(s, tried[s.name], opened.subjects, results_path, say) for s in suites]
-                plans = [
-                    make_plan(config, suite, shots=choice.chosen, choice=choice)
-                    for suite, choice in zip(suites, choices, strict=True)
-                ]
+                chosen = zip(suites, choices, strict=True)
+                plans = [make_plan(config, suite, shots=choice.chosen, choice=choice) for suite, choice in chosen]
                 replayed = replay_all(plans, opened)
-            measured = [
-                [*(measure_and_say(plan, subject, results_path, say) for subject in opened.subjects), *earlier]
-                for plan, earlier in zip(plans, replayed, strict=True)
-            ]
+            measured = measure_all(plans, opened, replayed, results_path, say)
             for name in harness:
                 for plan, own in measure_harness(config, name, opened.subjects, results_path):
-                    plans.append(plan)
-                    measured.append(own)
+                    plans, measured = [*plans, plan], [*measured, own]
                     for one in own:
                         say(figure(plan, one))
         except KeyboardInterrupt:
             return {"interrupted": True, "output_dir": str(folder), "replies": _num_lines(results_path)}
+        except EndpointError as error:
+            fix = f"{error.fix} What was answered is kept: the same command goes on from there."
+            raise EndpointError(error.place, error.cause, fix) from None
 
         # 4. Compare: the measured one minus each other, on every suite; Holm over all of them.
         comparisons = compare_all(plans, measured)
 
         # 5. Write.
-        facts = {
-            "asked": config.asked(),
-            "subjects": subject_facts(opened.subjects, opened.earlier),
-            "suites": [
-                suite_facts(plan, own, [c for c in comparisons if c.task == plan.task.name])
-                for plan, own in zip(plans, measured, strict=True)
-            ],
-            "tests": len(comparisons),
+        facts = all_facts(config, opened, plans, measured, comparisons) | {
             "estimate": expected.as_dict(),
             "machine": machine_summary(),
             "seconds": round(time.perf_counter() - began, 1),
@@ -119,11 +107,22 @@ def replay_all(plans: Sequence[Plan], opened: Opened) -> list[list[Measured]]:
     ]
 
 
-def measure_and_say(plan: Plan, subject: Subject, results_path: Path, say: Callable[[str], None]) -> Measured:
-    """Measure one subject on one suite, and say the figure that decides."""
-    measured = measure(plan, subject, results_path)
-    say(figure(plan, measured))
-    return measured
+def measure_all(
+    plans: Sequence[Plan],
+    opened: Opened,
+    replayed: Sequence[Sequence[Measured]],
+    results_path: Path,
+    say: Callable[[str], None],
+) -> list[list[Measured]]:
+    """Every plan for every subject, the measured one first, then what was replayed; says each figure as it comes."""
+    out = []
+    for plan, earlier in zip(plans, replayed, strict=True):
+        own = []
+        for subject in opened.subjects:
+            own.append(measure(plan, subject, results_path))
+            say(figure(plan, own[-1]))
+        out.append([*own, *earlier])
+    return out
 
 
 def figure(plan: Plan, measured: Measured) -> str:
@@ -138,6 +137,25 @@ def compare_all(plans: Sequence[Plan], measured: Sequence[Sequence[Measured]]) -
     """The measured subject minus each other one on every suite; Holm's correction is over all of these."""
     pairs = [(other.result, own[0].result) for own in measured for other in own[1:]]
     return compare_many(pairs, {plan.task.name: plan.suite.headline for plan in plans}) if pairs else []
+
+
+def all_facts(
+    config: EvalConfig,
+    opened: Opened,
+    plans: Sequence[Plan],
+    measured: Sequence[Sequence[Measured]],
+    comparisons: Sequence[TaskComparison],
+) -> dict[str, Any]:
+    """What eval.json holds, but for what it took."""
+    return {
+        "asked": config.asked(),
+        "subjects": subject_facts(opened.subjects, opened.earlier),
+        "suites": [
+            suite_facts(plan, own, [one for one in comparisons if one.task == plan.task.name])
+            for plan, own in zip(plans, measured, strict=True)
+        ],
+        "tests": len(comparisons),
+    }
 
 
 def write_result(

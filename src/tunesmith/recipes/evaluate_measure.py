@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 
 from tunesmith.evals.compare_many import LOSSES
-from tunesmith.evals.estimate import NO_WORK, Work, probe, remaining, tokens_done
-from tunesmith.evals.run import TaskResult, run_task
+from tunesmith.evals.estimate import NO_WORK, Pace, Work, probe, remaining, tokens_done
+from tunesmith.evals.run import TaskResult, run_task, unanswered
 from tunesmith.evals.subject import Subject
 from tunesmith.evals.suite import Suite
 from tunesmith.recipes.evaluate_config import EvalConfig
@@ -52,39 +53,48 @@ class Estimate:
         }
 
 
-def estimate(plans: Sequence[Plan], subjects: Sequence[Subject], path: Path, say: Callable[[str], None]) -> Estimate:
+def estimate(
+    jobs: Sequence[tuple[Plan, Plan]], subjects: Sequence[Subject], path: Path, say: Callable[[str], None]
+) -> Estimate:
     """Count what is left, ask a few items of each suite, and say what the rest will take.
 
-    Raises DataError for an item that cannot be asked, before anything has been.
+    jobs: what is to be asked, and the plan whose items are probed for its pace: where shots are still to be chosen the
+    test items are not touched, validation items stand for them. Raises DataError for an item that cannot be asked.
     """
-    if not plans:
-        return Estimate(work=NO_WORK, seconds=0.0, seconds_at_most=0.0, probed_seconds=0.0)
-    works = {id(plan): [remaining(plan.task, s, plan.sampling, path) for s in subjects] for plan in plans}
-    total = sum((work for own in works.values() for work in own), NO_WORK)
+    works = [remaining(plan.task, s, plan.sampling, path) for plan, _ in jobs for s in subjects]
+    total = sum(works, NO_WORK)
     if not total.num_requests:
-        say("every answer is there already; nothing is asked.")
+        if jobs:
+            say("every answer is there already; nothing is asked.")
         return Estimate(work=total, seconds=0.0, seconds_at_most=0.0, probed_seconds=0.0)
     say(
         f"to do: {total.num_requests:,} requests, about {total.read_tokens:,} tokens to read and at most "
         f"{total.generated_tokens:,} to generate; a few items of each suite now tell how long that takes."
     )
     began = time.perf_counter()
+    paces = {id(probed): _pace(probed, subjects, path) for probed in {id(plan): plan for _, plan in jobs}.values()}
     seconds = at_most = 0.0
-    for plan in plans:
-        left = sum(work.num_requests for work in works[id(plan)])
-        asked = next((s for s, work in zip(subjects, works[id(plan)], strict=True) if work.num_requests), None)
-        pace = probe(plan.task, asked, plan.sampling, path) if asked is not None else None
-        if asked is not None and pace is not None:
-            left -= _asked_by_probe(plan, asked, works[id(plan)][list(subjects).index(asked)], path)
+    unknown = []
+    for plan, probed in jobs:
+        left = sum(len(unanswered(plan.task, s, plan.sampling, path)) for s in subjects)
+        pace = paces[id(probed)]
+        if pace is not None:
             expected, longest = pace.seconds(left)
             seconds, at_most = seconds + expected, at_most + longest
-    say(f"the rest takes about {_minutes(seconds)}, {_minutes(at_most)} if every answer were as long as allowed.")
-    probed = time.perf_counter() - began
-    return Estimate(work=total, seconds=seconds, seconds_at_most=at_most, probed_seconds=probed)
+        elif left:
+            unknown.append(plan.suite.name)
+    but = f", not counting {', '.join(unknown)}, whose pace is not known" if unknown else ""
+    say(f"the rest takes about {_minutes(seconds)}, {_minutes(at_most)} if every answer were as long as allowed{but}.")
+    probed_seconds = time.perf_counter() - began
+    return Estimate(work=total, seconds=seconds, seconds_at_most=at_most, probed_seconds=probed_seconds)
 
 
-def _asked_by_probe(plan: Plan, subject: Subject, before: Work, path: Path) -> int:
-    return before.num_requests - remaining(plan.task, subject, plan.sampling, path).num_requests
+def _pace(plan: Plan, subjects: Sequence[Subject], path: Path) -> Pace | None:
+    """The pace of the first subject that has an item of the plan left; None where none has."""
+    for subject in subjects:
+        if (pace := probe(plan.task, subject, plan.sampling, path)) is not None:
+            return pace
+    return None
 
 
 def _minutes(seconds: float) -> str:
@@ -121,13 +131,17 @@ def measure(plan: Plan, subject: Subject, path: Path) -> Measured:
     began, before = time.perf_counter(), tokens_done([subject])
     num_requests = len(plan.task.items) * plan.settings["samples"]
     num_kept = num_requests - remaining(plan.task, subject, plan.sampling, path).num_requests
-    what = f"{plan.suite.name}, {subject.label}: answer"
-    with Watch(num_requests, num_kept, torch.device("cpu"), what=what) as watch:
+    with ExitStack() as stack:
+        watch = None
+        if num_kept < num_requests:
+            what = f"{plan.suite.name}, {subject.label}: answer"
+            watch = stack.enter_context(Watch(num_requests, num_kept, torch.device("cpu"), what=what))
 
         def tell(done: int, asked: int) -> None:
             tokens = sum(tokens_done([subject])) - sum(before)
             pace = {"tokens_per_second": tokens / (time.perf_counter() - began)} if tokens else {}
-            watch.update(done, pace)
+            if watch is not None and done > num_kept:
+                watch.update(done, pace)
 
         result = run_task(plan.task, subject, plan.sampling, path, on_progress=tell)
     read, generated = (now - then for now, then in zip(tokens_done([subject]), before, strict=True))
