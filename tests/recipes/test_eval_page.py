@@ -26,7 +26,7 @@ def test_the_page_names_options_that_there_are() -> None:
     own = {
         word
         for parameter in inspect.signature(evaluate, eval_str=True).parameters.values()
-        for word in getattr(parameter.annotation, "__metadata__", [None])[0].param_decls
+        for word in (getattr(parameter.annotation, "__metadata__", [None])[0].param_decls or ())
         if word.startswith("--")
     }
     named = set(re.findall(r"--[a-z][a-z-]*", PAGE)) - {"--questions"}

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,42 +70,46 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a model on suites; compare. Example: tunesmith eval boolq gsm8k --adapter runs/demo --compare base."""
+    given = {
+        "model_name_or_path": model, "adapter": adapter and str(adapter), "compare": compare or None, "limit": limit,
+        "shots": shots, "select_shots": _numbers(select_shots), "samples": samples, "temperature": temperature,
+        "max_new_tokens": max_new_tokens, "chat_template": False if no_chat_template else None, "data_dir": data,
+        "seed": seed, "endpoint.url": endpoint, "endpoint.model": endpoint_model, "output_dir": output,
+        "overwrite_output_dir": overwrite or None, "estimate_only": estimate_only or None,
+    }  # fmt: skip
     with errors_in_one_paragraph(debug):
         if list_suites:
             print_lines(_shipped(as_json=as_json))
-            return
-        from tunesmith.config import load_config
-        from tunesmith.errors import ConfigError
-        from tunesmith.recipes.evaluate import describe, run_eval
-        from tunesmith.recipes.evaluate_config import EvalConfig
+        else:
+            _run(suites or [], recipe, given, as_json=as_json)
 
-        named = [word for word in suites or [] if not _OVERRIDE.match(word)]
-        if MT_BENCH in named:
-            fix = f"Name it first and alone: tunesmith eval {MT_BENCH} --questions question.jsonl."
-            raise ConfigError(f"suite '{MT_BENCH}'", "is judged and has options of its own.", fix)
-        given: dict[str, Any] = {
-            "suites": named or None, "model_name_or_path": model, "adapter": adapter and str(adapter),
-            "compare": compare or None, "limit": limit, "shots": shots,
-            "select_shots": _numbers(select_shots), "samples": samples, "temperature": temperature,
-            "max_new_tokens": max_new_tokens, "chat_template": False if no_chat_template else None, "data_dir": data,
-            "seed": seed, "endpoint.url": endpoint, "endpoint.model": endpoint_model, "output_dir": output,
-            "overwrite_output_dir": overwrite or None, "estimate_only": estimate_only or None,
-        }  # fmt: skip
-        options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-        overrides = [word for word in suites or [] if _OVERRIDE.match(word)]
-        config, notes = load_config(EvalConfig, recipe, [*options, *overrides])
-        say: Callable[[str], None] = (lambda _: None) if as_json else typer.echo
-        for note in notes:
-            say(note)
-        facts = run_eval(config, say)
-        if as_json:
-            typer.echo(json.dumps(facts))
-        elif "suites" in facts:
-            print_lines(describe(facts, Path(config.output_dir)))
-        if facts.get("interrupted"):
-            typer.echo(f"\nstopped; {facts['replies']} replies are kept in {facts['output_dir']}.", err=True)
-            typer.echo(f"go on with:  tunesmith {shlex.join(sys.argv[1:])}", err=True)
-            raise typer.Exit(130)
+
+def _run(words: Sequence[str], recipe: Path | None, given: Mapping[str, Any], *, as_json: bool) -> None:
+    """Options over key=value settings over the recipe; then the job, and what came of it."""
+    from tunesmith.config import load_config
+    from tunesmith.errors import ConfigError
+    from tunesmith.recipes.evaluate import describe, run_eval
+    from tunesmith.recipes.evaluate_config import EvalConfig
+
+    named = [word for word in words if not _OVERRIDE.match(word)]
+    if MT_BENCH in named:
+        fix = f"Name it first and alone: tunesmith eval {MT_BENCH} --questions question.jsonl."
+        raise ConfigError(f"suite '{MT_BENCH}'", "is judged and has options of its own.", fix)
+    settings = {"suites": named or None, **given}
+    options = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
+    config, notes = load_config(EvalConfig, recipe, [*(word for word in words if _OVERRIDE.match(word)), *options])
+    say: Callable[[str], None] = (lambda _: None) if as_json else typer.echo
+    for note in notes:
+        say(note)
+    facts = run_eval(config, say)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    elif "suites" in facts:
+        print_lines(describe(facts, Path(config.output_dir)))
+    if facts.get("interrupted"):
+        typer.echo(f"\nstopped; {facts['replies']} replies are kept in {facts['output_dir']}.", err=True)
+        typer.echo(f"go on with:  tunesmith {shlex.join(sys.argv[1:])}", err=True)
+        raise typer.Exit(130)
 
 
 def _numbers(text: str | None) -> list[Any] | None:
