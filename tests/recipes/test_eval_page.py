@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
@@ -19,16 +20,8 @@ PAGE = (ROOT / "docs" / "eval.md").read_text(encoding="utf-8")
 
 
 def test_the_page_names_options_that_there_are() -> None:
-    import inspect
-
-    from tunesmith.cli.evaluate import evaluate
-
-    own = {
-        word
-        for parameter in inspect.signature(evaluate, eval_str=True).parameters.values()
-        for word in (getattr(parameter.annotation, "__metadata__", [None])[0].param_decls or ())
-        if word.startswith("--")
-    }
+    verb = get_command(app).commands["eval"]  # type: ignore[attr-defined]
+    own = {word for parameter in verb.params for word in parameter.opts}
     named = set(re.findall(r"--[a-z][a-z-]*", PAGE)) - {"--questions"}
     assert named <= own and len(named) > 12
     # Control: a misspelled one would be seen.
