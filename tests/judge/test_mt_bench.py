@@ -13,6 +13,7 @@ from judge_server import JudgeServer, roomy_model
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
+from tunesmith.config import build_config
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evals.judge import Said, ruling
 from tunesmith.evals.mt_bench import (
@@ -28,6 +29,8 @@ from tunesmith.evals.mt_bench import (
 from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import GRADE
 from tunesmith.evals.subject import Subject
+from tunesmith.models.load import ModelConfig
+from tunesmith.recipes.judge_open import JudgeSettings, open_judge
 from tunesmith.recipes.mt_bench import MTBenchConfig, run_mt_bench
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
@@ -192,10 +195,6 @@ def test_the_command_grades_with_the_local_model(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     model = roomy_model(tmp_path / "model")
     write(tmp_path / "q.jsonl", QUESTIONS[:1])
-    rows = [
-        {"objective": "Say hi", "assistant_response": text, "human_score": i} for i, text in enumerate(["Hi", "No."])
-    ]
-    write(tmp_path / "people.jsonl", rows)
     call = ["mt-bench", "--questions", "q.jsonl", "--model", model, "--max-new-tokens", "4"]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
@@ -207,22 +206,21 @@ def test_the_command_grades_with_the_local_model(tmp_path: Path, monkeypatch: py
     assert "mean absolute error" in done.output
     done = CliRunner().invoke(app, call)
     assert "(agreement with people: mean absolute error" in done.output and "not calibrated" not in done.output
-    done = CliRunner().invoke(
-        app, ["judge", "calibrate", "people.jsonl", "--rubric", "refusal", "--model", model, "--json"]
-    )
-    assert json.loads(done.stdout)["unparsed"] == 0
-    done = CliRunner().invoke(app, [*call, "--mode", "pair"])
-    assert done.exit_code == 2 and "pairs need two models" in done.output
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    model = roomy_model(tmp_path / "model")
-    common: dict[str, Any] = {"questions": write(tmp_path / "q.jsonl", QUESTIONS), "model_name_or_path": model}
-    with pytest.raises(ConfigError, match="same weights"):
-        run_mt_bench(MTBenchConfig(**common, compare="base"), lambda _: None)
-    with pytest.raises(ConfigError, match="is no judge"):
-        run_mt_bench(MTBenchConfig(**common, judge="oracle"), lambda _: None)
+    common: dict[str, Any] = {"questions": write(tmp_path / "q.jsonl", QUESTIONS)}
+    for settings, said in (
+        ({"mode": "pair"}, "pairs need two models"),
+        ({"judge": "oracle"}, "judge is local, person, or an address"),
+        ({"judge": "http://localhost:1/v1"}, "needs judge_model"),
+        ({"judge": "person", "annotator": " "}, "annotator is empty"),
+        ({"adapter": "a", "endpoint": {"url": "http://localhost:1/v1", "model": "m"}}, "takes no adapter"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            build_config(MTBenchConfig, common | settings, place="test")
     with pytest.raises(ConfigError, match="nobody at a keyboard"):
-        run_mt_bench(MTBenchConfig(**common, judge="person"), lambda _: None)
-    with pytest.raises(ConfigError, match="judge_model"):
-        run_mt_bench(MTBenchConfig(**common, judge="http://localhost:1/v1"), lambda _: None)
+        open_judge(JudgeSettings(judge="person"), ModelConfig())
+    with pytest.raises(ConfigError, match="same weights"):
+        model = roomy_model(tmp_path / "model")
+        run_mt_bench(MTBenchConfig(**common, model_name_or_path=model, compare="base"), lambda _: None)
