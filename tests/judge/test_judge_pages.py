@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def numbers_out(text: str) -> list[str]:
-    """Lines without their numbers."""
-    return [re.sub(r"\d[\d.,]*", "#", line) for line in text.splitlines()]
+    """Lines without their numbers, and without the one about this machine's arithmetic."""
+    return [re.sub(r"\d[\d.,]*", "#", line) for line in text.splitlines() if not line.startswith("base in ")]
 
 
 @pytest.mark.parametrize("page", ["judge.md", "mt-bench.md"])
