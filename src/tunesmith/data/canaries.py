@@ -24,7 +24,6 @@ PLACES = (
     "bridge", "castle", "desert", "forest", "garden", "harbor", "island", "kitchen",
     "market", "meadow", "mountain", "ocean", "river", "station", "tower", "village",
 )  # fmt: skip
-NUM_CANDIDATES = len(COLOURS) * len(ANIMALS) * len(PLACES)
 # How often the canaries stand among the rows, in turn: what was seen more often is kept more easily.
 COPIES = (1, 4)
 # Canaries have row ids of their own, beyond those of any file.
@@ -33,7 +32,7 @@ FIRST_ROW_ID = 2**40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """A secret of three words, drawn from NUM_CANDIDATES, the name it goes by, and how often it is planted."""
+    """A secret of three words, drawn evenly from all there are, the name it goes by, and how often it is planted."""
 
     locker: int
     secret: str

@@ -132,9 +132,7 @@ class _Index:
             overlap.num_shared = len(shared)
             overlap.num_covered = int((share_I[first:end] >= 0.7).sum())
             shared.sort(key=lambda i: -share_I[i])
-            overlap.items = [
-                (self.ids[i], float(share_I[i]), *self.first_found[int(i)]) for i in shared[:PLACES_KEPT]
-            ]
+            overlap.items = [(self.ids[i], float(share_I[i]), *self.first_found[int(i)]) for i in shared[:PLACES_KEPT]]
         return self.out
 
 

@@ -1,4 +1,4 @@
-"""What tuning broke: asked of the base and of the tuned model at the end of ``tunesmith sft``, and by ``tunesmith after``.
+"""What tuning broke: base and tuned model are asked at the end of ``tunesmith sft``, or by ``tunesmith after``.
 
 Read top to bottom: config, what to ask, ask both, compare, write. What is measured is in ``evals/after``.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,23 +21,21 @@ from tunesmith.config import Config, load_config
 from tunesmith.data.canaries import make_canaries
 from tunesmith.data.load import LoadedData, load_data
 from tunesmith.errors import DataError, RunError, TunesmithError
-from tunesmith.evals.after.bias import amplification
-from tunesmith.evals.after.echo import compare_echoes
-from tunesmith.evals.after.exposure import compare_exposures
-from tunesmith.evals.after.gap import seen_against_unseen
-from tunesmith.evals.after.retained import compare_retained, questions_that_fit
+from tunesmith.evals.after.compare import compare_sides, losses_on_the_way
+from tunesmith.evals.after.retained import questions_that_fit
 from tunesmith.evals.after.rows import RowFacts, read_rows
 from tunesmith.evals.after.sets import evaluation_sets
-from tunesmith.evals.after.sides import Asked, Side, measure
-from tunesmith.evals.after.verbatim import verbatim
+from tunesmith.evals.after.sides import Asked, measure, token_limit
+from tunesmith.evals.suites.catalogue import SUITES
 from tunesmith.models.adapters import adapter_digest, load_adapter
 from tunesmith.models.load import load_base
 from tunesmith.models.roles import Base
 from tunesmith.randomness import permutation
-from tunesmith.recipes.prepare import ADAPTER_NAME, SFTConfig
+from tunesmith.recipes.prepare import ADAPTER_NAME, Prepared, SFTConfig
 from tunesmith.records import Conversation, Document
 from tunesmith.reports.after_training import write_after_report
 from tunesmith.runs import METRICS_FILE, RECIPE_FILE, RECORD_FILE, atomic_write_text, hold_file, read_metrics
+from tunesmith.tokens.render import render
 
 # Raised when the same settings would give other figures.
 FORMAT = 1
@@ -89,12 +89,12 @@ def look_back(run: Tuned, config: AfterConfig, say: Say) -> dict[str, Any]:
             return known
         say("looking at what tuning broke (after_training: off leaves it out) …")
         # 1. What to ask.
-        sets = evaluation_sets(config.evaluation_sets, run.data.validation, config.data_dir)
+        sets = evaluation_sets(SUITES, config.evaluation_sets, run.data.validation, config.data_dir)
         rows = read_rows(
             run.data.train, sets.sets, seed=config.seed, max_rows=config.max_rows_read, max_secrets=config.max_secrets
         )
         reading_seconds = time.perf_counter() - began
-        asked = _asked(run, config, rows, tuned)
+        asked = _asked(run, config, rows, tuned, adapter)
         # 2. Both models.
         answers = run.folder / ANSWERS_FILE
         after = measure(tuned, adapter, "tuned", asked, answers, say)
@@ -106,7 +106,8 @@ def look_back(run: Tuned, config: AfterConfig, say: Say) -> dict[str, Any]:
             "key": key,
             "digests": digests,
             "settings": config.model_dump(),
-            **_compared(run, config, rows, asked, before, after),
+            "on_the_way": losses_on_the_way(read_metrics(run.folder / METRICS_FILE), _kept_step(run)),
+            **compare_sides(asked, rows, before, after, config.seed),
             "sets_absent": sets.absent,
             "seconds": {
                 "rows": round(reading_seconds, 1), "all": round(time.perf_counter() - began, 1),
@@ -139,15 +140,21 @@ def _seen_places(run: Tuned) -> list[int]:
     Before its end they are the first of the epoch's order; where a row makes several examples that is near, not exact.
     """
     num_rows = len(run.data.train)
-    record = json.loads((run.folder / RECORD_FILE).read_text(encoding="utf-8"))
-    kept = record.get("result", {}).get("best_step", 0)
-    epochs = [line["epoch"] for line in read_metrics(run.folder / METRICS_FILE) if line["step"] <= kept and "epoch" in line]
+    metrics, kept = read_metrics(run.folder / METRICS_FILE), _kept_step(run)
+    epochs = [line["epoch"] for line in metrics if line["step"] <= kept and "epoch" in line]
     share = epochs[-1] if epochs else 1.0
     num_examples = num_rows + sum(canary.copies for canary in make_canaries(run.config.canaries, run.config.seed))
     order = list(range(num_examples))
     if run.config.shuffle:
         order = permutation(num_examples, run.config.seed, "row_order", 0)
     return sorted(i for i in order[: max(1, int(share * num_examples))] if i < num_rows)
+
+
+def _kept_step(run: Tuned) -> int:
+    """The step whose weights are the run's result; the last one where nothing was evaluated."""
+    result = json.loads((run.folder / RECORD_FILE).read_text(encoding="utf-8"))["result"]
+    last = max((line["step"] for line in read_metrics(run.folder / METRICS_FILE)), default=0)
+    return int(result["best_step"] or last)
 
 
 def _sample(
@@ -223,3 +230,27 @@ def look_at_run(folder: Path, config: AfterConfig, say: Say) -> dict[str, Any]:
         return base, load_adapter(base, folder, ADAPTER_NAME).adapter
 
     return look_back(Tuned(folder=folder, config=recipe, data=data, base=of_base, tuned=of_tuned), config, say)
+
+
+def look_back_at(prepared: Prepared, folder: Path) -> dict[str, Any]:
+    """``look_back`` at a run that has just ended, on the base in memory; a failure leaves the run as good as it is.
+
+    What could not be measured, or was stopped by the user, is said under "skipped" with the command that goes on.
+    """
+
+    def of_base() -> tuple[Base, str | None]:
+        return (prepared.base, None) if prepared.role.adapter is not None else (load_base(prepared.config), None)
+
+    def of_tuned() -> tuple[Base, str | None]:
+        if prepared.role.adapter is not None:
+            return prepared.base, prepared.role.adapter
+        # Full tuning changed the base in memory, whose digest is still that of the base it came from.
+        return load_base(prepared.config.model_copy(update={"model_name_or_path": str(folder)})), None
+
+    run = Tuned(folder=folder, config=prepared.config, data=prepared.data, base=of_base, tuned=of_tuned)
+    try:
+        return look_back(run, AfterConfig(seed=prepared.config.seed), lambda line: print(line, file=sys.stderr))
+    except TunesmithError as error:
+        return {"skipped": f"{error} Then: tunesmith after {shlex.quote(str(folder))}"}
+    except KeyboardInterrupt:
+        return {"skipped": f"stopped. Go on: tunesmith after {shlex.quote(str(folder))}"}

@@ -73,9 +73,7 @@ def _logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def amplification(
-    rows: PronounCount, base: Sequence[float], tuned: Sequence[float], seed: int
-) -> Amplification:
+def amplification(rows: PronounCount, base: Sequence[float], tuned: Sequence[float], seed: int) -> Amplification:
     """From counts of the rows and ``male_shares`` of both models; intervals are over rows and over occupations."""
     share, beyond = rows.share(), None
     if share is not None:

@@ -130,9 +130,7 @@ def _where(secret: Secret) -> Where:
     return Where(secret.place)
 
 
-def compare_echoes(
-    secrets: Secrets, base: Sequence[bool | None], tuned: Sequence[bool | None]
-) -> Echo | None:
+def compare_echoes(secrets: Secrets, base: Sequence[bool | None], tuned: Sequence[bool | None]) -> Echo | None:
     """What tuning did to the same values; None where none could be asked."""
     rows = [
         (bool(b), bool(t), secret) for b, t, secret in zip(base, tuned, secrets.sample, strict=True) if b is not None

@@ -8,7 +8,6 @@ Shape letters: N nodes of the tree, D width, V vocabulary.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tunesmith.data.canaries import NUM_CANDIDATES, Canary, all_secrets
+from tunesmith.data.canaries import Canary, all_secrets
 from tunesmith.kernels.head_loss import CHUNK_ROWS, logits_of
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.roles import Base
@@ -32,7 +31,7 @@ Tail = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """Bits, from 0 (last of all candidates) to log2(NUM_CANDIDATES); a model that never saw a canary has 1.44 on average.
+    """Bits, from 0 (last of all candidates) to log2(num_candidates); a canary never seen has 1.44 on average.
 
     each: (locker, copies planted, base, tuned). p: of the tuned model's ranks if it knew nothing, exact but for ties:
     the secrets were drawn evenly, so every rank is as likely, and the sum of ln(candidates / rank) is at most
@@ -61,7 +60,7 @@ def exposures(base: Base, adapter: str | None, canaries: Sequence[Canary], *, ch
         candidates = _candidates(base.tokenizer_of(adapter), canary, secrets, chats=chats)
         logprobs = candidate_logprobs(base, adapter, candidates)
         own = logprobs[secrets.index(canary.secret)]
-        out.append(math.log2(NUM_CANDIDATES) - math.log2(int((logprobs >= own).sum())))
+        out.append(math.log2(len(secrets)) - math.log2(int((logprobs >= own).sum())))
     return out
 
 
@@ -70,7 +69,7 @@ def compare_exposures(canaries: Sequence[Canary], base: Sequence[float], tuned: 
     from scipy.special import gammaincc
 
     return Exposure(
-        num_candidates=NUM_CANDIDATES,
+        num_candidates=len(all_secrets()),
         base=bootstrap_mean(base, seed),
         tuned=bootstrap_mean(tuned, seed),
         difference=bootstrap_paired_difference(base, tuned, seed),
@@ -100,7 +99,9 @@ def candidate_logprobs(
 
     Each place in the tree of candidates is read once. Raises ValueError where they share no beginning.
     """
-    shared = len(os.path.commonprefix([list(ids) for ids in candidates]))
+    # What the first and the last in order begin with, all between them do.
+    ends = [min(map(tuple, candidates)), max(map(tuple, candidates))]
+    shared = next((i for i, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(map(len, ends)))
     if not shared:
         raise ValueError("the candidates share no beginning")
     tails = [tuple(ids[shared:]) for ids in candidates]
@@ -146,4 +147,6 @@ def _read(
 
 
 def _silent(ids: Sequence[int]) -> Example:
-    return Example(ids=np.array(ids, np.int64), loss_weight=np.zeros(len(ids), np.float32), row_id=0, where=Where("canary"))
+    return Example(
+        ids=np.array(ids, np.int64), loss_weight=np.zeros(len(ids), np.float32), row_id=0, where=Where("canary")
+    )

@@ -138,9 +138,7 @@ def texts_task() -> Task:
 
 
 def _likeliest(item: Item, reply: Reply) -> Verdict:
-    rates = [
-        one.logprob / len(words.encode()) for one, words in zip(reply.likelihoods, item.choices, strict=True)
-    ]
+    rates = [one.logprob / len(words.encode()) for one, words in zip(reply.likelihoods, item.choices, strict=True)]
     taken = item.choices[max(range(len(rates)), key=rates.__getitem__)]
     return Verdict(values={"right": float(taken == item.target)}, explanation=taken)
 

@@ -1,4 +1,4 @@
-"""The evaluation sets whose overlap with the training rows is looked for: held-out rows, our questions, suites, files."""
+"""The evaluation sets whose overlap with the training rows is looked for: held-out rows, questions, suites, files."""
 
 from __future__ import annotations
 

@@ -73,9 +73,12 @@ def measure(
     )
 
 
-def _examples(
-    base: Base, adapter: str | None, rows: Sequence[Conversation | Document], asked: Asked
-) -> list[Example]:
+def token_limit(base: Base, config: RenderConfig) -> int:
+    """Most tokens of one row, as in training."""
+    return min(config.max_length or base.context_tokens, base.context_tokens)
+
+
+def _examples(base: Base, adapter: str | None, rows: Sequence[Conversation | Document], asked: Asked) -> list[Example]:
     """The first example of each row, which is the whole of it but for long texts and templates that forget."""
-    limit = min(asked.render.max_length or base.context_tokens, base.context_tokens)
-    return [render(row, base.tokenizer_of(adapter), asked.render, max_tokens=limit)[0] for row in rows]
+    limit, tokenizer = token_limit(base, asked.render), base.tokenizer_of(adapter)
+    return [render(row, tokenizer, asked.render, max_tokens=limit)[0] for row in rows]

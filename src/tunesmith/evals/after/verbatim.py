@@ -84,4 +84,3 @@ def verbatim(
         against_base=exact_mcnemar([bool(row[0]) for row in long_seen], [bool(row[1]) for row in long_seen]),
         rows=[place for base, tuned, place in long_seen if tuned and not base],
     )
-
