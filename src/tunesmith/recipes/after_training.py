@@ -98,9 +98,11 @@ def look_back(run: Tuned, config: AfterConfig, say: Say) -> dict[str, Any]:
         # 2. Both models.
         answers = run.folder / ANSWERS_FILE
         after = measure(tuned, adapter, "tuned", asked, answers, say)
-        digests = {"base": tuned.resolved.base_digest, "adapter": adapter_digest(tuned, adapter)}
+        digests = {"tuned": tuned.resolved.base_digest, "adapter": adapter_digest(tuned, adapter)}
         del tuned
-        before = measure(*run.base(), "base", asked, answers, say)
+        base, _ = run.base()
+        digests["base"] = base.resolved.base_digest
+        before = measure(base, None, "base", asked, answers, say)
         # 3. Compare and write.
         facts = {
             "key": key,
