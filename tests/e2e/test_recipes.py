@@ -46,7 +46,7 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(ROOT)
     settings = [
         f"output_dir={tmp_path / 'run'}", "max_steps=2", "per_device_train_batch_size=4", "data.limit=40",
-        "data.validation_limit=4", "warmup_ratio=0", "save_steps=2",
+        "data.validation_limit=4", "warmup_ratio=0", "save_steps=2", "after_training=off",
     ]  # fmt: skip
     config, _ = load_config(SFTConfig, path, settings)
     if not (ROOT / config.data.train).exists():

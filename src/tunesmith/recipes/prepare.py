@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.data.canaries import Planted, make_canaries
 from tunesmith.data.load import DataConfig, LoadedData, load_data
@@ -41,6 +41,11 @@ class SFTConfig(ModelConfig, RenderConfig, TrainConfig):
     """panel: at the end say what tuning broke: abilities lost, rows learnt by heart, overlap with evaluation sets."""
     canaries: int = Field(0, ge=0, le=64)
     """Secrets planted among the training rows, in memory alone, to measure afterwards how well they are kept."""
+
+    @field_validator("after_training", mode="before")
+    @classmethod
+    def _off_is_false_in_yaml(cls, value: Any) -> Any:
+        return {True: "panel", False: "off"}[value] if isinstance(value, bool) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
