@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 from tunesmith.data import canaries as planted
 from tunesmith.data.canaries import FIRST_ROW_ID, Planted, make_canaries
 from tunesmith.data.gender_words import PronounCount
+from tunesmith.errors import DataError
 from tunesmith.evals.after.bias import amplification, male_shares
 from tunesmith.evals.after.echo import Secrets, compare_echoes, echoed
 from tunesmith.evals.after.exposure import candidate_logprobs, compare_exposures, exposures
 from tunesmith.evals.after.gap import auc_interval, seen_against_unseen
 from tunesmith.evals.after.retained import KINDS, all_questions, retained_texts
 from tunesmith.evals.after.scores import RowScore, score_rows
+from tunesmith.evals.after.sets import evaluation_sets
 from tunesmith.evals.after.verbatim import completed, verbatim
+from tunesmith.evals.suites.catalogue import SUITES
 from tunesmith.models.forward import forward
 from tunesmith.randomness import generator
 from tunesmith.records import Conversation, Document, Example, Message, Where
@@ -187,3 +191,16 @@ def test_the_questions_are_whole() -> None:
     places = [item.choices.index(item.target) for item in questions]
     assert all(12 <= places.count(place) <= 28 for place in range(4))
     assert len(set(retained_texts())) == 16
+
+
+def test_suites_that_are_not_here_are_named_and_the_others_searched(tmp_path: Path) -> None:
+    rows = [chat("Who is it?", "A friend from the north", 0)]
+    (tmp_path / "exam.jsonl").write_text('{"q": "one two", "a": ["three"]}\n{"q": "four", "a": []}\n')
+    sets = evaluation_sets(SUITES, [str(tmp_path / "exam.jsonl")], rows, str(tmp_path))
+    names = [one.name for one in sets.sets]
+    assert names[:2] == ["validation rows", "retained abilities"] and names[-1] == "exam.jsonl"
+    assert sets.sets[0].items == [("rows.jsonl:1", "Who is it?\nA friend from the north")]
+    assert [text for _, text in sets.sets[-1].items] == ["one two\nthree", "four"]
+    assert "gsm8k" in sets.absent and "gsm8k" not in names and {"support_desk", "jargon"} <= set(names)
+    with pytest.raises(DataError):
+        evaluation_sets({}, [str(tmp_path / "none.jsonl")], rows, None)

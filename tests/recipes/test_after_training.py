@@ -16,7 +16,8 @@ from tunesmith.data import canaries as planted
 from tunesmith.errors import DataError, RunError
 from tunesmith.evals.after import retained
 from tunesmith.recipes import after_training
-from tunesmith.recipes.after_training import ANSWERS_FILE, REPORT_FILE, RESULT_FILE, AfterConfig, look_at_run
+from tunesmith.recipes.after_ask import AfterConfig
+from tunesmith.recipes.after_training import ANSWERS_FILE, REPORT_FILE, RESULT_FILE, look_at_run
 from tunesmith.recipes.prepare import SFTConfig
 from tunesmith.recipes.sft import describe_result, train
 

@@ -27,7 +27,8 @@ def after(
     """Say what tuning broke: lost abilities, rows learnt by heart, contamination. Example: tunesmith after runs/sft."""
     with errors_in_one_paragraph(debug):
         from tunesmith.config import build_config
-        from tunesmith.recipes.after_training import REPORT_FILE, RESULT_FILE, AfterConfig, look_at_run
+        from tunesmith.recipes.after_ask import AfterConfig
+        from tunesmith.recipes.after_training import REPORT_FILE, RESULT_FILE, look_at_run
         from tunesmith.reports.after_training import say_after
 
         settings = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith.reports.after_picture import abilities_picture
 from tunesmith.reports.html import Report
 from tunesmith.reports.winrate import interval_text
 
@@ -124,12 +125,12 @@ def say_canaries(facts: Facts) -> str:
 
 
 def write_after_report(path: Path, facts: Facts) -> None:
-    """Write the page."""
+    """Write the page, and the picture in it beside it as a .png of its name."""
     report = Report("What tuning broke", "The tuned model against the base it came from, asked the same things")
     report.heading("In short")
     for line in say_after(facts)[1:]:
         report.text(" ".join(line.split()))
-    _retained(report, facts["retained"])
+    _retained(report, facts["retained"], path.with_suffix(".png"))
     _gap(report, facts)
     _overlaps(report, facts)
     _bias(report, facts["bias"])
@@ -145,8 +146,10 @@ def write_after_report(path: Path, facts: Facts) -> None:
     report.write(path)
 
 
-def _retained(report: Report, abilities: Sequence[Facts]) -> None:
+def _retained(report: Report, abilities: Sequence[Facts], picture: Path) -> None:
     report.heading("Abilities kept")
+    abilities_picture(abilities, picture)
+    report.figure(picture, "Share of questions answered right before and after tuning; chance is 25 %.")
     report.text(
         "Easy questions with four answers (chance 25 %) and plain English text, on the same items. Intervals are "
         "Wilson's, of differences Newcombe's, of bits a bootstrap over texts; p is the exact McNemar test, of bits the "
