@@ -1,7 +1,7 @@
 """What a model could do before it was tuned, and still can: easy questions of five kinds, and plain English text.
 
 The items are ours and lie in ``data/examples/retained_*.jsonl``. Each is a question with four answers, of which the
-likeliest a byte is taken (chance 0.25), and each text is predicted as a whole.
+likeliest is taken (chance 0.25), asked as plain text; a text is predicted as a whole.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def questions_that_fit(base: Base) -> tuple[Item, ...]:
 
 
 def questions_task(items: tuple[Item, ...]) -> Task:
-    """Questions as one task whose metric is whether the right answer is the likeliest a byte."""
+    """Questions as one task whose metric is whether the right answer is the likeliest."""
     return Task(
         name="retained", version=1, items=items, solver=choose(), scorer=_likeliest, metrics=("right",),
         chance={"right": CHANCE},
@@ -138,9 +138,8 @@ def texts_task() -> Task:
 
 
 def _likeliest(item: Item, reply: Reply) -> Verdict:
-    rates = [one.logprob / len(words.encode()) for one, words in zip(reply.likelihoods, item.choices, strict=True)]
-    taken = item.choices[max(range(len(rates)), key=rates.__getitem__)]
-    return Verdict(values={"right": float(taken == item.target)}, explanation=taken)
+    best = max(range(len(item.choices)), key=lambda i: reply.likelihoods[i].logprob)
+    return Verdict(values={"right": float(item.choices[best] == item.target)}, explanation=item.choices[best])
 
 
 def _bits_per_byte(item: Item, reply: Reply) -> Verdict:
