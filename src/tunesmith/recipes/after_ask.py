@@ -44,12 +44,15 @@ class AfterConfig(Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """A finished run and its two models, each opened when it is its turn: (model, adapter)."""
+    """A finished run and its two models, each opened when it is its turn; the tuned one with its adapter, if any.
+
+    config: the recipe, with the dtype the run computed in.
+    """
 
     folder: Path
     config: SFTConfig
     data: LoadedData
-    base: Callable[[], tuple[Base, str | None]]
+    base: Callable[[], Base]
     tuned: Callable[[], tuple[Base, str | None]]
 
 

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tunesmith.evals.after.compare import compare_sides, losses_on_the_way
 from tunesmith.evals.after.rows import read_rows
 from tunesmith.evals.after.sets import evaluation_sets
 from tunesmith.evals.after.sides import measure
+from tunesmith.evals.suite import SuiteConfig, data_folder
 from tunesmith.evals.suites.catalogue import SUITES
 from tunesmith.models.adapters import adapter_digest, load_adapter
 from tunesmith.models.load import load_base
@@ -28,7 +30,15 @@ from tunesmith.models.roles import Base
 from tunesmith.recipes.after_ask import AfterConfig, Tuned, kept_step, what_to_ask
 from tunesmith.recipes.prepare import ADAPTER_NAME, Prepared, SFTConfig
 from tunesmith.reports.after_training import write_after_report
-from tunesmith.runs import METRICS_FILE, RECIPE_FILE, RECORD_FILE, atomic_write_text, hold_file, read_metrics
+from tunesmith.runs import (
+    METRICS_FILE,
+    RECIPE_FILE,
+    RECORD_FILE,
+    atomic_write_text,
+    file_digest,
+    hold_file,
+    read_metrics,
+)
 
 # A new number where the same settings would give other figures.
 FORMAT = 1
@@ -65,7 +75,7 @@ def look_back(run: Tuned, config: AfterConfig, say: Say) -> dict[str, Any]:
         after = measure(tuned, adapter, "tuned", asked, answers, say)
         digests = {"tuned": tuned.resolved.base_digest, "adapter": adapter_digest(tuned, adapter)}
         del tuned
-        base, _ = run.base()
+        base = run.base()
         digests["base"] = base.resolved.base_digest
         before = measure(base, None, "base", asked, answers, say)
         # 3. Compare and write.
@@ -88,10 +98,12 @@ def look_back(run: Tuned, config: AfterConfig, say: Say) -> dict[str, Any]:
 
 
 def _key(run: Tuned, config: AfterConfig, base: Base, adapter: str | None) -> str:
-    """What the result depends on; the places of files are not among it."""
+    """What the result depends on: weights, rows, settings, and where or what the evaluation sets are."""
+    files = [file_digest(Path(file)) if Path(file).is_file() else file for file in config.evaluation_sets]
+    folder = data_folder(SuiteConfig(data_dir=config.data_dir))
     parts = [
-        FORMAT, base.resolved.base_digest, adapter_digest(base, adapter), run.data.digest,
-        config.model_dump(), run.config.canaries, run.config.seed,
+        FORMAT, base.resolved.base_digest, adapter_digest(base, adapter), run.data.digest, config.model_dump(), files,
+        "" if folder is None else str(folder.resolve()), run.config.canaries, run.config.seed,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -124,16 +136,14 @@ def look_at_run(folder: Path, config: AfterConfig, say: Say) -> dict[str, Any]:
             recipe.data.train, "the rows have changed since the run.", "Bring back those it was trained on."
         )
 
-    def of_base() -> tuple[Base, str | None]:
-        return load_base(recipe), None
-
-    def of_tuned() -> tuple[Base, str | None]:
-        if recipe.adapter.method == "full":
-            return load_base(recipe.model_copy(update={"model_name_or_path": str(folder)})), None
-        base = load_base(recipe)
-        return base, load_adapter(base, folder, ADAPTER_NAME).adapter
-
-    return look_back(Tuned(folder=folder, config=recipe, data=data, base=of_base, tuned=of_tuned), config, say)
+    recipe = recipe.model_copy(update={"dtype": record["plan"]["dtype"]})
+    run = partial(Tuned, folder=folder, config=recipe, data=data)
+    if recipe.adapter.method == "full":
+        tuned = recipe.model_copy(update={"model_name_or_path": str(folder)})
+        return look_back(run(base=lambda: load_base(recipe), tuned=lambda: (load_base(tuned), None)), config, say)
+    base = load_base(recipe)
+    adapter = load_adapter(base, folder, ADAPTER_NAME).adapter
+    return look_back(run(base=lambda: base, tuned=lambda: (base, adapter)), config, say)
 
 
 def look_back_at(prepared: Prepared, folder: Path) -> dict[str, Any]:
@@ -142,18 +152,17 @@ def look_back_at(prepared: Prepared, folder: Path) -> dict[str, Any]:
     What could not be measured, or was stopped by the user, is said under "skipped" with the command that goes on.
     """
 
-    def of_base() -> tuple[Base, str | None]:
-        return (prepared.base, None) if prepared.role.adapter is not None else (load_base(prepared.config), None)
-
-    def of_tuned() -> tuple[Base, str | None]:
-        if prepared.role.adapter is not None:
-            return prepared.base, prepared.role.adapter
+    base, adapter = prepared.base, prepared.role.adapter
+    recipe = prepared.config.model_copy(update={"dtype": str(base.dtype).removeprefix("torch.")})
+    run = partial(Tuned, folder=folder, config=recipe, data=prepared.data)
+    if adapter is None:
         # Full tuning changed the base in memory, whose digest is still that of the base it came from.
-        return load_base(prepared.config.model_copy(update={"model_name_or_path": str(folder)})), None
-
-    run = Tuned(folder=folder, config=prepared.config, data=prepared.data, base=of_base, tuned=of_tuned)
+        tuned = recipe.model_copy(update={"model_name_or_path": str(folder)})
+        models = run(base=lambda: load_base(recipe), tuned=lambda: (load_base(tuned), None))
+    else:
+        models = run(base=lambda: base, tuned=lambda: (base, adapter))
     try:
-        return look_back(run, AfterConfig(seed=prepared.config.seed), lambda line: print(line, file=sys.stderr))
+        return look_back(models, AfterConfig(seed=recipe.seed), lambda line: print(line, file=sys.stderr))
     except TunesmithError as error:
         return {"skipped": f"{error} Then: tunesmith after {shlex.quote(str(folder))}"}
     except KeyboardInterrupt:
