@@ -33,6 +33,7 @@ def recipe(tmp_path: Path, model_folder: Callable[[str], Path]) -> Path:
         f"model_name_or_path: {model_folder('llama')}\ndata:\n  train: {rows}\n  validation_share: 0.2\n"
         "adapter:\n  r: 4\n  lora_dropout: 0.1\nlearning_rate: 1.0e-2\nper_device_train_batch_size: 4\n"
         "num_train_epochs: 3\nsave_steps: 3\neval_steps: 6\nmicro_batch_tokens: 128\ndtype: float32\n"
+        "after_training: off\n"
     )
     return path
 

@@ -30,7 +30,7 @@ def recipe(tmp_path: Path, model_folder: Callable[[str], Path]) -> Path:
         f"model_name_or_path: {model_folder('llama')}\ndata:\n  train: {tmp_path / 'rows.json'}\n"
         "  validation_share: 0.2\nadapter:\n  r: 4\nlearning_rate: 1.0e-2\nnum_train_epochs: 2\n"
         "save_steps: 3\nsave_total_limit: 9\n"
-        "eval_steps: 4\nmicro_batch_tokens: 128\ndtype: float32\ndevice: cpu\n"
+        "eval_steps: 4\nmicro_batch_tokens: 128\ndtype: float32\ndevice: cpu\nafter_training: off\n"
     )
     return path
 

@@ -34,6 +34,7 @@ def config(tmp_path: Path, model_folder: Callable[[str], Path], monkeypatch: pyt
         per_device_train_batch_size=2,
         max_steps=4,
         save_steps=2,
+        after_training="off",
     )
 
 

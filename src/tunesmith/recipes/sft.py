@@ -9,7 +9,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from tunesmith.models.adapters import adapter_digest, save_role
 from tunesmith.models.budget import peak_memory_bytes
 from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed
+from tunesmith.recipes.after_training import look_back_at
 from tunesmith.recipes.prepare import Prepared, SFTConfig, prepare
+from tunesmith.reports.after_training import say_after
 from tunesmith.reports.plots import loss_curve
 from tunesmith.runs import read_metrics
 from tunesmith.training.checkpoint import plan_of
@@ -43,6 +45,8 @@ class Trained:
     train_seconds: float
     num_tokens: int
     peak_bytes: int
+    after: Mapping[str, Any] | None = None
+    """What after_training.json holds; None where it was not asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """For --json: everything but the model."""
@@ -73,7 +77,11 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
                 name_rows=lambda step: ", ".join(str(example.where) for example in prepared.examples(step)),
                 write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
             )
-            return _finish(prepared, loop, interrupted=run_loop(loop))
+            trained = _finish(prepared, loop, interrupted=run_loop(loop))
+        if config.after_training == "off" or trained.interrupted or not prepared.world.is_main:
+            return trained
+        # 5. What it broke.
+        return replace(trained, after=look_back_at(prepared, trained.output_dir))
 
 
 def _gradients(prepared: Prepared, plan: Mapping[str, Any], step: int, tweak: TweakGradients | None) -> Gradients:
@@ -151,7 +159,9 @@ def describe_result(trained: Trained, config: SFTConfig, recipe: str) -> list[st
         f"{trained.num_steps} steps, {trained.num_tokens} tokens, {trained.train_seconds:.0f} s ({rate:.0f} tok/s), "
         f"peak {trained.peak_bytes / 1e9:.2f} GB"
     )
-    lines.append(f"wrote {trained.output_dir}: adapter, metrics.jsonl, loss.png")
+    lines += [] if trained.after is None else say_after(trained.after)
+    wrote = "adapter, metrics.jsonl, loss.png" + ("" if trained.after is None else ", after_training.html")
+    lines.append(f"wrote {trained.output_dir}: {wrote}")
     what = f"--adapter {trained.output_dir}" if config.adapter.method == "lora" else f"--model {trained.output_dir}"
     verb = "generate" if trained.base.is_encoder_decoder else "chat"
     return [*lines, f"next:  tunesmith {verb} {what}"]
