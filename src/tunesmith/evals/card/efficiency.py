@@ -20,9 +20,9 @@ from tunesmith.kernels.head_loss import logits_of
 from tunesmith.models.decoding import start_decoding
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import head_for
-from tunesmith.records import Message
+from tunesmith.records import Where
 from tunesmith.stats import Interval
-from tunesmith.tokens.render import render_prompt
+from tunesmith.tokens.template import encode_as_text
 
 REPEATS, NEW_TOKENS, MANY_ROWS = 5, 32, 8
 PROMPT = (
@@ -68,13 +68,18 @@ def _turn(base: Base, adapter: str | None) -> tuple[float, float, float, float |
     after = read_joules()
     joules = None if before is None or after is None else (after - before) / (MANY_ROWS * NEW_TOKENS)
     # A counter that began anew in between tells nothing.
-    return first * 1000, (NEW_TOKENS - 1) / one, MANY_ROWS * (NEW_TOKENS - 1) / many, joules if (joules or 0) > 0 else None
+    return (
+        first * 1000,
+        (NEW_TOKENS - 1) / one,
+        MANY_ROWS * (NEW_TOKENS - 1) / many,
+        joules if (joules or 0) > 0 else None,
+    )
 
 
 @torch.no_grad()
 def _decode(base: Base, adapter: str | None, num_rows: int) -> tuple[float, float]:
     """Seconds to the first token, and of the others, greedy and never ending early."""
-    ids = render_prompt([Message(role="user", content=PROMPT)], base.tokenizer_of(adapter))
+    ids = np.array(encode_as_text(PROMPT, base.tokenizer_of(adapter), Where("speed prompt")), np.int64)
     head, _, _ = head_for(base.token_rows, base.head, [adapter], "none")
     began = _now(base)
     state, hidden_BD = start_decoding(base, [ids] * num_rows, NEW_TOKENS, adapter)

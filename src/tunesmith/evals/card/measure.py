@@ -41,7 +41,7 @@ def mean(values_NK: Array) -> float:
 class Measure:
     """A figure of one model: values_NK, an item a row; cluster_N says which items are not independent.
 
-    ideal: the best value there is. chance: the value of a model that knows nothing, where there is one. For a bias
+    ideal: the best value there is; infinity where more is always better. chance: the value of a model that knows nothing, where there is one. For a bias
     both are the value of a model that prefers nobody.
     """
 
@@ -152,7 +152,8 @@ def verdicts(rows: Sequence[Row]) -> list[Judgement]:
 
 def _judge(row: Row, p: float | None) -> Judgement:
     if row.second is not None and p is not None and p < _LEVEL:
-        return "better" if abs(row.second.value - row.ideal) < abs(row.first.value - row.ideal) else "worse"
+        first, second = (_distance(one.value, row.ideal) for one in (row.first, row.second))
+        return "better" if second < first else "worse"
     at_chance = row.chance is not None and all(
         one.low <= row.chance <= one.high for one in (row.first, row.second) if one is not None
     )
@@ -166,6 +167,10 @@ def _judge(row: Row, p: float | None) -> Judgement:
         return "biased"
     nearer = abs(row.first.value - row.ideal) < abs(row.chance - row.ideal)
     return "above chance" if nearer else "below chance"
+
+
+def _distance(value: float, ideal: float) -> float:
+    return -value if math.isinf(ideal) else abs(value - ideal)
 
 
 def _is_share(measure: Measure) -> bool:

@@ -99,7 +99,9 @@ _PRONOUNS: Mapping[str, str] = {
     "he": "she", "she": "he", "him": "her", "himself": "herself", "herself": "himself", "his": "her", "hers": "his",
     "he's": "she's", "she's": "he's", "he'd": "she'd", "she'd": "he'd", "he'll": "she'll", "she'll": "he'll",
 }  # fmt: skip
-_PRONOUN_WORDS = re.compile(r"(?<![\w'’])(?:he|she|him|her|his|hers|himself|herself)(?:['’](?:s|d|ll))?(?![\w'’])", re.I)
+_PRONOUN_WORDS = re.compile(
+    r"(?<![\w'’])(?:he|she|him|her|his|hers|himself|herself)(?:['’](?:s|d|ll))?(?![\w'’])", re.I
+)
 # What can follow "her" as an object; before any other word it owns something.
 _AFTER_OBJECT = frozenset(
     "a an the and or but to in on at by for from with about into over under after before when while because as if that "

@@ -149,9 +149,7 @@ def load_classifier(path: Path) -> Classifier:
     """What ``save_classifier`` wrote. Raises DataError where it is damaged or was changed."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = Classifier(
-                weights_F=file["weights"], bias=float(file["bias"]), threshold=float(file["threshold"])
-            )
+            found = Classifier(weights_F=file["weights"], bias=float(file["bias"]), threshold=float(file["threshold"]))
             digest = str(file["digest"])
     except (OSError, ValueError, KeyError, EOFError):
         raise DataError(path, "is not a classifier that was saved whole.", "Delete it; it is trained again.") from None

@@ -51,9 +51,7 @@ def worst_case(by_form: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64
     return np.array([[min(forms.values())] for forms in by_form.values()])
 
 
-def against_plain(
-    by_form: Mapping[str, Mapping[str, float]], form: str
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+def against_plain(by_form: Mapping[str, Mapping[str, float]], form: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """(N, 2) values of the plain and the changed form, and the groups that have both."""
     groups = tuple(group for group, forms in by_form.items() if form in forms)
     return np.array([[by_form[group][PLAIN], by_form[group][form]] for group in groups]).reshape(-1, 2), groups
