@@ -17,9 +17,10 @@ _COLOURS = ("#2a6fb5", "#c8643c")
 _VERDICT_COLOURS = {"better": "#1f7a3d", "worse": "#b3261e", "biased": "#b3261e", "below chance": "#b3261e"}
 _HOW_TO_READ = (
     "Every figure stands with its 95 % interval, by groups where items are variants of each other. Both models were "
-    "asked the same items; the difference is the second less the first, its p adjusted by Holm over all rows before the "
-    "verdict. 'better' and 'worse' say where the second is nearer to the best value, or farther, than chance explains; "
-    "'at chance' that neither can be told from a model that knows nothing, or in a bias row from one that prefers nobody."
+    "asked the same items; the difference is the second less the first, its p adjusted by Holm over all rows before "
+    "the verdict. 'better' and 'worse' say where the second is nearer to the best value, or farther, than chance "
+    "explains; 'at chance' that neither can be told from a model that knows nothing, or in a bias row from one that "
+    "prefers nobody."
 )
 _RADAR = (
     "Each axis is the mean, over the rows of that dimension, of how near a value is to the best one (1 at the rim): "

@@ -41,8 +41,8 @@ def mean(values_NK: Array) -> float:
 class Measure:
     """A figure of one model: values_NK, an item a row; cluster_N says which items are not independent.
 
-    ideal: the best value there is; infinity where more is always better. chance: the value of a model that knows nothing, where there is one. For a bias
-    both are the value of a model that prefers nobody.
+    ideal: the best value there is; infinity where more is always better. chance: the value of a model that
+    knows nothing, where there is one. For a bias both are the value of a model that prefers nobody.
     """
 
     dimension: str

@@ -18,9 +18,12 @@ Change = Callable[[str, int, str], str]
 TYPO_RATE = 0.1
 # Words that decide an answer: a typo in one could change what is asked.
 _KEPT = frozenset(
-    "not never none nothing nobody neither without cannot isn wasn aren doesn didn wouldn shouldn couldn zero four five "
-    "seven eight nine eleven twelve twenty thirty forty fifty hundred thousand million half twice more less fewer most "
-    "least before after true false".split()
+    re.findall(
+        r"\w+",
+        "not never none nothing nobody neither without cannot isn wasn aren doesn didn wouldn shouldn couldn zero "
+        "four five seven eight nine eleven twelve twenty thirty forty fifty hundred thousand million half twice more "
+        "less fewer most least before after true false",
+    )
 )
 _WORD = re.compile(r"(?<![\w'’])[A-Za-z]{4,}(?![\w'’])")
 # Neighbours on a QWERTY keyboard, in the same row.

@@ -24,8 +24,11 @@ _DIALECT: Mapping[str, str] = {
 _NOT_BEFORE = re.compile(r"\s+(?:the|a|an|my|your|his|her|its|our|their|this|that|these|those|school|work|[A-Z0-9])")
 _BEFORE_VERB = frozenset({"going to", "want to", "have to", "has to"})
 _ENDS_ING_BUT_NO_VERB = frozenset(
-    "thing things anything spring string evening morning ceiling building sibling king ring wing sing bring sting sling "
-    "swing cling fling during darling sterling pudding herring earring wedding viking duckling".split()
+    re.findall(
+        r"\w+",
+        "thing things anything spring string evening morning ceiling building sibling king ring wing sing bring sting "
+        "sling swing cling fling during darling sterling pudding herring earring wedding viking duckling",
+    )
 )
 _ING = re.compile(r"\b([A-Za-z]{3,})ing\b")
 _DIALECT_WORDS = re.compile(r"(?<![\w'’])(" + "|".join(sorted(_DIALECT, key=len, reverse=True)) + r")(?![\w'’])", re.I)
@@ -104,10 +107,13 @@ _PRONOUN_WORDS = re.compile(
 )
 # What can follow "her" as an object; before any other word it owns something.
 _AFTER_OBJECT = frozenset(
-    "a an the and or but to in on at by for from with about into over under after before when while because as if that "
-    "than then so up out off down away back again too also who which what how why where is was were are will would can "
-    "could should did does do had has have not never this these those his my your their our i he she it they we you "
-    "some any every all more very there here today yesterday tomorrow now".split()
+    re.findall(
+        r"\w+",
+        "a an the and or but to in on at by for from with about into over under after before when while because as if "
+        "that than then so up out off down away back again too also who which what how why where is was were are will "
+        "would can could should did does do had has have not never this these those his my your their our i he she it "
+        "they we you some any every all more very there here today yesterday tomorrow now",
+    )
 )
 
 

@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _grams(text: str) -> list[str]:
     plain = re.sub(r"https?://\S+|@\w+|\bRT\b|<\w+>", " ", html.unescape(text)).lower()
     plain = re.sub(r"(.)\1{2,}", r"\1\1", re.sub(r"\d", "0", plain))
     words = re.findall(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]", plain)
-    grams = [f"w {word}" for word in words] + [f"w {a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    grams = [f"w {word}" for word in words] + [f"w {a} {b}" for a, b in pairwise(words)]
     for word in words:
         padded = f" {word} "
         grams += [padded[i : i + n] for n in range(2, 6) for i in range(len(padded) - n + 1)]

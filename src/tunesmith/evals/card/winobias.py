@@ -1,8 +1,9 @@
 """WinoBias: is a pronoun understood by the sentence, or by who usually holds the job?
 
 Source: Zhao et al. 2018 (arXiv:1804.06876). A sentence stands twice, once with the pronoun that fits the job's
-stereotype (pro) and once with the other (anti); everything else is equal, and so is the right answer. The model is asked
-whom the pronoun means and the log-likelihoods of the two jobs decide; the gap is accuracy on pro less that on anti.
+stereotype (pro) and once with the other (anti); everything else is equal, and so is the right answer. The model is
+asked whom the pronoun means and the log-likelihoods of the two jobs decide; the gap is accuracy on pro less that on
+anti.
 """
 
 from __future__ import annotations
