@@ -11,6 +11,7 @@ import pytest
 from conftest import shared_data
 from scipy import stats as scipy_stats
 
+from tunesmith.calibration import calibration
 from tunesmith.evals.card.accuracy import expected_error, selective_area
 from tunesmith.evals.card.bbq import ambiguous_score, bbq_measures, bbq_task, disambiguated_score
 from tunesmith.evals.card.efficiency import student
@@ -20,7 +21,7 @@ from tunesmith.evals.run import Answer, TaskResult
 from tunesmith.evals.suite import SuiteConfig
 from tunesmith.evals.task import Reply, Request
 from tunesmith.records import Likelihood
-from tunesmith.stats import calibration, wilson_interval
+from tunesmith.stats import wilson_interval
 
 
 def bbq_rows() -> dict[str, dict]:
@@ -86,9 +87,7 @@ def test_selective_accuracy_area(confidence: list[float]) -> None:
 def test_the_randomisation_test_is_exact_up_to_its_draws() -> None:
     one, two = [0.0, 0.5, 1.0, 0.0, 0.25, 0.0, 0.5, 0.0], [1.0, 0.5, 1.0, 0.75, 1.0, 0.0, 0.25, 1.0]
     first, second = (
-        Measure(
-            dimension="d", name="m", values_NK=np.array(v)[:, None], cluster_N=tuple(map(str, range(8))), ideal=1.0
-        )
+        Measure(dimension="d", name="m", values_NK=np.array(v)[:, None], cluster_N=tuple(map(str, range(8))), ideal=1.0)
         for v in (one, two)
     )
     exact = reference.swap_p(one, two)

