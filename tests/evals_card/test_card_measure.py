@@ -71,6 +71,7 @@ def row(first: float, second: float | None = None, p: float | None = None, **cha
         "dimension": "d", "name": "m", "num_items": 9, "ideal": 1.0, "first": around(first),
         "second": None if second is None else around(second), "p": p, **changes,
     }  # fmt: skip
+    known["second_chance"] = known.get("chance")
     return Row(**known)  # type: ignore[arg-type]
 
 

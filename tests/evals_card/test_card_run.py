@@ -55,7 +55,8 @@ def settings(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(efficiency, "NEW_TOKENS", 4)
     data = shared_data("true_false_facts/facts.jsonl").parents[1]
     return {
-        "model_name_or_path": str(tiny["base"]), "data_dir": str(data), "limit": 120, "output_dir": str(tmp_path / "out"),
+        "model_name_or_path": str(tiny["base"]), "data_dir": str(data), "limit": 120,
+        "output_dir": str(tmp_path / "out"),
         "choice_suites": ["true_false_facts", "copa"], "form_suites": ["true_false_facts"],
         "generated_suites": ["jargon"],
     }  # fmt: skip

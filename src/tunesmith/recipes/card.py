@@ -103,7 +103,7 @@ def _open(config: CardConfig) -> tuple[Base, dict[str, str | None]]:
     model = config.model_name_or_path
     for folder in (Path(name) for name in wanted if name != BARE):
         if not is_adapter_folder(folder):
-            raise ConfigError(str(folder), "is no folder of an adapter.", "Name a run of `tunesmith sft` or 'base'.")
+            raise ConfigError(str(folder), "is no folder of an adapter.", "Name one; a whole model goes to --model.")
         if model == EMBEDDED_MODEL:
             model = base_of(folder) or model
     base = load_base(config.model_copy(update={"model_name_or_path": model}))
@@ -172,7 +172,8 @@ def _rows(plan: Plan, found: Sequence[list[TaskResult]], seed: int) -> list[Row]
 
 def _row_dict(row: Row, verdict: str) -> dict[str, Any]:
     # Infinity is not JSON: no ideal means the more the better.
-    return {**asdict(row), "ideal": None if math.isinf(row.ideal) else row.ideal, "verdict": verdict}
+    ideal = None if math.isinf(row.ideal) else row.ideal
+    return {**asdict(row), "ideal": ideal, "detectable": row.detectable, "verdict": verdict}
 
 
 def _task_dict(part: Part) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _HOW_TO_READ = (
     "asked the same items; the difference is the second less the first, its p adjusted by Holm over all rows before "
     "the verdict. 'better' and 'worse' say where the second is nearer to the best value, or farther, than chance "
     "explains; 'at chance' that neither can be told from a model that knows nothing, or in a bias row from one that "
-    "prefers nobody."
+    "prefers nobody. detectable is the difference that four of five such cards would find, before Holm."
 )
 _RADAR = (
     "Each axis is the mean, over the rows of that dimension, of how near a value is to the best one (1 at the rim): "
@@ -61,7 +61,7 @@ def _title(facts: Mapping[str, Any]) -> str:
 
 
 def _columns(facts: Mapping[str, Any]) -> list[str]:
-    two = ["difference", "p"] if len(facts["labels"]) > 1 else []
+    two = ["difference", "p", "detectable"] if len(facts["labels"]) > 1 else []
     return ["dimension", "what", "items", *facts["labels"], *two, "verdict", "note"]
 
 
@@ -71,7 +71,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     two = []
     if row["second"] is not None:
         shown = [interval_text(row[key], digits=digits) for key in ("second", "difference")]
-        two = [shown[0] + unit, shown[1] + unit, f"{row['p']:.2g}"]
+        two = [shown[0] + unit, shown[1] + unit, f"{row['p']:.2g}", f"{row['detectable']:.{digits}f}"]
     first = interval_text(row["first"], digits=digits) + unit
     note = "; ".join(part for part in (_aim(row), row["note"]) if part)
     return [row["dimension"], row["name"], str(row["num_items"]), first, *two, row["verdict"], note]
@@ -166,7 +166,7 @@ def draw_card(path: Path, facts: Mapping[str, Any]) -> None:
 
 def _picture_cells(row: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     cells = _cells(row)
-    figures = cells[3 : -2 if row["second"] is None else -3]
+    figures = cells[3 : -2 if row["second"] is None else -4]
     width = 1 if len(facts["labels"]) == 1 else 3
     return [row["name"], *figures, *[""] * (width - len(figures)), row["verdict"]]
 

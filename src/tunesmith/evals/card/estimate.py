@@ -45,6 +45,8 @@ def cost_of(task: Task, max_new_tokens: int, tokenizer: Any) -> Cost:
     task.solver(task.items, hear_nothing)
     texts = ["\n".join(message.content for message in request.messages) for request in asked]
     continuations = [text for request in asked for text in request.continuations]
-    read = sum(len(ids) for ids in tokenizer([*texts, *continuations], add_special_tokens=False)["input_ids"])
+    read = sum(
+        len(ids) for ids in tokenizer([*texts, *continuations], add_special_tokens=False, verbose=False)["input_ids"]
+    )
     drawn = sum(not request.continuations for request in asked)
     return Cost(requests=len(asked), read_tokens=read, written_tokens=drawn * max_new_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -67,7 +67,6 @@ class Plan:
 
     parts: tuple[Part, ...]
     instrument: Instrument
-    notes: tuple[str, ...] = field(default=())
 
 
 def make_plan(config: PlanConfig, classifier_path: Path) -> Plan:
