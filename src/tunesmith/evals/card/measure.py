@@ -208,7 +208,7 @@ def _limits(value: float, draws: Sequence[float]) -> Interval:
     """Quantiles of the draws, moved so that their mean is the estimate.
 
     Resampling inflates what cannot be negative, such as a calibration error or a largest gap: unmoved, the limits could
-    leave the estimate outside. The estimate's own inflation stays in, and the row's note says how large it is by chance.
+    leave the estimate outside. The estimate's own inflation stays in; the row's note says how large it is by chance.
     """
     array = np.asarray(draws, float) + (value - float(np.mean(draws)))
     low, high = np.quantile(array, [0.025, 0.975])
