@@ -14,7 +14,7 @@ from tunesmith.evals.scorers import normalised
 from tunesmith.evals.suite import Suite, SuiteConfig
 from tunesmith.evals.task import Generate, Item, Reply, Request, Scorer, Solver, Task, choose_shots, subset, with_shots
 from tunesmith.randomness import derive_seed
-from tunesmith.records import Message, Where
+from tunesmith.records import Message, Verdict, Where
 
 # Share of the rows behind the examples on which prompts and shots are chosen, where a set has no part for that.
 VALIDATION_SHARE = 0.2
@@ -104,11 +104,14 @@ def suite_task(
     scorer: Scorer,
     metrics: Sequence[str],
     *,
-    chance: Callable[[Sequence[Item]], Mapping[str, float]] = lambda items: {},
+    chance: Callable[[Sequence[Item]], Mapping[str, float]] | None = None,
+    ratios: Mapping[str, tuple[str, str]] | None = None,
     by: str | None = None,
 ) -> Task:
     """The suite's task under a config. by: a metadata field whose value an item's examples must share.
 
+    In plain text a model goes on after its answer with further questions of its own: after examples, only what stands
+    before the first empty line is scored.
     Raises ConfigError for shots, samples or a split the suite does not have, DataError where an example is also asked.
     """
     items = parts.validation if config.split == "validation" else parts.test
@@ -121,15 +124,25 @@ def suite_task(
     refuse_overlap(parts.examples, items)
     chosen = subset(items, None if config.limit is None else min(config.limit, len(items)), config.seed)
     num_shots = suite.shots if config.shots is None else config.shots
+    cut = num_shots > 0 and not config.chat_template and suite.answers == "text"
     return Task(
         name=suite.name,
         version=suite.version,
         items=chosen,
         solver=_solver(suite, config, parts.examples, chosen, num_shots, by),
-        scorer=scorer,
+        scorer=_first_paragraph(scorer) if cut else scorer,
         metrics=tuple(metrics),
-        chance=chance(chosen),
+        chance=chance(chosen) if chance is not None else {},
+        ratios=ratios or {},
     )
+
+
+def _first_paragraph(scorer: Scorer) -> Scorer:
+    def score(item: Item, reply: Reply) -> Verdict:
+        first, *others = (text.strip().split("\n\n")[0] for text in reply.texts)
+        return scorer(item, replace(reply, text=first, samples=tuple(others)))
+
+    return score
 
 
 def refuse_overlap(examples: Sequence[Item], items: Sequence[Item]) -> None:

@@ -18,9 +18,9 @@ def choice_scorer() -> Scorer:
 
     Values: acc (the likeliest choice is right), acc_norm and acc_bytes (the same by nats a character, and a UTF-8
     byte, of the choice without outer blanks), mass (probability of the right ones, were only these choices possible:
-    a softmax over them). Right are the choices equal to the target, or those at the places in metadata["gold"].
+    a softmax over them). Right are the choices equal to the target, or those at the places in metadata["gold_places"].
     Choices that tie share the credit, so a model that prefers nothing scores at chance wherever the right one stands.
-    Details: probabilities (K,) of the choices, chosen, gold places. Raises ValueError without one number a choice.
+    Details: probabilities (K,) of the choices, chosen, gold_places. Raises ValueError without one number a choice.
     """
 
     def score(item: Item, reply: Reply) -> Verdict:
@@ -30,7 +30,7 @@ def choice_scorer() -> Scorer:
         return Verdict(
             values=values,
             explanation="" if values["acc"] == 1.0 else f"'{item.choices[chosen]}' was likelier",
-            details={"probabilities": probabilities.tolist(), "chosen": chosen, "gold": list(gold)},
+            details={"probabilities": probabilities.tolist(), "chosen": chosen, "gold_places": list(gold)},
         )
 
     return score
@@ -38,7 +38,7 @@ def choice_scorer() -> Scorer:
 
 def gold_places(item: Item) -> tuple[int, ...]:
     """Places of an item's right choices. Raises ValueError where there is none."""
-    named = item.metadata.get("gold")
+    named = item.metadata.get("gold_places")
     gold = tuple(i for i, choice in enumerate(item.choices) if choice == item.target) if named is None else tuple(named)
     if not gold or not set(gold) <= set(range(len(item.choices))):
         raise ValueError(f"item {item.id}: the right answer is not among its choices")

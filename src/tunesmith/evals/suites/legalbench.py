@@ -1,4 +1,4 @@
-"""LegalBench: short questions of American law, the few-shot rows of 14 of its tasks (Guha et al. 2023, arXiv:2308.11462).
+"""LegalBench: short questions of American law, the few-shot rows of 14 tasks (Guha et al. 2023, arXiv:2308.11462).
 
 The prompts are our own; the test rows, and the options that the merger-agreement tasks name by letters, are elsewhere.
 """
@@ -29,7 +29,8 @@ PROMPTS: Mapping[str, str | None] = {
     "hearsay": "Hearsay is an out-of-court statement introduced to prove the truth of the matter asserted. Is there "
     "hearsay?",
     "international_citizenship_questions": None,
-    "jcrew_blocker": "A JCrew blocker keeps intellectual property out of unrestricted subsidiaries. Is this clause one?",
+    "jcrew_blocker": "A JCrew blocker keeps intellectual property out of unrestricted subsidiaries. Is this "
+    "clause one?",
     "legal_reasoning_causality": "Does this excerpt rely on statistical evidence to decide about causality?",
     "overruling": "Does this sentence overrule an earlier case?",
     "personal_jurisdiction": "Does the court have personal jurisdiction over the defendant?",
@@ -38,8 +39,8 @@ PROMPTS: Mapping[str, str | None] = {
     "accountability for employees or contractors that fail its rules on slavery and trafficking?",
     "supply_chain_disclosure_disclosed_accountability": "Does this statement say to what extent the company keeps "
     "standards of accountability on slavery and trafficking?",
-    "supply_chain_disclosure_disclosed_certification": "Does this statement say to what extent the company has suppliers "
-    "certify that their materials comply with laws on slavery and trafficking?",
+    "supply_chain_disclosure_disclosed_certification": "Does this statement say to what extent the company has "
+    "suppliers certify that their materials comply with laws on slavery and trafficking?",
     "telemarketing_sales_rule": None,
     "ucc_v_common_law": None,
     "unfair_tos": "What is this clause of terms of service about?",
@@ -51,7 +52,12 @@ def _item(row: Mapping[str, Any], where: Where) -> Item:
     if row["answer"] not in choices:
         raise DataError(where.at("answer"), f"one of {', '.join(choices)} is expected.", "Correct the row.")
     text = (row.get("text") or row.get("contract") or "").strip()
-    asked = [text, row.get("question") or "", PROMPTS[task] or "", f"Answer {', '.join(choices[:-1])} or {choices[-1]}."]
+    asked = [
+        text,
+        row.get("question") or "",
+        PROMPTS[task] or "",
+        f"Answer {', '.join(choices[:-1])} or {choices[-1]}.",
+    ]
     item = question(f"legalbench-{task}", "\n".join(part for part in asked if part), row["answer"], choices, task=task)
     # One document may stand in several tasks.
     return replace(item, group=hashlib.sha256((text or row["question"]).encode()).hexdigest()[:12])
@@ -69,8 +75,8 @@ LEGALBENCH = Suite(
     version=1,
     source="github.com/HazyResearch/legalbench",
     licence="CC BY 4.0",
-    about="Few-shot rows of 14 tasks with given options, asked zero-shot in our own words; tasks whose options or lists "
-    "the rows do not hold are left out. Dozens of rows: a smoke test of legal reading, not LegalBench's score.",
+    about="Few-shot rows of 14 tasks with given options, asked zero-shot in our own words; tasks whose options or "
+    "lists the rows do not hold are left out. Dozens of rows: a smoke test of legal reading, not LegalBench's score.",
     answers="choice",
     headline="acc",
     build=_build,

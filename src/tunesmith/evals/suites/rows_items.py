@@ -98,7 +98,7 @@ def _question(
 
 def _pair(row: Mapping[str, Any], where: Where) -> tuple[tuple[Message, ...], str, tuple[str, ...]]:
     """Two answers, the first liked better: does the model find it likelier too?"""
-    pair = read_feedback(FeedbackRow(row, where, 0), "preference")
+    pair = read_feedback(FeedbackRow(row, where, 0, {}, False, set()), "preference")
     assert isinstance(pair, Preference)
     if len(pair.chosen) != 1 or len(pair.rejected) != 1:
         raise RowError(where, "an answer goes on over several turns.", "Keep pairs whose answers are one turn.")

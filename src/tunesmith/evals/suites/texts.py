@@ -33,9 +33,7 @@ def dialogue(text: str, where: Where) -> tuple[Message, ...]:
     expected = ["user", "assistant"] * (len(turns) // 2)
     if not turns or roles != expected or turns[-1][1] or not all(words for _, words in turns[:-1]):
         raise DataError(where.at("input"), "the turns do not take turns up to an open answer.", "Correct the row.")
-    return tuple(
-        Message(role="user" if name == "Human" else "assistant", content=words) for name, words in turns[:-1]
-    )
+    return tuple(Message(role="user" if name == "Human" else "assistant", content=words) for name, words in turns[:-1])
 
 
 def _of_text(suite: Callable[[], Suite], file: str) -> Callable[[SuiteConfig], Task]:
