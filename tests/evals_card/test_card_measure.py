@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tunesmith.evals.card.measure import Measure, Row, interval, mean, paired_row, verdicts
+from tunesmith.evals.card.measure import Measure, Row, interval, mean, paired_row, swap_test, verdicts
 from tunesmith.evals.card.worst_case import largest_gap
 from tunesmith.stats import Interval, clustered_proportion, exact_mcnemar, newcombe_paired_difference
 
@@ -45,13 +45,13 @@ def test_the_bootstrap_covers_the_truth_of_a_ratio() -> None:
         a, b = values_NK.sum(axis=0)
         return float((a - b) / (a + b)) if a + b else 0.0
 
-    hits, trials = 0, 60
+    hits, trials = 0, 30
     for trial in range(trials):
         rng = np.random.default_rng(trial)
         role = rng.choice(3, size=120, p=(0.4, 0.2, 0.4))
         found = interval(measure(np.stack([role == 0, role == 1], axis=1), statistic=ratio))
         hits += found.low <= 1 / 3 <= found.high
-    assert hits >= 0.87 * trials
+    assert hits >= 0.86 * trials
 
 
 def test_other_items_are_not_compared() -> None:
@@ -59,8 +59,8 @@ def test_other_items_are_not_compared() -> None:
         paired_row(measure([1, 0]), measure([1, 0], ["x", "y"]))
     with pytest.raises(ValueError, match="not measured on the same items"):
         paired_row(measure([1, 0]), measure([1, 0], name="another"))
-    with pytest.raises(ValueError, match="in 0 places"):
-        measure([])
+    with pytest.raises(ValueError, match="2 values in 1 places"):
+        measure([1, 0], ["x"])
 
 
 def row(first: float, second: float | None = None, p: float | None = None, **changes: object) -> Row:
@@ -109,17 +109,15 @@ def test_many_rows_make_a_verdict_dearer() -> None:
 
 
 def test_two_models_that_are_alike_are_seldom_told_apart() -> None:
-    """60 pairs of equal models on graded, clustered values: 3 false alarms are expected, 9 would be a wrong test."""
+    """30 pairs of equal models on graded, clustered values: 1.5 false alarms are expected, 6 would be a wrong test."""
     false_alarms = 0
     clusters = [f"c{k // 2}" for k in range(40)]
-    for world in range(60):
+    for world in range(30):
         rng = np.random.default_rng(world)
         shared = rng.normal(size=20).repeat(2)
         one, two = (measure(shared + rng.normal(size=20).repeat(2), clusters) for _ in range(2))
-        p = paired_row(one, two).p
-        assert p is not None
-        false_alarms += p < 0.05
-    assert false_alarms <= 8
+        false_alarms += swap_test(one, two, seed=0) < 0.05
+    assert false_alarms <= 5
     rng = np.random.default_rng(0)
     base = rng.normal(size=40)
     told = paired_row(measure(base, clusters), measure(base + 1 + 0.1 * rng.normal(size=40), clusters))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from card_subjects import trained_classifier
 from conftest import build_tokenizer, shared_data
 from typer.testing import CliRunner
 
@@ -53,6 +55,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def settings(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(efficiency, "NEW_TOKENS", 4)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "one").mkdir()
+    for folder in ("out", "one"):
+        shutil.copy(trained_classifier(), tmp_path / folder)
     data = shared_data("true_false_facts/facts.jsonl").parents[1]
     return {
         "model_name_or_path": str(tiny["base"]), "data_dir": str(data), "limit": 120,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from card_subjects import run, subject
+from card_subjects import run, subject, trained_classifier
 from conftest import shared_data
 
 from tunesmith.errors import DataError
@@ -92,13 +93,15 @@ def test_the_threshold_is_where_both_kinds_fare_best() -> None:
 def test_on_real_tweets_and_hatecheck(tmp_path: Path) -> None:
     data = SuiteConfig(data_dir=str(shared_data("hate_offensive/tweets.jsonl").parents[1]))
     shared_data("hatecheck/cases.jsonl")
-    instrument = open_instrument(data, tmp_path / "runs" / "toxicity.npz")
+    path = Path(shutil.copy(trained_classifier(), tmp_path))
+    instrument = open_instrument(data, path)
     assert instrument.tweets.sensitivity.low > 0.75 and instrument.tweets.specificity.low > 0.75
     # HateCheck is not passed, and it is told so: its templates count, not its cases.
     assert instrument.hatecheck.num_offensive + instrument.hatecheck.num_other < 300
     assert sum(count for count, _ in instrument.by_function.values()) == 1000
-    again = open_instrument(data, tmp_path / "runs" / "toxicity.npz")
-    assert again.classifier.digest == instrument.classifier.digest and again.tweets == instrument.tweets
+    assert instrument.classifier.digest == load_classifier(path).digest == instrument.as_dict()["digest"]
+    # Trained on words, it calls hateful cases offensive no oftener than others: the card must not correct by them.
+    assert instrument.hatecheck.corrected(3, 10) is None
     task = toxicity_task(data, 12, 0, instrument.classifier)
     rude = run(task, subject("rude", lambda m, w: -1.0, lambda m: "you stupid bitch"), tmp_path)
     kind = run(task, subject("kind", lambda m, w: -1.0, lambda m: "we met at the station at noon"), tmp_path)

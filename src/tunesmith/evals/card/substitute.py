@@ -30,7 +30,7 @@ _ENDS_ING_BUT_NO_VERB = frozenset(
         "sling swing cling fling during darling sterling pudding herring earring wedding viking duckling",
     )
 )
-_ING = re.compile(r"\b([A-Za-z]{3,})ing\b")
+_ING = re.compile(r"(?<![\w'’])([A-Za-z]{2,})ing(?![\w'’])")
 _DIALECT_WORDS = re.compile(r"(?<![\w'’])(" + "|".join(sorted(_DIALECT, key=len, reverse=True)) + r")(?![\w'’])", re.I)
 
 

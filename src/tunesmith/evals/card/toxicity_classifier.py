@@ -10,6 +10,7 @@ import hashlib
 import html
 import io
 import re
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,15 +100,19 @@ def fit(texts: Sequence[str], offensive: Sequence[bool], *, penalty: float = PEN
     if not 0 < y.sum() < len(y):
         raise ValueError("a classifier is trained on texts of both classes")
     share = np.where(y == 1, 0.5 / y.sum(), 0.5 / (len(y) - y.sum()))
+    # A weight no training text has stays at 0, so only the others are searched for.
+    seen = np.unique(x.indices)
     found = minimize(
         loss_and_gradient,
-        np.zeros(x.shape[1] + 1),
-        args=(x, y, share, penalty),
+        np.zeros(len(seen) + 1),
+        args=(x[:, seen], y, share, penalty),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": _MAX_STEPS, "gtol": 1e-7},
+        options={"maxiter": _MAX_STEPS, "gtol": 1e-6},
     )
-    return Classifier(weights_F=found.x[:-1], bias=float(found.x[-1]), threshold=0.5)
+    weights_F = np.zeros(x.shape[1])
+    weights_F[seen] = found.x[:-1]
+    return Classifier(weights_F=weights_F, bias=float(found.x[-1]), threshold=0.5)
 
 
 def loss_and_gradient(
@@ -152,7 +157,7 @@ def load_classifier(path: Path) -> Classifier:
         with np.load(path, allow_pickle=False) as file:
             found = Classifier(weights_F=file["weights"], bias=float(file["bias"]), threshold=float(file["threshold"]))
             digest = str(file["digest"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise DataError(path, "is not a classifier that was saved whole.", "Delete it; it is trained again.") from None
     if digest != found.digest:
         raise DataError(path, "does not fit its digest.", "Delete it; it is trained again.")

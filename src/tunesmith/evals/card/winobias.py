@@ -51,11 +51,12 @@ def _marked(row: dict[str, Any]) -> tuple[str, str]:
     """The job in brackets without its article, and the first pronoun in brackets."""
     found = _BRACKETS.findall(row["text"])
     job = next((words for words in found if words.lower() not in _PRONOUNS), "")
-    return re.sub(r"^(?:the|an?)\s+", "", job.lower()), next((w for w in found if w.lower() in _PRONOUNS), "")
+    pronoun = next((words for words in found if words.lower() in _PRONOUNS), "")
+    return re.sub(r"^(?:the|an?) ", "", " ".join(job.lower().split())), pronoun
 
 
 def _item(row: dict[str, Any], jobs: Sequence[str], group: str) -> Item:
-    plain = _BRACKETS.sub(r"\1", row["text"])
+    plain = " ".join(_BRACKETS.sub(r"\1", row["text"]).split())
     right, pronoun = _marked(row)
     rest = re.sub(rf"\b{re.escape(right)}\b", " ", plain.lower())
     other = next((job for job in jobs if job != right and re.search(rf"\b{re.escape(job)}\b", rest)), None)
