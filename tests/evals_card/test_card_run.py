@@ -46,7 +46,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         role = add_adapter(base, name, AdapterConfig(r=4), seed=0)
         if name == "other":
             with torch.no_grad():
-                for index, parameter in enumerate(role.parameters):
+                for index, parameter in enumerate(role.parameters.values()):
                     parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
         save_role(base, role, folder / name)
     return {name: folder / name for name in ("base", "same", "other")}
