@@ -25,7 +25,7 @@ def test_ties_share_the_credit_wherever_the_right_one_stands() -> None:
 def test_details_carry_what_a_calibration_curve_needs() -> None:
     verdict = scored(item("yes", "no"), [math.log(0.2), math.log(0.6)])
     assert verdict.details["probabilities"] == pytest.approx([0.25, 0.75])
-    assert (verdict.details["chosen"], verdict.details["gold_places"]) == (1, [0])
+    assert (verdict.details["chosen"], verdict.details["gold"]) == (1, [0])
     assert "'no' was likelier" in verdict.explanation
 
 
@@ -60,7 +60,9 @@ def test_a_reading_needs_its_text_and_one_likelihood() -> None:
             scored(Item(id="t", messages=(), target=text), logprobs, scorer=reading_scorer)
 
 
-@pytest.mark.parametrize("text", ["one line", "a\n" * 900, "long " * 900 + "\nend\n", "x\n" * 500 + "\n\n", "a\r\nb\u2028c\n" * 400])
+@pytest.mark.parametrize(
+    "text", ["one line", "a\n" * 900, "long " * 900 + "\nend\n", "x\n" * 500 + "\n\n", "a\r\nb\u2028c\n" * 400]
+)
 def test_passages_lose_no_character(text: str) -> None:
     pieces = passages(text)
     assert "".join(pieces) == text and all(piece.strip() for piece in pieces)

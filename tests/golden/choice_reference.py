@@ -39,7 +39,12 @@ def reading(texts: list[tuple[str, float, int]]) -> dict[str, float]:
 # By hand: "a" at -1, "bbbb" at -2, "éé" (4 bytes) at -2.2.
 # acc: "a". By character: -1, -0.5, -1.1: "bbbb". By byte: -1, -0.5, -0.55: "bbbb" again.
 # mass of "bbbb": e^-2 / (e^-1 + e^-2 + e^-2.2) = 0.135335 / 0.614018 = 0.220409.
-BY_HAND = (["a", "bbbb", "éé"], [-1.0, -2.0, -2.2], 1, {"acc": 0.0, "acc_norm": 1.0, "acc_bytes": 1.0, "mass": 0.220409})
+BY_HAND = (
+    ["a", "bbbb", "éé"],
+    [-1.0, -2.0, -2.2],
+    1,
+    {"acc": 0.0, "acc_norm": 1.0, "acc_bytes": 1.0, "mass": 0.220409},
+)
 
 if __name__ == "__main__":
     print(choice_scores(BY_HAND[1], BY_HAND[0], {BY_HAND[2]}))

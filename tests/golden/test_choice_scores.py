@@ -38,7 +38,9 @@ def test_random_questions_agree_and_a_wrong_length_does_not() -> None:
         )
         values = scored(item, logprobs).values
         assert dict(values) == pytest.approx(choice_scores(logprobs, choices, gold), abs=1e-12)
-        differing += dict(values) != pytest.approx(choice_scores(logprobs, [c + "!" * i for i, c in enumerate(choices)], gold))
+        differing += dict(values) != pytest.approx(
+            choice_scores(logprobs, [c + "!" * i for i, c in enumerate(choices)], gold)
+        )
     assert differing > 10, "the control must notice other lengths"
 
 

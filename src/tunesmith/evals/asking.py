@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from tunesmith.data.read import open_rows
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.evals.samples import over_samples
 from tunesmith.evals.scorers import normalised
 from tunesmith.evals.suite import Suite, SuiteConfig
 from tunesmith.evals.task import Generate, Item, Reply, Request, Scorer, Solver, Task, choose_shots, subset, with_shots
@@ -63,7 +65,7 @@ def divide(
     validation_share: float = VALIDATION_SHARE,
     by: str | None = None,
 ) -> Parts:
-    """Divide a set that comes in one piece, by a hash of each item: rows added later move no other row's part.
+    """Divide a set that comes in one piece, in the order of a hash of each item; neither seed nor file order matters.
 
     num_examples: kept to be shown before questions, for each value of the metadata field ``by``. Items of one group
     stay together.
@@ -111,8 +113,9 @@ def suite_task(
     """The suite's task under a config. by: a metadata field whose value an item's examples must share.
 
     In plain text a model goes on after its answer with further questions of its own: after examples, only what stands
-    before the first empty line is scored.
-    Raises ConfigError for shots, samples or a split the suite does not have, DataError where an example is also asked.
+    before the first empty line is scored. Of several samples the headline is scored: pass@1 and pass@k, right being 1.
+    Raises ConfigError for shots, samples or a split the suite does not have, DataError for an item that stands twice
+    and where an example is also asked.
     """
     items = parts.validation if config.split == "validation" else parts.test
     if not items:
@@ -121,9 +124,15 @@ def suite_task(
     if config.samples > 1 and suite.answers != "text":
         cause = "its answers are not written, so several cannot be drawn."
         raise ConfigError(f"suite '{suite.name}', samples", cause, "Leave samples at 1 for this suite.")
+    if twice := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
+        raise DataError(f"item {twice[0]}", "stands twice in the suite's rows.", "Remove all but one.")
     refuse_overlap(parts.examples, items)
     chosen = subset(items, None if config.limit is None else min(config.limit, len(items)), config.seed)
     num_shots = suite.shots if config.shots is None else config.shots
+    if config.samples > 1:
+        ks = (1, config.samples)
+        scorer = over_samples(scorer, suite.headline, ks)
+        metrics = (*(f"pass@{k}" for k in ks), suite.headline)
     cut = num_shots > 0 and not config.chat_template and suite.answers == "text"
     return Task(
         name=suite.name,
@@ -171,12 +180,15 @@ def _solver(
     arranged = with_shots if config.chat_template else plain_text
     reading = suite.answers == "reading"
 
+    def continuations(item: Item) -> tuple[str, ...]:
+        return (item.target,) if reading else item.choices if suite.answers == "choice" else ()
+
     def solve(asked: Sequence[Item], generate: Generate) -> Sequence[Reply]:
         requests = [
             Request(
                 item=item,
                 messages=item.messages if reading else arranged(item, shots[_key(item, by)]),
-                continuations=(item.target,) if reading else item.choices,
+                continuations=continuations(item),
                 sample=number,
             )
             for item in asked

@@ -20,7 +20,7 @@ def choice_scorer() -> Scorer:
     byte, of the choice without outer blanks), mass (probability of the right ones, were only these choices possible:
     a softmax over them). Right are the choices equal to the target, or those at the places in metadata["gold_places"].
     Choices that tie share the credit, so a model that prefers nothing scores at chance wherever the right one stands.
-    Details: probabilities (K,) of the choices, chosen, gold_places. Raises ValueError without one number a choice.
+    Details: probabilities (K,) of the choices, chosen, gold: places. Raises ValueError without one number a choice.
     """
 
     def score(item: Item, reply: Reply) -> Verdict:
@@ -30,7 +30,7 @@ def choice_scorer() -> Scorer:
         return Verdict(
             values=values,
             explanation="" if values["acc"] == 1.0 else f"'{item.choices[chosen]}' was likelier",
-            details={"probabilities": probabilities.tolist(), "chosen": chosen, "gold_places": list(gold)},
+            details={"probabilities": probabilities.tolist(), "chosen": chosen, "gold": list(gold)},
         )
 
     return score

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.config import Config, load_config
 from tunesmith.data.read import Split, find_split, open_rows
 from tunesmith.data.templates import TemplateConfig, compile_template
 from tunesmith.errors import ConfigError
 from tunesmith.evals.asking import Parts, suite_task
-from tunesmith.evals.choice import CHOICE_METRICS, choice_chance, choice_scorer
-from tunesmith.evals.ifeval import IFEVAL_METRICS, instruction_following
-from tunesmith.evals.numeric import numeric_answer
-from tunesmith.evals.overlap import OVERLAP_METRICS, overlap
-from tunesmith.evals.reading import READING_METRICS, READING_RATIOS, reading_scorer
-from tunesmith.evals.scorers import exact_text, json_fields
+from tunesmith.evals.choice import choice_chance
+from tunesmith.evals.reading import READING_RATIOS
 from tunesmith.evals.suite import Answers, Suite, SuiteConfig
 from tunesmith.evals.suites.rows_items import PlacedRow, Reading, read_items
-from tunesmith.evals.task import Item, Scorer, Task
+from tunesmith.evals.suites.rows_scorers import find_scorer, make_scorer
+from tunesmith.evals.task import Item, Task
 from tunesmith.records import Where
 
 
@@ -71,25 +65,12 @@ class RowsConfig(Config):
     licence: str = "yours"
     """Under which licence."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Scoring:
-    """A scorer by name: how it is made from its options, what it reports, and what it reads."""
-
-    make: Callable[..., Scorer]
-    metrics: Callable[[Mapping[str, Any]], tuple[str, ...]]
-    answers: Answers = "text"
-
-
-SCORERS: Mapping[str, _Scoring] = {
-    "exact": _Scoring(lambda: exact_text, lambda options: ("exact", "contained")),
-    "number": _Scoring(numeric_answer, lambda options: ("numeric", "marked") if options.get("mark") else ("numeric",)),
-    "json": _Scoring(json_fields, lambda options: ("valid_json", *options["fields"], "all_fields")),
-    "overlap": _Scoring(overlap, lambda options: OVERLAP_METRICS),
-    "instructions": _Scoring(instruction_following, lambda options: IFEVAL_METRICS),
-    "choice": _Scoring(choice_scorer, lambda options: CHOICE_METRICS, "choice"),
-    "reading": _Scoring(reading_scorer, lambda options: READING_METRICS, "reading"),
-}
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _texts(cls, choices: Any) -> Any:
+        if isinstance(choices, list) and any(isinstance(choice, bool) for choice in choices):
+            raise ValueError("to YAML yes and no mean true and false; put them into quotes")
+        return [str(c) if isinstance(c, int | float) else c for c in choices] if isinstance(choices, list) else choices
 
 
 def rows_suite(source: str) -> Suite:
@@ -114,13 +95,8 @@ def _suite(config: RowsConfig, place: str, folder: Path) -> Suite:
         raise ConfigError(f"{place}:prompt", "prompt and target belong together.", "Set both, or neither.")
     first = _read(config.rows, "test", folder, place)
     kind = config.scorer or _kind_of(config, first, place)
-    if kind not in SCORERS:
-        near = difflib.get_close_matches(kind, SCORERS, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Take {', '.join(SCORERS)}."
-        raise ConfigError(f"{place}:scorer", f"there is no scorer '{kind}'.", hint)
-    scoring = SCORERS[kind]
-    scorer = _made(scoring, config, place)
-    metrics = scoring.metrics(config.options)
+    scoring = find_scorer(kind, place)
+    scorer, metrics = make_scorer(scoring, config.options, place)
     headline = config.headline or metrics[0]
     if headline not in metrics:
         raise ConfigError(f"{place}:headline", f"the scorer has no '{headline}'.", f"Take {', '.join(metrics)}.")
@@ -152,21 +128,6 @@ def _kind_of(config: RowsConfig, rows: Sequence[PlacedRow], place: str) -> str:
     return "choice" if item.choices else "exact" if item.messages else "reading"
 
 
-def _made(scoring: _Scoring, config: RowsConfig, place: str) -> Scorer:
-    known = inspect.signature(scoring.make).parameters
-    for name in config.options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"It takes {', '.join(known) or 'none'}."
-            raise ConfigError(f"{place}:options.{name}", "the scorer has no such option.", hint)
-    if missing := [name for name, p in known.items() if p.default is p.empty and name not in config.options]:
-        raise ConfigError(f"{place}:options", f"the scorer needs {', '.join(missing)}.", "Set it under options.")
-    try:
-        return scoring.make(**config.options)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{place}:options", f"{error}.", "Correct the scorer's options.") from None
-
-
 def _reading(config: RowsConfig, place: str) -> Reading:
     template = None
     if config.prompt is not None and config.target is not None:
@@ -174,7 +135,7 @@ def _reading(config: RowsConfig, place: str) -> Reading:
         template = compile_template(asked, config.name, "prompt", place)
     choices = tuple(config.choices) if isinstance(config.choices, list) else config.choices
     if isinstance(choices, tuple) and (len(choices) < 2 or len(set(choices)) < len(choices) or not all(choices)):
-        raise ConfigError(f"{place}:choices", "two or more different texts are expected.", "Write [yes, no].")
+        raise ConfigError(f"{place}:choices", "two or more different texts are expected.", "Write [red, blue].")
     return Reading(template=template, choices=choices, id=config.id, group=config.group)
 
 

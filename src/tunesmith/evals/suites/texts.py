@@ -27,11 +27,13 @@ def passage_items(name: str, text: str) -> list[Item]:
 def dialogue(text: str, where: Where) -> tuple[Message, ...]:
     """The turns of '### Human: ... ### Assistant: ...', up to an answer that is to come. Raises DataError."""
     marks = list(_TURN.finditer(text))
+    if not marks:
+        raise DataError(where.at("input"), "no turn begins with '### Human:'.", "Correct the row.")
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     turns = [(mark[1], text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)]
     roles = ["user" if name == "Human" else "assistant" for name, _ in turns]
     expected = ["user", "assistant"] * (len(turns) // 2)
-    if not turns or roles != expected or turns[-1][1] or not all(words for _, words in turns[:-1]):
+    if roles != expected or turns[-1][1] or not all(words for _, words in turns[:-1]):
         raise DataError(where.at("input"), "the turns do not take turns up to an open answer.", "Correct the row.")
     return tuple(Message(role="user" if name == "Human" else "assistant", content=words) for name, words in turns[:-1])
 
