@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,7 +48,7 @@ def card(
         from tunesmith.config import build_config
         from tunesmith.recipes.card import CardConfig, describe, run_card
 
-        settings = {
+        settings: dict[str, Any] = {
             "model_name_or_path": model, "adapter": None if adapter is None else str(adapter), "compare": compare,
             "output_dir": str(output), "results": None if results is None else str(results), "limit": limit,
             "max_minutes": max_minutes, "data_dir": data, "chat_template": not plain, "seed": seed,

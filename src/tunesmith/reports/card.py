@@ -156,11 +156,11 @@ def draw_card(path: Path, facts: Mapping[str, Any]) -> None:
     for (line, column), cell in drawn.get_celld().items():
         cell.set_edgecolor("#d9dee7")
         if line == 0:
-            cell.get_text().set_weight("bold")
+            cell.get_text().set_fontweight("bold")
         elif column == len(columns) - 1:
             word = cell.get_text().get_text()
             cell.get_text().set_color(_VERDICT_COLOURS.get(word, "#5c6678"))
-            cell.get_text().set_weight("bold" if word in _VERDICT_COLOURS else "normal")
+            cell.get_text().set_fontweight("bold" if word in _VERDICT_COLOURS else "normal")
     _save(figure, path)
 
 

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -138,11 +138,11 @@ def efficiency_rows(first: Speed, second: Speed | None) -> list[Row]:
         one, two = getattr(first, field), getattr(second, field) if second is not None else ()
         if len(one) < 2:
             continue
-        known = {"dimension": "efficiency", "name": name, "num_items": len(one), "ideal": ideal, "unit": unit}
+        row = Row(dimension="efficiency", name=name, num_items=len(one), ideal=ideal, unit=unit, first=student(one)[0])
         if len(two) == len(one):
             difference, p = student([b - a for a, b in zip(one, two, strict=True)])
-            known |= {"second": student(two)[0], "difference": difference, "p": p}
-        out.append(Row(first=student(one)[0], **known))
+            row = replace(row, second=student(two)[0], difference=difference, p=p)
+        out.append(row)
     return out
 
 

@@ -88,7 +88,7 @@ def named(group: str) -> Change:
         if not found:
             names = sides[start % 2]
             return f"{names[start // 2 % len(names)]} asks: {text}"
-        new = {}
+        new: dict[str, str] = {}
         for side in (0, 1):
             own = [name for name in found if _GENDER[name] == side]
             # Names in a row from one place in the list: two people never become one.
