@@ -24,7 +24,7 @@ from tunesmith.records import Where
 from tunesmith.stats import Interval
 from tunesmith.tokens.template import encode_as_text
 
-REPEATS, NEW_TOKENS, MANY_ROWS = 5, 32, 8
+REPEATS, NEW_TOKENS, MANY_ROWS = 5, 16, 8
 PROMPT = (
     "A customer writes that the parcel ordered last Monday has not arrived, although the page says it was delivered. "
     "Write a short and friendly reply that says what happens next, and ask for the order number."
