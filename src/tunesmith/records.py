@@ -198,6 +198,15 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Likelihood:
+    """How likely given words are: nats of all their tokens, how many those are, whether each was the likeliest."""
+
+    logprob: float
+    num_tokens: int
+    greedy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What a scorer says of one answer: named values in [0, 1] plus a free-text explanation."""
 

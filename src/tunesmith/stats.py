@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.randomness import generator
 
@@ -128,6 +129,98 @@ def calibration(
     return Calibration(ece, float(np.mean(by_chance)), bins)
 
 
+def calibration_error(
+    probabilities: Sequence[float], outcomes: Sequence[float], seed: int, *, num_bins: int = 10, num_draws: int = 1000
+) -> Interval:
+    """Expected calibration error as ``calibration`` has it, with the percentile bootstrap over predictions.
+
+    The error is biased upwards on few predictions, and so are its limits: read ``expected_ece`` beside it.
+    """
+    p, y = np.asarray(probabilities, float), np.asarray(outcomes, float)
+    value = calibration(p.tolist(), y.tolist(), seed, num_bins=num_bins, num_draws=1).ece
+    rng, errors = generator(seed, "calibration_error"), []
+    for _ in range(num_draws):
+        drawn = rng.integers(len(p), size=len(p))
+        order = drawn[np.argsort(p[drawn], kind="stable")]
+        cuts = np.array_split(order, min(num_bins, len(p)))
+        errors.append(sum(len(cut) * abs(float(y[cut].mean() - p[cut].mean())) for cut in cuts) / len(p))
+    low, high = np.quantile(errors, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def selective_accuracy(confidences: Sequence[float], outcomes: Sequence[float]) -> list[tuple[float, float]]:
+    """(coverage, accuracy) where only the most confident answers are given, from one of them to all.
+
+    Answers of one confidence come together, for nothing tells which would be given first. Source: El-Yaniv and Wiener
+    2010, JMLR 11:1605. Raises ValueError without answers.
+    """
+    if not len(confidences) or len(confidences) != len(outcomes):
+        raise ValueError(f"{len(confidences)} confidences for {len(outcomes)} outcomes")
+    c, y = np.asarray(confidences, float), np.asarray(outcomes, float)
+    order = np.argsort(-c, kind="stable")
+    right, falls = np.cumsum(y[order]), np.flatnonzero(np.append(np.diff(c[order]) < 0, True))
+    return [(float((i + 1) / len(c)), float(right[i] / (i + 1))) for i in falls]
+
+
+def rogan_gladen(
+    flagged: tuple[int, int], sensitivity: tuple[int, int], specificity: tuple[int, int], seed: int
+) -> Interval:
+    """A prevalence read by an imperfect detector, corrected for its errors, with a 95 % interval that carries them.
+
+    Each is (successes, trials): items flagged, known positives found, known negatives passed. The estimate is (flagged
+    + specificity - 1) / (sensitivity + specificity - 1) within [0, 1] (Rogan and Gladen 1978, Am. J. Epidemiol.
+    107:71); limits are quantiles over draws of the three rates from their Jeffreys posteriors, draws of a detector no
+    better than chance telling nothing: there the rate may be anything. Raises ValueError for counts that are no
+    proportion, and for a detector no better than chance.
+    """
+    for successes, trials in (flagged, sensitivity, specificity):
+        if trials <= 0 or not 0 <= successes <= trials:
+            raise ValueError(f"{successes} successes of {trials} trials is no proportion")
+    rate, sens, spec = (successes / trials for successes, trials in (flagged, sensitivity, specificity))
+    if sens + spec <= 1:
+        raise ValueError(f"a detector of sensitivity {sens:.2f} and specificity {spec:.2f} is no better than chance")
+    rng = generator(seed, "rogan_gladen")
+    rates_3R = np.stack([rng.beta(k + 0.5, n - k + 0.5, size=20_000) for k, n in (flagged, sensitivity, specificity)])
+    better_R = rates_3R[1] + rates_3R[2] - 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn_R = np.clip((rates_3R[0] + rates_3R[2] - 1) / better_R, 0, 1)
+    # A blind draw stands for both ends at once.
+    blind_R = better_R <= 0
+    low = float(np.quantile(np.where(blind_R, 0.0, drawn_R), 0.025))
+    high = float(np.quantile(np.where(blind_R, 1.0, drawn_R), 0.975))
+    return Interval(float(np.clip((rate + spec - 1) / (sens + spec - 1), 0, 1)), low, high)
+
+
+def smallest_detectable_difference(
+    num_items: int, discordant_share: float, *, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """Difference of two paired proportions that a McNemar test would find with the given power.
+
+    discordant_share: items on which the two differ. Source: Connor 1987, Biometrics 43:207, eq. 3, solved for the
+    difference. It is never above the discordant share; 1.0 where even that would not be found. Raises ValueError
+    without items.
+    """
+    from scipy.special import ndtri
+
+    if num_items <= 0 or not 0 <= discordant_share <= 1:
+        raise ValueError(f"{num_items} items of which {discordant_share} differ")
+    z_alpha, z_power = float(ndtri(1 - alpha / 2)), float(ndtri(power))
+    # Of none seen to differ, some would: Laplace's rule.
+    share = max(discordant_share, 1 / (num_items + 2))
+
+    def items_needed(difference: float) -> float:
+        spread = z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - difference**2))
+        return (spread / difference) ** 2
+
+    if items_needed(share) > num_items:
+        return 1.0
+    low, high = 0.0, share
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if items_needed(middle) <= num_items else (middle, high)
+    return high
+
+
 @dataclass(frozen=True, slots=True)
 class McNemar:
     """only_first: items the first did better on, only_second: the second; p: two-sided, all others said nothing."""
@@ -224,6 +317,82 @@ def bootstrap_mean(
         means[start : start + size] = array[rng.integers(len(array), size=(size, len(array)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(array.mean()), float(low), float(high))
+
+
+def clustered_bootstrap_mean(
+    values: Sequence[float], clusters: Sequence[int], seed: int, confidence: float = 0.95, num_resamples: int = 2000
+) -> Interval:
+    """Percentile bootstrap of a mean whose values come in clusters, which are drawn whole.
+
+    Clusters of one value each give bootstrap_mean. Raises ValueError without values.
+    """
+    if len(set(clusters)) == len(values):
+        return bootstrap_mean(values, seed, confidence, num_resamples)
+    return bootstrap_ratio(values, [1.0] * len(values), seed, clusters, confidence, num_resamples)
+
+
+def bootstrap_ratio(
+    over: Sequence[float],
+    under: Sequence[float],
+    seed: int,
+    clusters: Sequence[int] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+) -> Interval:
+    """Percentile bootstrap of sum(over) / sum(under) over items, or over clusters of them drawn whole.
+
+    Raises ValueError without values, and where the sum below is not positive.
+    """
+    sums_RC = _resampled_sums([over, under], seed, clusters, num_resamples)
+    return _of_resamples(_ratio(sums_RC), confidence)
+
+
+def bootstrap_ratio_difference(
+    first: Sequence[Sequence[float]],
+    second: Sequence[Sequence[float]],
+    seed: int,
+    clusters: Sequence[int] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+) -> Interval:
+    """The second ratio of sums minus the first, each (over, under), resampling the same items of both.
+
+    Raises ValueError as bootstrap_ratio does.
+    """
+    sums_RC = _resampled_sums([*first, *second], seed, clusters, num_resamples)
+    return _of_resamples(_ratio(sums_RC[:, 2:]) - _ratio(sums_RC[:, :2]), confidence)
+
+
+def _resampled_sums(
+    columns: Sequence[Sequence[float]], seed: int, clusters: Sequence[int] | None, num_resamples: int
+) -> NDArray[np.float64]:
+    """(1 + resamples, columns): each column's sum over all items, then over the items of each resample."""
+    num_items = len(columns[0])
+    if not num_items or any(len(column) != num_items for column in columns):
+        raise ValueError(f"columns of {[len(column) for column in columns]} values cannot be resampled together")
+    which = np.arange(num_items) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    own_CG = np.stack([np.bincount(which, weights=np.asarray(column, float)) for column in columns])
+    rng, num_groups = generator(seed, "bootstrap"), own_CG.shape[1]
+    out = [own_CG.sum(axis=1)[None]]
+    step = max(1, _DRAWS_AT_ONCE // num_groups)
+    for start in range(0, num_resamples, step):
+        draws = rng.integers(num_groups, size=(min(step, num_resamples - start), num_groups))
+        out.append(np.stack([own_G[draws].sum(axis=1) for own_G in own_CG], axis=1))
+    return np.concatenate(out)
+
+
+def _ratio(sums_R2: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not sums_R2[0, 1] > 0:
+        raise ValueError("a ratio of sums needs a positive sum below")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums_R2[:, 0] / sums_R2[:, 1])
+
+
+def _of_resamples(values_R: NDArray[np.float64], confidence: float) -> Interval:
+    """The first is the estimate; a resample in which it does not exist is left out of the limits."""
+    drawn = values_R[1:][np.isfinite(values_R[1:])]
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(values_R[0]), float(low), float(high))
 
 
 def bootstrap_paired_difference(

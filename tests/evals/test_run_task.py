@@ -15,9 +15,11 @@ import pytest
 from tunesmith.errors import DataError
 from tunesmith.evals.run import TaskResult, compare, run_task
 from tunesmith.evals.scorers import exact_text
+from tunesmith.evals.subject import Subject, local_subject
 from tunesmith.evals.task import Generate, Item, Reply, Request, Task, bare_prompt, few_shot, subset
 from tunesmith.records import Message, Rollout, Verdict
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
+from tunesmith.rollout.local_writer import LocalWriter
 from tunesmith.stats import newcombe_paired_difference
 
 CHATML = (
@@ -98,10 +100,16 @@ def right(text: str) -> str:
     return f"a{text.split('q')[-1].split('?')[0]}"
 
 
+def subject_of(generator: Any, tokenizer: Any, label: str, model_digest: str, adapter: str | None) -> Subject:
+    digests = {"model_digest": model_digest}
+    writer = LocalWriter(generator, tokenizer, name="m", digests=digests, adapter=adapter, portion=3)
+    return Subject(label=label, writer=writer, likelihood=None)
+
+
 def run(task: Task, generator: Any, tokenizer: Any, path: Path, label: str = "one", **settings: Any) -> TaskResult:
-    defaults: dict[str, Any] = {"model_digest": "m0", "adapter": None, "sampling": GREEDY, **settings}
-    sampling = defaults.pop("sampling")
-    return run_task(task, label, generator, tokenizer, sampling, path, **defaults)
+    chosen: dict[str, Any] = {"model_digest": "m0", "adapter": None, "sampling": GREEDY, **settings}
+    subject = subject_of(generator, tokenizer, label, chosen["model_digest"], chosen["adapter"])
+    return run_task(task, subject, chosen["sampling"], path)
 
 
 def test_every_item_is_asked_as_it_is_and_scored(tokenizer: Any, tmp_path: Path) -> None:
@@ -116,8 +124,9 @@ def test_every_item_is_asked_as_it_is_and_scored(tokenizer: Any, tmp_path: Path)
     assert set(result.intervals()) == {"exact", "contained"}
     assert result.num_cut == 1
     row = json.loads((tmp_path / "r.jsonl").read_text().splitlines()[1])
-    assert (row["item"], row["answer"], row["values"]["exact"], row["label"]) == ("test-1", "no", 0.0, "one")
-    assert (row["model"], row["adapter"], row["sampling"]["max_new_tokens"]) == ("m0", "base", 8)
+    assert (row["item"], row["answer"], row["label"]) == ("test-1", "no", "one")
+    subject = {"model": "m", "model_digest": "m0", "adapter_digest": "base"}
+    assert (row["subject"], row["sampling"]["max_new_tokens"]) == (subject, 8)
 
 
 def test_few_shots_are_earlier_turns_behind_the_items_own_system_message(tokenizer: Any, tmp_path: Path) -> None:
@@ -187,8 +196,7 @@ def test_new_weights_under_the_same_name_take_nothing_over(tokenizer: Any, tmp_p
     assert {a.text for a in result.answers} == {"new"}
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith.evals.run._REQUESTS_AT_ONCE", 3)
+def test_a_killed_run_goes_on_where_it_stopped(tokenizer: Any, tmp_path: Path) -> None:
     path, generator = tmp_path / "r.jsonl", Scripted(tokenizer, right)
     generator.dies_after = 6
     with pytest.raises(KeyboardInterrupt):
@@ -226,7 +234,7 @@ def test_answers_are_scored_anew_so_that_a_mended_scorer_reaches_old_files(token
     path = tmp_path / "r.jsonl"
     run(make_task(), Scripted(tokenizer, right), tokenizer, path)
 
-    def harsh(item: Item, text: str) -> Verdict:
+    def harsh(item: Item, reply: Reply) -> Verdict:
         return Verdict(values={"exact": 0.0, "contained": 0.0})
 
     silent = Scripted(tokenizer, right)
@@ -272,12 +280,12 @@ def test_broken_contracts_are_told(tokenizer: Any, tmp_path: Path) -> None:
     def forgets(asked: Sequence[Item], generate: Generate) -> Sequence[Reply]:
         return bare_prompt(asked, generate)[:-1]
 
-    def silent(item: Item, text: str) -> Verdict:
+    def silent(item: Item, reply: Reply) -> Verdict:
         return Verdict(values={"exact": 1.0})
 
     with pytest.raises(ValueError, match="one reply an item"):
         run(make_task(solver=forgets), Scripted(tokenizer, right), tokenizer, tmp_path / "a.jsonl")
-    with pytest.raises(ValueError, match="a value in"):
+    with pytest.raises(ValueError, match="a finite value"):
         run(make_task(scorer=silent), Scripted(tokenizer, right), tokenizer, tmp_path / "b.jsonl")
     with pytest.raises(ValueError, match="no items"):
         make_task(0)
@@ -299,7 +307,7 @@ def test_subsets_are_seeded_and_nested() -> None:
 def graded(result_values: list[float], tokenizer: Any, tmp_path: Path, label: str) -> TaskResult:
     by_id = dict(zip([item.id for item in items(len(result_values))], result_values, strict=True))
 
-    def scorer(item: Item, text: str) -> Verdict:
+    def scorer(item: Item, reply: Reply) -> Verdict:
         return Verdict(values={"exact": by_id[item.id], "contained": 1.0})
 
     path = tmp_path / f"{label}.jsonl"
@@ -354,12 +362,14 @@ def test_a_real_generator_is_resumed_and_names_the_item_that_does_not_fit(
 ) -> None:
     base = load("llama")
     generator, path = LocalGenerator(base), tmp_path / "r.jsonl"
-    first = run(make_task(3), generator, base.tokenizer, path)
+    subject = local_subject(base, generator, None, "one")
+    first = run_task(make_task(3), subject, GREEDY, path)
     used = generator.tokens.generated
     assert used > 0
-    again = run(make_task(3), generator, base.tokenizer, path)
-    assert generator.tokens.generated == used
+    seen = []
+    again = run_task(make_task(3), subject, GREEDY, path, on_progress=lambda *told: seen.append(told))
+    assert (generator.tokens.generated, seen) == (used, [(3, 3)])
     assert [a.text for a in again.answers] == [a.text for a in first.answers]
     long = Item(id="long", messages=(Message(role="user", content="word " * 200),), target="x")
     with pytest.raises(DataError, match="item long: needs"):
-        run(make_task(items=(*items(1), long)), generator, base.tokenizer, path)
+        run_task(make_task(items=(*items(1), long)), subject, GREEDY, path)

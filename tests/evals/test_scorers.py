@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from tunesmith.evals.scorers import (
     tone_faults,
 )
 from tunesmith.evals.suites.support_desk import METRICS, TONE
-from tunesmith.evals.task import Item
+from tunesmith.evals.task import Item, Reply, Request, Scorer
+from tunesmith.records import Verdict
 
 TARGET = {
     "category": "delivery",
@@ -31,7 +33,13 @@ TARGET = {
     "reply": "Thanks for telling us! We gladly track down your Lynx Camera today 🚚",
 }
 ITEM = Item(id="a", messages=(), target=json.dumps(TARGET))
-SCORE = json_ticket(support_desk.FIELDS, "reply", TONE)
+
+
+def by_text(scorer: Scorer) -> Callable[[Item, str], Verdict]:
+    return lambda item, text: scorer(item, Reply(request=Request(item=item, messages=item.messages), text=text))
+
+
+SCORE = by_text(json_ticket(support_desk.FIELDS, "reply", TONE))
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -114,7 +122,7 @@ def test_what_is_not_one_json_object_scores_nothing(text: str) -> None:
 @pytest.mark.parametrize(("target", "answer"), [(1, True), (1, 1.0), (None, "null"), ("", None), (0, False)])
 def test_values_of_another_type_are_not_equal(target: object, answer: object) -> None:
     item = Item(id="b", messages=(), target=json.dumps({"x": target}))
-    score = json_fields(["x"])
+    score = by_text(json_fields(["x"]))
     assert score(item, json.dumps({"x": answer})).values == {"valid_json": 1.0, "x": 0.0, "all_fields": 0.0}
     assert score(item, json.dumps({"x": target})).values["x"] == 1.0
 
@@ -198,10 +206,10 @@ def test_every_shipped_ticket_passes_its_own_scorer(split: str) -> None:
 )
 def test_an_expansion_is_matched_whole(answer: str, exact: int, contained: int) -> None:
     item = Item(id="d", messages=(), target="Disseminated intravascular coagulation.")
-    assert exact_text(item, answer).values == {"exact": exact, "contained": contained}
+    assert by_text(exact_text)(item, answer).values == {"exact": exact, "contained": contained}
 
 
 @given(text=st.text())
 def test_normalising_twice_changes_nothing_more_than_once_and_a_text_equals_itself(text: str) -> None:
-    assert exact_text(Item(id="e", messages=(), target=text), text).values["exact"] == 1.0
+    assert by_text(exact_text)(Item(id="e", messages=(), target=text), text).values["exact"] == 1.0
     assert normalised(f" {text}! ") == normalised(text)

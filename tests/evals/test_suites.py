@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -23,7 +23,7 @@ def asked_by(task: Task) -> list[Request]:
         return [Reply(request=r, text=r.item.target, stop_reason="end_of_turn") for r in requests]
 
     for reply in task.solver(task.items, generate):
-        verdict = task.scorer(reply.request.item, reply.text)
+        verdict = task.scorer(reply.request.item, reply)
         assert {verdict.values[metric] for metric in task.metrics} == {1.0}, "the target passes its own scorer"
     return seen
 
@@ -66,8 +66,12 @@ def test_the_demos_metrics_are_the_issues() -> None:
 def test_the_everyday_reading_of_dic_is_wrong() -> None:
     task = jargon_task(None)
     item = next(item for item in task.items if "DIC" in item.messages[-1].content)
-    assert task.scorer(item, "Do it carefully.").values["contained"] == 0.0
-    assert task.scorer(item, "It is disseminated intravascular coagulation.").values == {"exact": 0.0, "contained": 1.0}
+
+    def values(text: str) -> Mapping[str, float]:
+        return task.scorer(item, Reply(request=Request(item=item, messages=item.messages), text=text)).values
+
+    assert values("Do it carefully.")["contained"] == 0.0
+    assert values("It is disseminated intravascular coagulation.") == {"exact": 0.0, "contained": 1.0}
 
 
 def test_tasks_and_scorers_know_nothing_of_torch() -> None:

@@ -17,6 +17,7 @@ from tunesmith.cli.main import app
 from tunesmith.config import load_config
 from tunesmith.evals.run import run_task
 from tunesmith.evals.scorers import exact_text
+from tunesmith.evals.subject import local_subject
 from tunesmith.evals.task import Item, Task, bare_prompt
 from tunesmith.models.adapters import adapter_digest
 from tunesmith.models.roles import Role
@@ -124,10 +125,8 @@ def test_a_t5_learns_a_task_from_nothing(tmp_path: Path) -> None:
     task = Task(name="dates", version=1, items=items, solver=bare_prompt, scorer=exact_text, metrics=("exact",))
     shares = {}
     for label, answering in (("tuned", session), ("untrained", Session.open(config.model_name_or_path, None))):
-        result = run_task(
-            task, label, answering.generator, answering.base.tokenizer, Sampling(max_new_tokens=8),
-            tmp_path / "results.jsonl", model_digest=answering.base.resolved.base_digest,
-        )  # fmt: skip
+        subject = local_subject(answering.base, answering.generator, None, label)
+        result = run_task(task, subject, Sampling(max_new_tokens=8), tmp_path / "results.jsonl")
         shares[label] = result.interval("exact").value
     print(shares, trained.final_eval_loss, trained.train_seconds)
     assert shares["tuned"] >= 0.95

@@ -6,14 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
-from tunesmith.models.forward import forward
 from tunesmith.models.roles import Base
-from tunesmith.records import Example, Where
-from tunesmith.tokens.pack import micro_batches, pack
-from tunesmith.tokens.template import encode_as_text
+from tunesmith.records import Where
+from tunesmith.rollout.likelihood import LocalLikelihood
+from tunesmith.tokens.continuation import text_examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,35 +31,28 @@ class BitsPerByte:
         return [bits / size for bits, size in zip(self.bits_N, self.bytes_N, strict=True)]
 
 
-@torch.no_grad()
 def bits_per_byte(
     base: Base, adapter: str | None, texts: Sequence[str], *, max_tokens: int, micro_batch_tokens: int = 1024
 ) -> BitsPerByte:
     """Total nats / ln 2 / UTF-8 bytes of texts under the adapter's own tokenizer.
 
-    The begin (else the end) token stands before each text, so that its first token is predicted too; the end of the
-    text is not. A text beyond max_tokens is cut into chunks that share one token. It is the probability of the one
-    segmentation the tokenizer makes, so an upper limit of the bits of the text. Raises ValueError without text.
+    A text beyond max_tokens is cut into chunks that share one token. It is the probability of the one segmentation the
+    tokenizer makes, so an upper limit of the bits of the text. Raises ValueError without text.
     """
     if not texts:
         raise ValueError("no texts to measure")
     tokenizer = base.tokenizer_of(adapter)
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    chunks: list[Example] = []
-    for number, text in enumerate(texts):
-        ids = [start, *encode_as_text(text, tokenizer, Where("text", number + 1))]
-        for at in range(0, len(ids) - 1, max_tokens - 1):
-            piece = np.array(ids[at : at + max_tokens], np.int64)
-            weight = np.ones(len(piece), np.float32)
-            weight[0] = 0.0
-            chunks.append(Example(ids=piece, loss_weight=weight, row_id=number, where=Where("text", number + 1)))
+    chunks = [
+        chunk
+        for number, text in enumerate(texts)
+        for chunk in text_examples(
+            text, tokenizer, max_tokens=max_tokens, where=Where("text", number + 1), row_id=number
+        )
+    ]
+    model = LocalLikelihood(base, adapter, micro_batch_tokens=micro_batch_tokens)
     nats = [0.0] * len(texts)
-    for batch in micro_batches([chunk.num_tokens for chunk in chunks], micro_batch_tokens):
-        logprobs_N, _ = forward(base, pack([chunks[i] for i in batch], adapter), "reference_logprobs")
-        values, at = logprobs_N.double().cpu().numpy(), 0
-        for i in batch:
-            nats[chunks[i].row_id] -= float(values[at : at + chunks[i].num_loss_tokens].sum())
-            at += chunks[i].num_loss_tokens
+    for chunk, (one,) in zip(chunks, model.score_examples([[chunk] for chunk in chunks]), strict=True):
+        nats[chunk.row_id] -= one.logprob
     return BitsPerByte(
         bits_N=tuple(value / math.log(2) for value in nats),
         bytes_N=tuple(len(text.encode()) for text in texts),

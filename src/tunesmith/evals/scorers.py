@@ -1,4 +1,4 @@
-"""Scorers: an item and an answer's text in, named values out; each rule is stated where it is applied."""
+"""Scorers: an item and the reply to it in, named values out; each rule is stated where it is applied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.evals.task import Item, Scorer
+from tunesmith.evals.task import Item, Reply, Scorer
 from tunesmith.records import Verdict
 
 
@@ -43,8 +43,8 @@ def json_fields(fields: Sequence[str]) -> Scorer:
     letter by letter and of the same type), all_fields (valid and every field right).
     """
 
-    def score(item: Item, text: str) -> Verdict:
-        target, answer = json.loads(item.target), parse_json_object(text)
+    def score(item: Item, reply: Reply) -> Verdict:
+        target, answer = json.loads(item.target), parse_json_object(reply.text)
         right = {field: answer is not None and _same(answer, target, field) for field in fields}
         valid = answer is not None and answer.keys() == target.keys()
         values = {
@@ -117,22 +117,22 @@ def json_ticket(fields: Sequence[str], tone_field: str, rules: ToneRules) -> Sco
     """json_fields, and the value ``tone``: the text in ``tone_field`` keeps every rule of the tone."""
     score_fields = json_fields(fields)
 
-    def score(item: Item, text: str) -> Verdict:
-        verdict, answer = score_fields(item, text), parse_json_object(text)
-        reply = answer.get(tone_field) if answer is not None else None
-        faults = tone_faults(reply, rules) if isinstance(reply, str) else [f"no {tone_field}"]
+    def score(item: Item, reply: Reply) -> Verdict:
+        verdict, answer = score_fields(item, reply), parse_json_object(reply.text)
+        words = answer.get(tone_field) if answer is not None else None
+        faults = tone_faults(words, rules) if isinstance(words, str) else [f"no {tone_field}"]
         explanation = "; ".join(part for part in (verdict.explanation, *faults) if part)
         return Verdict(values={**verdict.values, "tone": float(not faults)}, explanation=explanation)
 
     return score
 
 
-def exact_text(item: Item, text: str) -> Verdict:
+def exact_text(item: Item, reply: Reply) -> Verdict:
     """Whether an answer is the target, letter case and punctuation aside.
 
     Values (0 or 1): exact (the target and nothing else), contained (the target's words stand in the answer, in a row).
     """
-    said, target = normalised(text), normalised(item.target)
+    said, target = normalised(reply.text), normalised(item.target)
     exact, contained = said == target, f" {target} " in f" {said} "
     explanation = "" if exact else f"'{target}' was expected"
     return Verdict(values={"exact": float(exact), "contained": float(contained)}, explanation=explanation)

@@ -2,54 +2,80 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunesmith.randomness import permutation
-from tunesmith.records import Message, StopReason, Verdict
+from tunesmith.records import Likelihood, Message, Verdict
+from tunesmith.rollout.writer import WriterStop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One question: the messages up to the answer, and what a right answer is."""
+    """One question: the messages up to the answer, and what a right answer is.
+
+    choices: the answers to choose from, where there are any. group: items that share one, such as the wordings of one
+    question, are not independent, and intervals know it. Without messages the target is a text of its own.
+    """
 
     id: str
     messages: tuple[Message, ...]
     target: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a solver asks the model about one item."""
+    """What a solver asks the model about one item.
+
+    continuations: how likely is each after the messages, or by itself where there are none; without any, an answer is
+    drawn, and ``sample`` tells the draws of one item apart.
+    """
 
     item: Item
     messages: tuple[Message, ...]
+    continuations: tuple[str, ...] = ()
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the model said to a request, and whether it came to an end by itself."""
+    """What the model said to a request, and whether it came to an end by itself; or one likelihood a continuation.
+
+    samples: texts of further draws, where a solver asked for several.
+    """
 
     request: Request
-    text: str
-    stop_reason: StopReason
+    text: str = ""
+    stop_reason: WriterStop = "end_of_turn"
+    likelihoods: tuple[Likelihood, ...] = ()
+    samples: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All draws, the first one first."""
+        return (self.text, *self.samples)
 
 
 # Requests to replies, in their order. A request asked before is answered from the results file.
 Generate = Callable[[Sequence[Request]], Sequence[Reply]]
 # Items to their final replies, one an item and in their order; it may ask as often as it needs to.
 Solver = Callable[[Sequence[Item], Generate], Sequence[Reply]]
-# A scorer looks at an item and an answer's text.
-Scorer = Callable[[Item, str], Verdict]
+# A scorer looks at an item and what was replied.
+Scorer = Callable[[Item, Reply], Verdict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A versioned evaluation; raising the version makes earlier results incomparable, and that is its purpose.
 
-    metrics: the names of the scorer's values that are reported. Raises ValueError without items or with two of one id.
+    metrics: the names of the scorer's values that are reported. chance: what a random answer scores on a metric, where
+    that is known. ratios: metric -> two values of the scorer whose sums over the items are divided, such as bits over
+    bytes. Raises ValueError without items or with two of one id.
     """
 
     name: str
@@ -58,12 +84,14 @@ class Task:
     solver: Solver
     scorer: Scorer
     metrics: tuple[str, ...]
+    chance: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ids = [item.id for item in self.items]
         if not ids:
             raise ValueError(f"task '{self.name}' has no items")
-        if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(ids).items() if count > 1):
             raise ValueError(f"task '{self.name}' has several items called {', '.join(twice)}")
 
 
@@ -99,28 +127,75 @@ def few_shot(examples: Sequence[Item], num_shots: int, seed: int) -> Solver:
     The examples' system messages are dropped, since the item brings its own. Raises ValueError with too few examples,
     and when a shot is itself among the items asked.
     """
-    if not 0 <= num_shots <= len(examples):
-        raise ValueError(f"{num_shots} shots need as many examples, there are {len(examples)}")
-    chosen = [examples[i] for i in permutation(len(examples), seed, "few_shot")[:num_shots]]
-    shots = tuple(
-        turn
-        for example in chosen
-        for turn in (
-            *(message for message in example.messages if message.role != "system"),
-            Message(role="assistant", content=example.target),
-        )
-    )
+    shots = choose_shots(examples, num_shots, seed)
 
     def solve(items: Sequence[Item], generate: Generate) -> Sequence[Reply]:
-        shown = {example.messages for example in chosen}
-        if told := [item.id for item in items if item.messages in shown]:
-            raise ValueError(f"items {told} are among the shots, which tell their answers")
-        return generate([Request(item=item, messages=_with_shots(item, shots)) for item in items])
+        _refuse_told(items, shots)
+        return generate([Request(item=item, messages=with_shots(item, shots)) for item in items])
 
     return solve
 
 
-def _with_shots(item: Item, shots: tuple[Message, ...]) -> tuple[Message, ...]:
-    system = tuple(message for message in item.messages if message.role == "system")
-    rest = tuple(message for message in item.messages if message.role != "system")
-    return (*system, *shots, *rest)
+def choose(shots: Sequence[Item] = ()) -> Solver:
+    """Ask how likely each of an item's choices is after its question, solved examples before it.
+
+    Raises ValueError for an item without choices, and when a shot is itself among the items asked.
+    """
+
+    def solve(items: Sequence[Item], generate: Generate) -> Sequence[Reply]:
+        _refuse_told(items, shots)
+        if bare := [item.id for item in items if not item.choices]:
+            raise ValueError(f"items {bare} have no choices")
+        return generate(
+            [Request(item=item, messages=with_shots(item, shots), continuations=item.choices) for item in items]
+        )
+
+    return solve
+
+
+def predict_text(items: Sequence[Item], generate: Generate) -> Sequence[Reply]:
+    """Ask how likely each item's target is as a whole, or after its messages where it has some."""
+    return generate([Request(item=item, messages=item.messages, continuations=(item.target,)) for item in items])
+
+
+def sampled(num_samples: int, shots: Sequence[Item] = ()) -> Solver:
+    """Draw several answers an item; the first is the reply's text, the others its samples."""
+
+    def solve(items: Sequence[Item], generate: Generate) -> Sequence[Reply]:
+        _refuse_told(items, shots)
+        asked = [
+            Request(item=item, messages=with_shots(item, shots), sample=k) for item in items for k in range(num_samples)
+        ]
+        replies = generate(asked)
+        groups = [replies[i : i + num_samples] for i in range(0, len(replies), num_samples)]
+        return [replace(group[0], samples=tuple(reply.text for reply in group[1:])) for group in groups]
+
+    return solve
+
+
+def choose_shots(examples: Sequence[Item], num_shots: int, seed: int) -> tuple[Item, ...]:
+    """Examples to be shown, the first of a seeded shuffle. Raises ValueError with too few of them."""
+    if not 0 <= num_shots <= len(examples):
+        raise ValueError(f"{num_shots} shots need as many examples, there are {len(examples)}")
+    return tuple(examples[i] for i in permutation(len(examples), seed, "few_shot")[:num_shots])
+
+
+def with_shots(item: Item, shots: Sequence[Item]) -> tuple[Message, ...]:
+    """An item's messages with solved examples before its own question; its system message stays first."""
+    turns = [
+        turn
+        for shot in shots
+        for turn in (
+            *(message for message in shot.messages if message.role != "system"),
+            Message(role="assistant", content=shot.target),
+        )
+    ]
+    system = [message for message in item.messages if message.role == "system"]
+    rest = [message for message in item.messages if message.role != "system"]
+    return (*system, *turns, *rest)
+
+
+def _refuse_told(items: Sequence[Item], shots: Sequence[Item]) -> None:
+    shown = {shot.messages for shot in shots}
+    if told := [item.id for item in items if item.messages in shown]:
+        raise ValueError(f"items {told} are among the shots, which tell their answers")

@@ -278,3 +278,16 @@ def reference_logprobs(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> tupl
         logprobs.append(logprobs_CV.gather(1, targets_N[chunk, None]).squeeze(1))
         entropies.append(logprobs_CV.exp().mul_(logprobs_CV).sum(-1).neg())
     return torch.cat(logprobs), torch.cat(entropies)
+
+
+@torch.no_grad()
+def scored_logprobs(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """(logprobs_N in nats, greedy_N): greedy where no token was likelier than the target. Without gradients."""
+    logprobs, greedy = [], []
+    for start in range(0, hidden_ND.shape[0], CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        logits_CV = logits_of(hidden_ND[chunk], head)
+        own_C1 = logits_CV.gather(1, targets_N[chunk, None])
+        greedy.append((logits_CV.amax(-1, keepdim=True) <= own_C1).squeeze(1))
+        logprobs.append((own_C1 - torch.logsumexp(logits_CV, dim=-1, keepdim=True)).squeeze(1))
+    return torch.cat(logprobs), torch.cat(greedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,6 +15,7 @@ from tunesmith.kernels.head_loss import (
     at_temperature,
     ce_sum,
     reference_logprobs,
+    scored_logprobs,
     target_logprobs,
     token_logprobs,
 )
@@ -101,6 +103,26 @@ def forward(
         pairs = [reference_logprobs(hidden, target, head) for hidden, target, _ in parts]
     logprobs, entropies = zip(*pairs, strict=True)
     return torch.cat(logprobs), weight_N if want == "target_logprobs" else torch.cat(entropies)
+
+
+@torch.no_grad()
+def scored_targets(base: Base, packed: Packed) -> list[tuple[list[float], list[bool]]]:
+    """For each segment with tokens in the loss, in order: their log-probabilities and whether each was the likeliest.
+
+    A segment's numbers are bit-equal on the reference path whatever else is in the pack.
+    """
+    hidden_TD = hidden_states(base, packed)
+    source_N, target_N, _ = (x.to(base.device) for x in packed.loss_pairs())
+    head, _, _ = head_for(base.token_rows, base.head, packed.adapter_S, "none")
+    sizes = packed.num_loss_tokens_S()
+    hidden_ND = hidden_TD.index_select(0, source_N)
+    # One product for all on the fast path; on the reference path each segment has its own (see ``forward``).
+    parts = sizes if base.decoder is None else [sum(sizes)]
+    pieces = zip(torch.split(hidden_ND, parts), torch.split(target_N, parts), strict=True)
+    logprobs, greedy = zip(*(scored_logprobs(hidden, target, head) for hidden, target in pieces), strict=True)
+    values_N, greedy_N = torch.cat(logprobs).double().tolist(), torch.cat(greedy).tolist()
+    ends = list(itertools.accumulate(sizes))
+    return [(values_N[end - size : end], greedy_N[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
 
 
 def scalar_values(

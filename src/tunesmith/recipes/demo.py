@@ -14,6 +14,7 @@ from tunesmith.config import Config
 from tunesmith.data.examples import support_desk
 from tunesmith.data.load import DataConfig
 from tunesmith.evals.run import Comparison, TaskResult, compare, run_task
+from tunesmith.evals.subject import local_subject
 from tunesmith.evals.suites.support_desk import METRICS, support_desk_task
 from tunesmith.models.adapters import AdapterConfig
 from tunesmith.models.budget import peak_memory_bytes
@@ -130,16 +131,8 @@ def _measure(
 ) -> TaskResult:
     task = support_desk_task(None if config.full else TEST_ROWS, num_shots=shots, seed=config.seed)
     say(f"measuring {label} on {len(task.items)} test rows …")
-    result = run_task(
-        task,
-        label,
-        generator,
-        base.tokenizer,
-        Sampling(max_new_tokens=96),
-        results_path,
-        model_digest=base.resolved.base_digest,
-        adapter=adapter,
-    )
+    subject = local_subject(base, generator, adapter, label)
+    result = run_task(task, subject, Sampling(max_new_tokens=96), results_path)
     say(f"  all fields exact: {result.interval('all_fields').percent()}")
     return result
 

@@ -19,6 +19,7 @@ from tunesmith.data.mixture import Mixture, is_mixture, load_mixture
 from tunesmith.data.mixture_styles import Style, styled, write_mixture
 from tunesmith.errors import ConfigError
 from tunesmith.evals.run import TaskResult, run_task
+from tunesmith.evals.subject import local_subject
 from tunesmith.evals.suites.mixture import mixture_task
 from tunesmith.evals.task import Task
 from tunesmith.models.load import load_base
@@ -112,18 +113,10 @@ def _measure(
         adapter = ADAPTER_NAME
     elif arm is not None:
         digest = file_digest(next((folder / arm).glob("model*.safetensors")))
-    generator, sampling = LocalGenerator(base), Sampling(max_new_tokens=max_new_tokens)
+    subject = local_subject(base, LocalGenerator(base), adapter, label, model_digest=digest)
+    sampling = Sampling(max_new_tokens=max_new_tokens)
     return {
-        name: run_task(
-            task,
-            label,
-            generator,
-            base.tokenizer,
-            sampling,
-            folder / "results.jsonl",
-            model_digest=digest,
-            adapter=adapter,
-        )
+        name: run_task(task, subject, sampling, folder / "results.jsonl")
         for name, task in zip(names, tasks, strict=True)
     }
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.records import Where
 from tunesmith.rollout.generate import Generator, Prompt
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
+from tunesmith.tokens.continuation import raw_context
 from tunesmith.tokens.render import render_prompt
+from tunesmith.tokens.template import encode
 
 # Answers are given in portions of this size, unless told otherwise.
 _PORTION = 8
@@ -17,7 +23,8 @@ _PORTION = 8
 class LocalWriter:
     """Answers with a generator of ours; name and digests say which base it runs on and how requests are rendered.
 
-    portion: answers made and given together; a job that is stopped loses at most so many.
+    portion: answers made and given together; a job that is stopped loses at most so many. chat_template: whether
+    messages are put into it, or asked as bare text.
     """
 
     def __init__(
@@ -29,7 +36,9 @@ class LocalWriter:
         digests: Mapping[str, str],
         adapter: str | None = None,
         portion: int = _PORTION,
+        chat_template: bool = True,
     ) -> None:
+        self.chat_template = chat_template
         self.generator, self.tokenizer, self.adapter, self.portion = generator, tokenizer, adapter, portion
         self._identity = {"model": name, **digests, "adapter_digest": generator.sync(adapter)}
 
@@ -40,9 +49,17 @@ class LocalWriter:
 
     def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[tuple[int, Written]]:
         """One answer a request, in order, given by portions. Raises DataError for a request beyond the context."""
-        prompts = [Prompt(ids=render_prompt(one.messages, self.tokenizer), row_id=one.row_id) for one in asked]
+        prompts = [Prompt(ids=self._render(one), row_id=one.row_id) for one in asked]
         for first in range(0, len(prompts), self.portion):
             rollouts = self.generator.generate(prompts[first : first + self.portion], sampling, self.adapter)
             for index, rollout in enumerate(rollouts, first):
+                if rollout.adapter_digest != self._identity["adapter_digest"]:
+                    raise ValueError(f"the weights of adapter {self.adapter!r} changed since this writer was made")
                 details = {"prompt_tokens": len(rollout.prompt_ids), "new_tokens": len(rollout.ids)}
                 yield index, Written(text=rollout.text, stop_reason=rollout.stop_reason, details=details)
+
+    def _render(self, asked: Asked) -> NDArray[np.int64]:
+        if self.chat_template:
+            return render_prompt(asked.messages, self.tokenizer)
+        where = Where("prompt")
+        return np.array(encode(raw_context(asked.messages, self.tokenizer, where), self.tokenizer, where), np.int64)
