@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import data, dpo, experiment, feedback, ppo, reward, score, tokenizer, winrate
+from tunesmith.cli import advise, data, dpo, experiment, feedback, ppo, reward, score, tokenizer, winrate
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 for group in (data, experiment, feedback, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
-for verb in (reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate):
+for verb in (advise.advise, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate):
     app.command()(verb)
 
 

@@ -77,7 +77,7 @@ class AdviseConfig(RowsConfig):
     """Ask for facts that change after a tuning of their own."""
     facts: str | None = None
     """Your facts, rows of question, old, new; empty: an invented museum, whose things change halls."""
-    fact_epochs: float = Field(12.0, gt=0)
+    fact_epochs: float = Field(8.0, gt=0)
     """Passes over the facts' rows, which are to be learnt by heart."""
     timed_requests: int = Field(4, ge=1)
     """Test rows asked one at a time with every condition, for the time of a request."""
@@ -96,6 +96,4 @@ class AdviseConfig(RowsConfig):
 
     @property
     def rules(self) -> Rules:
-        return Rules(
-            margin=self.margin, num_requests=self.requests, facts_change=self.facts_change, usable=self.usable
-        )
+        return Rules(margin=self.margin, num_requests=self.requests, facts_change=self.facts_change, usable=self.usable)

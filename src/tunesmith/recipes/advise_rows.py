@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,19 @@ class TaskRows:
     num_leaks: int
     num_read: int
 
+    def with_choices(self, choices: tuple[str, ...]) -> TaskRows:
+        """The same rows, every one of them offering these choices."""
+        sides = {
+            side: tuple(replace(item, choices=choices) for item in getattr(self, side))
+            for side in ("train", "validation", "test")
+        }
+        return replace(self, **sides)
+
     def notes(self) -> list[str]:
         """What a reader must know of the split."""
-        used = f"{len(self.train)} rows to learn from, {len(self.validation)} to choose on, {len(self.test)} to measure on"
+        used = (
+            f"{len(self.train)} rows to learn from, {len(self.validation)} to choose on, {len(self.test)} to measure on"
+        )
         lines = [f"{used} (of {self.num_read} read)."]
         if self.num_leaks:
             lines.append(
@@ -93,9 +103,7 @@ def _item(record: Conversation | Document, side: str) -> Item:
 
 def _held_out(items: list[Item], config: RowsConfig, wanted: Sequence[bool]) -> tuple[list[Item], list[list[Item]]]:
     """(training, [validation, test]) items: seeded, near copies of a question on one side; [] where not wanted."""
-    shares = [
-        share for share, take in zip((config.validation_share, config.test_share), wanted, strict=True) if take
-    ]
+    shares = [share for share, take in zip((config.validation_share, config.test_share), wanted, strict=True) if take]
     if not shares:
         return items, [[], []]
     keys = np.array([derive_seed(config.seed, "advise_split", question_of(item)) for item in items], np.int64)

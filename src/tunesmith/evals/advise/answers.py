@@ -62,7 +62,9 @@ def answers_of(
     if kind == "label":
         return _label_answers(targets, by_choice, longest)
     if kind == "text":
-        note = "answers are short texts: right if the row's words stand in the answer in a row (case, punctuation aside)."
+        note = (
+            "answers are short texts: right if the row's words stand in the answer in a row (case, punctuation aside)."
+        )
         return _plain(kind, "contained", ("contained", "exact"), exact_text, note, longest)
     note = "answers are long texts: ROUGE-L against the row's answer, F1 of the longest common run of words with gaps."
     return _plain(kind, "rouge_l", ("rouge_l",), _rouge_l(), note, longest)
@@ -123,7 +125,9 @@ def _label_answers(targets: Sequence[str], by_choice: bool | None, longest: int)
     begins = [one for one in labels if any(other != one and other.startswith(one) for other in labels)]
     if by_choice and begins:
         raise ConfigError(
-            "answers", f"label '{begins[0]}' begins another one, so it would always be as likely.", "Set by_choice=false."
+            "answers",
+            f"label '{begins[0]}' begins another one, so it would always be as likely.",
+            "Set by_choice=false.",
         )
     choose = by_choice if by_choice is not None else len(labels) <= MAX_CHOICES and not begins
     how = (

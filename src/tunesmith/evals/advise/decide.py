@@ -105,7 +105,9 @@ def decide(options: Sequence[Option], rules: Rules, follows: Mapping[Family, boo
         or (best.quality.value - option.quality.value <= rules.margin + 1e-12 and tested[option.name].holm_p > ALPHA)
     ]
     choice = min(near, key=lambda option: (option.minutes(rules.num_requests), -option.quality.value))
-    cheaper = [o for o in eligible if o not in near and o.minutes(rules.num_requests) < choice.minutes(rules.num_requests)]
+    cheaper = [
+        o for o in eligible if o not in near and o.minutes(rules.num_requests) < choice.minutes(rules.num_requests)
+    ]
     return Decision(
         choice=choice,
         best=best,
@@ -151,9 +153,7 @@ class Change:
     then: str
 
 
-def what_would_change(
-    options: Sequence[Option], rules: Rules, follows: Mapping[Family, bool]
-) -> tuple[Change, ...]:
+def what_would_change(options: Sequence[Option], rules: Rules, follows: Mapping[Family, bool]) -> tuple[Change, ...]:
     """The nearest settings on each axis at which another condition is advised; thresholds are searched for exactly."""
     now = decide(options, rules, follows).choice
     name = now.name if now else ""

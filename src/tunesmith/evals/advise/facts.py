@@ -36,7 +36,7 @@ _WORDINGS = (
 class Fact:
     """A question whose answer was ``old`` when the model was tuned and is ``new`` now; equal: it did not change.
 
-    taught: the wordings it is tuned and indexed in; the question itself is asked.
+    taught: the wordings it is tuned on, the first of which is indexed; the question itself is asked.
     """
 
     question: str
@@ -77,7 +77,9 @@ def read_facts(path: str) -> list[Fact]:
         row, where = rows[i]
         for name in ("question", "old", "new"):
             if not isinstance(row.get(name), str) or not row[name].strip():
-                raise DataError(where.at(name), "a text is expected.", 'Write {"question": ..., "old": ..., "new": ...}.')
+                raise DataError(
+                    where.at(name), "a text is expected.", 'Write {"question": ..., "old": ..., "new": ...}.'
+                )
         others = row.get("wordings") or [row["question"]]
         if not isinstance(others, list) or not all(isinstance(text, str) and text.strip() for text in others):
             raise DataError(where.at("wordings"), "a list of texts is expected.", "Correct it, or leave it out.")
@@ -87,13 +89,23 @@ def read_facts(path: str) -> list[Fact]:
     return facts
 
 
-def taught_items(facts: Sequence[Fact], *, new: bool) -> list[Item]:
-    """The rows that teach the facts, to be tuned on (old) or to be searched (old, or new after the change)."""
+def passages_of(facts: Sequence[Fact], *, new: bool) -> list[str]:
+    """The facts as an index holds them: each in its first taught wording, with its old or its new answer."""
+    return [f"{fact.taught[0]} {fact.new if new else fact.old}" for fact in facts]
+
+
+def taught_items(facts: Sequence[Fact]) -> list[Item]:
+    """The rows an adapter is tuned on: every taught wording with the old answer."""
     return [
-        Item(id=f"fact-{i}-{j}", messages=(_user(text),), target=fact.new if new else fact.old)
+        Item(id=f"fact-{i}-{j}", messages=(_user(text),), target=fact.old)
         for i, fact in enumerate(facts)
         for j, text in enumerate(fact.taught)
     ]
+
+
+def learnt_items(facts: Sequence[Fact]) -> list[Item]:
+    """The questions with their old answers: how well tuning has taught them, before anything changes."""
+    return [Item(id=f"learnt-{i}", messages=(_user(f.question),), target=f.old) for i, f in enumerate(facts)]
 
 
 def asked_items(facts: Sequence[Fact]) -> tuple[Item, ...]:
