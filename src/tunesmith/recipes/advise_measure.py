@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from tunesmith.evals.advise.bench import Bench, Measured
 from tunesmith.evals.advise.conditions import Condition, with_prompt
@@ -21,12 +20,8 @@ from tunesmith.recipes.advise_tune import Tuned
 from tunesmith.stats import Interval
 
 TUNED, BOTH = "tuned", "tuned + retrieval"
-
-
-class Tuner(Protocol):
-    """Rows, and rows to stop by, to an adapter under a name."""
-
-    def __call__(self, name: str, rows: Sequence[Item], validation: Sequence[Item], epochs: float) -> Tuned: ...
+# A name, rows, rows to stop by, epochs -> an adapter under that name.
+Tuner = Callable[[str, Sequence[Item], Sequence[Item], float], Tuned]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +173,8 @@ class Job:
     def _tune(self, name: str, rows: Sequence[Item]) -> Tuned:
         one = self.tuner(name, rows, self.rows.validation, self.config.num_train_epochs)
         self.trained[name] = one
-        self.say(
-            f"  {one.num_tokens:,} tokens, {one.seconds / 60:.1f} minutes, loss {one.loss_before:.3f} -> {one.loss_after:.3f}"
-        )
+        loss = f"loss {one.loss_before:.3f} -> {one.loss_after:.3f}"
+        self.say(f"  {one.num_tokens:,} tokens, {one.seconds / 60:.1f} minutes, {loss}")
         return one
 
     def _measure(self, condition: Condition, *parts: str) -> None:

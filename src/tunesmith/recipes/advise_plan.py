@@ -64,8 +64,9 @@ class Budget:
 
     def lines(self) -> list[str]:
         """The estimate as a table."""
+        optional = {True: "", False: ", may be left out"}
         rows = [
-            f"  {part.name:<20} {part.seconds / 60:5.1f} min {part.tokens:>9,} tokens{'' if part.core else ', may be left out'}"
+            f"  {part.name:<20} {part.seconds / 60:5.1f} min {part.tokens:>9,} tokens{optional[part.core]}"
             for part in self.parts.values()
         ]
         tokens = sum(part.tokens for part in self.parts.values())

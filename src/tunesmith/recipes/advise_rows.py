@@ -35,11 +35,10 @@ class TaskRows:
 
     def with_choices(self, choices: tuple[str, ...]) -> TaskRows:
         """The same rows, every one of them offering these choices."""
-        sides = {
-            side: tuple(replace(item, choices=choices) for item in getattr(self, side))
-            for side in ("train", "validation", "test")
-        }
-        return replace(self, **sides)
+        train, validation, test = (
+            tuple(replace(item, choices=choices) for item in side) for side in (self.train, self.validation, self.test)
+        )
+        return replace(self, train=train, validation=validation, test=test)
 
     def notes(self) -> list[str]:
         """What a reader must know of the split."""
@@ -84,10 +83,7 @@ def _items(config: RowsConfig, source: str, side: str) -> list[Item]:
     settings = DataConfig(
         train=source, validation_share=0, shape=config.shape, columns=config.columns, merge_same_role=True
     )
-    items = []
-    for record in load_data(settings).train:
-        items.append(_item(record, side))
-    return items
+    return [_item(record, side) for record in load_data(settings).train]
 
 
 def _item(record: Conversation | Document, side: str) -> Item:

@@ -1,4 +1,4 @@
-"""The tuned conditions: an adapter for some rows, trained by ``recipes/sft.py`` on the base in memory, or found again."""
+"""An adapter for some rows, trained by ``recipes/sft.py`` on the base in memory, or read again."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from tunesmith.reports.html import Report
 
 CAPTIONS = {
     "quality": "Quality of every condition on the same test rows, with its 95 % interval; the arrow marks the advice.",
-    "curve": "Learning curve: tuned on, and retrieved from, a share of the training rows. Epochs are the same, so fewer "
-    "rows are also fewer steps.",
+    "curve": "Learning curve: tuned on, and retrieved from, a share of the training rows. The epochs are the same, so "
+    "fewer rows are also fewer steps.",
     "cost": "Minutes on this machine, setting up included, by number of requests.",
-    "freshness": "After the facts changed: retrieval reads the index of now, the weights remember what they were taught.",
+    "freshness": "After the facts changed: an index is read as it is now, weights remember what they were taught.",
 }
 # Columns and rows of a table.
 Table = tuple[list[str], list[list[str]]]
@@ -81,7 +81,8 @@ def markdown(facts: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
     if "curve" in pictures:
         parts += ["## Would more rows help?", _picture(pictures["curve"])]
     parts += [
-        "## Cost", _picture(pictures["cost"]), _markdown_table(cost_table(facts)), _markdown_table(break_even_table(facts)),
+        "## Cost", _picture(pictures["cost"]),
+        _markdown_table(cost_table(facts)), _markdown_table(break_even_table(facts)),
     ]  # fmt: skip
     if facts["freshness"] is not None:
         fresh = facts["freshness"]
@@ -116,8 +117,8 @@ def how_it_was_measured(facts: Mapping[str, Any]) -> str:
     """What a reader must know to believe the table."""
     return (
         f"All conditions answered the same {facts['rows']['test']} test rows once; prompts, numbers of shots and the "
-        f"tuned weights were chosen on {facts['rows']['validation']} other rows. Of near copies of a question all or none "
-        "are test rows, and no row is shown as an example to itself. Intervals are 95 % (Wilson for shares, else "
+        f"tuned weights were chosen on {facts['rows']['validation']} other rows. Near copies of a test question are "
+        "not learnt from, searched or shown. Intervals are 95 % (Wilson for shares, else "
         "bootstrap); p is the exact McNemar or sign test against the best condition, then adjusted by Holm for all of "
         f"them. {facts['answers']['note'][0].upper()}{facts['answers']['note'][1:]}"
     )
@@ -155,9 +156,9 @@ def about_freshness(fresh: Mapping[str, Any]) -> str:
     """How the test was done."""
     facts = "an invented museum, whose things lie in halls" if fresh["invented"] else "your facts"
     told = (
-        f"An adapter of its own was tuned on {facts}; then {fresh['num_changed']} of {fresh['num_changed'] + fresh['num_kept']} "
-        "changed, in the index alone. Asked in a wording that was not trained on where there are several. An answer that "
-        "names both or neither counts as neither; 'follows': new answers outnumber old ones, sign test p at most 0.05."
+        f"An adapter of its own was tuned on {facts}; then {fresh['num_changed']} of them changed, in the index alone, "
+        f"and {fresh['num_kept']} did not. They are asked in a wording of their own where there are several. An answer "
+        "that names both or neither counts as neither; 'follows': new answers outnumber old ones, sign test p at most 0.05."
     )
     warning = " Tuning did not teach the old facts here (less than half), so this says little about weights."
     return told if fresh["learnt"] else told + warning

@@ -53,7 +53,7 @@ def with_prompt(wording: Wording) -> Solver:
 
 
 def with_shots(wording: Wording, shots_of: Callable[[Item], Sequence[Item]], fits: Fits, dropped: Dropped) -> Solver:
-    """Ask each item after solved examples, the last one next to the question; the first go where the prompt is too long.
+    """Ask each item after solved examples, the last next to the question; the first go where the prompt is too long.
 
     Raises ValueError where an example asks what the item asks: it would tell the answer.
     """

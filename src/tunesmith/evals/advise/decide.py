@@ -174,9 +174,8 @@ def what_would_change(options: Sequence[Option], rules: Rules, follows: Mapping[
         for margin in reversed(tried) if lower else tried:
             other = decide(options, replace(rules, margin=margin), follows).choice
             if other is not None and other.name != name:
-                points = f"{100 * margin:.1f} points"
-                what = f"giving up {points} is already too much" if lower else f"you would give up {points} of quality"
-                out.append(Change(what=what, then=other.name))
+                most = "at most " if lower else ""
+                out.append(Change(what=f"you would give up {most}{100 * margin:.1f} points", then=other.name))
                 break
     return tuple(out)
 

@@ -1,4 +1,4 @@
-"""The freshness test: facts that change after tuning. What reads an index follows them, what lies in weights does not."""
+"""The freshness test: facts that change after tuning. What reads an index can follow them, weights cannot."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def reasons(
     out = [f"{choice.name}: {choice.quality.percent()} on {num_items} test rows, which nothing was chosen on."]
     if not decision.usable:
         out.append(
-            f"That is below the {100 * rules.usable:.0f} % you call usable. Read the wrong answers first: the rows, the "
-            "scorer or a larger base (--model) may be what is missing."
+            f"That is below the {100 * rules.usable:.0f} % you call usable. Read the wrong answers first: better rows, "
+            "another scorer or a larger base (--model) may be what is missing."
         )
     if choice is best:
         out += _ahead(choice, [option for option in options if option.name in tested], tested)
@@ -58,16 +58,16 @@ def reasons(
         differ = max(sum(a != b for a, b in zip(best.values, o.values, strict=True)) for o in options) / num_items
         least = 100 * smallest_detectable_difference(num_items, differ)
         out.append(
-            f"Not certain: {', '.join(decision.unsure)} would be cheaper and is behind by more than the margin, but not "
-            f"significantly. {num_items} rows find differences from about {least:.0f} points on; bring more test rows."
+            f"Not certain: {', '.join(decision.unsure)} would be cheaper and is behind by more than the margin, yet "
+            f"not significantly. {num_items} rows find differences from about {least:.0f} points on: bring more."
         )
     out += _cost(choice, options)
     if len(curve) > 1:
         out.append(_more_rows(curve))
     if len(options) > 2:
         out.append(
-            f"The best of {len(options)} conditions on the same rows looks a little better than it is; intervals do not "
-            "know that."
+            f"The best of {len(options)} conditions on the same rows looks a little better than it is, which intervals "
+            "do not know."
         )
     return out
 
