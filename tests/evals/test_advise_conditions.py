@@ -102,7 +102,9 @@ def test_wordings_replace_add_and_surround() -> None:
 
 
 def test_kinds_of_answers_are_told_from_the_rows() -> None:
-    ticket = [json.dumps({"a": "xy"[i % 2], "n": i, "reply": "some words that go on and on for long"}) for i in range(12)]
+    ticket = [
+        json.dumps({"a": "xy"[i % 2], "n": i, "reply": "some words that go on and on for long"}) for i in range(12)
+    ]
     answers = answers_of(ticket)
     assert (answers.kind, answers.fields, answers.metric) == ("json", ("a", "n"), "all_fields")
     assert answers.values == {"a": ('"x"', '"y"')} and "reply" in answers.note

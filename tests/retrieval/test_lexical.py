@@ -36,7 +36,9 @@ def test_scores_and_order_are_those_worked_out_by_hand() -> None:
     index = Lexical(TEXTS)
     # idf(red) = ln(1 + 3.5/1.5) = 1.20397, two of four words, mean length 13/4: 1.20397 * 2 / (2 + 1.5 * 1.17308).
     (first, *_) = index.search("red", 4)
-    assert first.index == 0 and first.score == pytest.approx(1.20397 * 2 / (2 + 1.5 * (0.25 + 0.75 * 4 / 3.25)), rel=1e-4)
+    assert first.index == 0 and first.score == pytest.approx(
+        1.20397 * 2 / (2 + 1.5 * (0.25 + 0.75 * 4 / 3.25)), rel=1e-4
+    )
     for question in ("red car", "blue car", "green sea", "a red blue door sea"):
         expected = by_hand(question, TEXTS)
         found = index.search(question, 4)
