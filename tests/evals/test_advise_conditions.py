@@ -16,7 +16,6 @@ from tunesmith.evals.advise.conditions import (
     requests_of,
     retrieved,
     with_passages,
-    with_prompt,
     with_shots,
 )
 from tunesmith.evals.advise.facts import asked_items, invented_facts, passages_of, read_facts, taught_items, which_fact

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class World:
 
 
 def _shown(messages: Sequence[Any]) -> list[tuple[str, str]]:
-    turns = [(a.content, b.content) for a, b in zip(messages, messages[1:], strict=False) if b.role == "assistant"]
+    turns = [(a.content, b.content) for a, b in pairwise(messages) if b.role == "assistant"]
     for line in messages[-1].content.splitlines():
         if line.startswith("["):
             text = line.partition("] ")[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,14 @@ from tunesmith.config import build_config
 from tunesmith.data.near import near_clusters
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evals.advise.conditions import question_of, requests_of
+import tunesmith.recipes.advise_tune as tuning
+from tunesmith.models.adapters import add_adapter
 from tunesmith.recipes.advise import describe, measure_all, run_advise, write_all
 from tunesmith.recipes.advise_config import AdviseConfig
 from tunesmith.recipes.advise_plan import Budget, Part
 from tunesmith.recipes.advise_result import facts_of_advice
 from tunesmith.recipes.advise_rows import load_rows, read_passages
+from tunesmith.recipes.prepare import ADAPTER_NAME
 
 BASE = {"name": "scripted", "digest": "0" * 64, "dtype": "none"}
 
@@ -221,8 +225,6 @@ def test_on_a_tiny_model_adapters_are_trained_once_and_the_base_is_left_alone(
     facts = run_advise(config, said.append)
     assert len(facts["conditions"]) >= 5 and facts["answers"]["kind"] == "label"
     assert len(list((tmp_path / "out" / "adapters").iterdir())) == 2
-    import tunesmith.recipes.advise_tune as tuning
-
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
@@ -231,8 +233,18 @@ def test_on_a_tiny_model_adapters_are_trained_once_and_the_base_is_left_alone(
     assert quality(again) == quality(facts) and again["curve"] == facts["curve"]
     assert [row["setup_tokens"] for row in again["conditions"]] == [row["setup_tokens"] for row in facts["conditions"]]
     # Other settings are another adapter.
+    other = config.model_copy(update={"learning_rate": 1e-2})
     with pytest.raises(AssertionError, match="trained again"):
-        run_advise(config.model_copy(update={"learning_rate": 1e-2}), said.append)
+        run_advise(other, said.append)
+
+    def stopped(recipe: Any, base: Any) -> Any:
+        add_adapter(base, ADAPTER_NAME, recipe.adapter, seed=0)
+        return SimpleNamespace(interrupted=True)
+
+    monkeypatch.setattr(tuning, "train", stopped)
+    halted = run_advise(other, said.append)
+    assert halted == {"interrupted": True, "output_dir": other.output_dir}
+    assert "goes on where it was" in describe(other, halted)[0]
 
 
 def test_the_wordings_of_the_scripted_rows_are_no_near_copies() -> None:

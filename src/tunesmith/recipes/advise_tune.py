@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data.load import DataConfig
+from tunesmith.evals.advise.ledger import Ledger
 from tunesmith.evals.task import Item
 from tunesmith.models.adapters import drop_adapter, load_adapter
 from tunesmith.models.roles import Base
@@ -94,13 +94,15 @@ def _train(
         early_stopping_patience=0,
         **settings,
     )
-    began = time.perf_counter()
-    trained = train(recipe, base=base)
+    # Beside the adapter: what an earlier call that was broken off has spent counts too.
+    ledger = Ledger(folder / "times.json")
+    with ledger.watch("training"):
+        trained = train(recipe, base=base)
     if trained.interrupted:
         drop_adapter(base, ADAPTER_NAME)
         raise Interrupted(folder)
     facts = {
-        "seconds": time.perf_counter() - began,
+        "seconds": ledger.seconds["training"],
         "num_tokens": trained.num_tokens,
         "loss_before": trained.initial_eval_loss,
         "loss_after": trained.final_eval_loss,
