@@ -19,7 +19,8 @@ from tunesmith.data.prompts import load_prompts
 from tunesmith.records import Ranking, Where
 
 SHAPES: dict[str, FeedbackShape] = {
-    "rankings_train": "ranking", "rankings_test": "ranking", "ratings": "rating", "thumbs": "unpaired",
+    "rankings_train": "ranking", "rankings_test": "ranking", "rankings_judge": "ranking",
+    "ratings": "rating", "thumbs": "unpaired",
     "flags": "flag", "edits": "edit",
 }  # fmt: skip
 TABLES: dict[str, Mapping[str, tuple[str, ...]]] = {
@@ -72,10 +73,10 @@ def test_no_wording_stands_in_both_splits(name: str) -> None:
 
 
 def test_prompts_are_disjoint_and_different() -> None:
-    train, test = (load_prompts(support_chat.file_of(f"rankings_{split}")) for split in ("train", "test"))
-    assert (len(train), train.num_copies, len(test), test.num_copies) == (120, 0, 40, 0)
-    said = [{one.messages[-1].content for one in split} for split in (train, test)]
-    assert not said[0] & said[1]
+    splits = [load_prompts(support_chat.file_of(f"rankings_{split}")) for split in ("train", "test", "judge")]
+    assert [(len(rows), rows.num_copies) for rows in splits] == [(120, 0), (40, 0), (120, 0)]
+    said = [{one.messages[-1].content for one in rows} for rows in splits]
+    assert not (said[0] & said[1] or said[0] & said[2] or said[1] & said[2])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tunesmith.calibration import calibration
 from tunesmith.stats import (
-    calibration,
     clustered_proportion,
     newcombe_difference,
     wilson_interval,

@@ -14,8 +14,9 @@ from text_to_text_models import KINDS, build_model, build_tokenizer, load, rows,
 from tunesmith.errors import DataError, ModelError
 from tunesmith.models.adapters import AdapterConfig, add_adapter
 from tunesmith.models.forward import forward, hidden_states
-from tunesmith.records import Example, Where
+from tunesmith.records import Example, Message, Where
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
+from tunesmith.rollout.likelihood import LocalLikelihood
 from tunesmith.tokens.pack import pack, pack_prompts
 
 SHAPES = [(9, 2), (14, 2), (5, 2), (7, 2)]
@@ -175,3 +176,19 @@ def test_their_kin_give_transformers_loss(kind: str, tmp_path: Path) -> None:
     assert float(ours) == pytest.approx(float(theirs), rel=1e-10)
     rollouts = LocalGenerator(base).generate([Prompt(ids=example.source_ids, row_id=0)], Sampling(max_new_tokens=6))
     assert rollouts[0].ids.tolist() == transformers_greedy(base.model, Prompt(ids=example.source_ids, row_id=0), 6)
+
+
+def test_the_likelihood_of_given_words_is_that_of_transformers(folder: Path) -> None:
+    base = load(folder)
+    question, words = (Message(role="user", content="Who was there?"),), ("the man", "another")
+    (scored,) = LocalLikelihood(base).score([(question, words)])
+    source = torch.tensor(base.tokenizer("Who was there?")["input_ids"])[None]
+    for said, one in zip(words, scored, strict=True):
+        ids = base.tokenizer(said)["input_ids"][:-1]  # the end is not asked for; BART also begins
+        given = torch.tensor([[*base.decoder_prefix, *ids]])
+        with torch.no_grad():
+            logits = base.model(input_ids=source, decoder_input_ids=given).logits[0].double()
+        logprobs = torch.log_softmax(logits[len(base.decoder_prefix) - 1 : -1], -1)
+        expected = logprobs.gather(1, torch.tensor(ids)[:, None]).sum()
+        assert one.logprob == pytest.approx(float(expected), abs=1e-6)
+        assert one.num_tokens == len(ids)

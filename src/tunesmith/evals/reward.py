@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.calibration import calibration
 from tunesmith.stats import (
     Interval,
     bootstrap_paired_difference,
-    calibration,
     clustered_proportion,
     exact_mcnemar,
     newcombe_difference,

@@ -3,8 +3,9 @@
 An answer has one of three qualities: helpful (it understands and takes a step that fits the problem), polite (kind
 words, no step), rude. Helpful is above polite and polite above rude; answers of one quality are tied. The letters of a
 row are shuffled. Neither length nor one word gives the quality away: helpful answers may be short and rude ones long,
-rude ones may thank, apologise and speak of help. The wordings of train and test are disjoint. The files are written
-from a seed; no network, nothing but ours.
+rude ones may thank, apologise and speak of help. The wordings of train and test are disjoint; the judge's rows have
+test's wordings in other prompts, so that who judges a match has seen neither its prompts nor what the policy learnt
+from. The files are written from a seed; no network, nothing but ours.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from tunesmith.data.examples.support_chat_wording import (
 )
 from tunesmith.randomness import generator
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "judge"]
+Words = Literal["train", "test"]
 Quality = Literal["helpful", "polite", "rude"]
 FOLDER = Path(__file__).parent / "support_chat"
 SEED = 20261125
-SIZES: dict[Split, int] = {"train": 120, "test": 40}
+SIZES: dict[Split, int] = {"train": 120, "test": 40, "judge": 120}
+_WORDS: dict[Split, Words] = {"train": "train", "test": "test", "judge": "test"}
 QUALITIES: tuple[Quality, ...] = ("helpful", "polite", "rude")
 # The row that stands everywhere in the docs.
 FIRST = {
@@ -62,12 +65,15 @@ def _rankings(split: Split, num_rows: int, seed: int) -> list[tuple[dict[str, An
     """The rows, each with the qualities of its candidates."""
     rows: list[tuple[dict[str, Any], tuple[Quality, ...]]] = [(FIRST, _FIRST_QUALITIES)] if split == "train" else []
     seen, attempt = {str(row["prompt"]) for row, _ in rows}, 0
+    if split == "judge":
+        seen |= {row["prompt"] for row in build_rankings("test", SIZES["test"], seed)}
+    words = _WORDS[split]
     while len(rows) < num_rows:
         rng = generator(seed, "support_chat", split, attempt)
         attempt += 1
         topic = str(rng.choice(list(PROBLEMS)))
-        product = str(rng.choice(PRODUCTS[split]))
-        prompt = _prompt(split, topic, product, rng)
+        product = str(rng.choice(PRODUCTS[words]))
+        prompt = _prompt(words, topic, product, rng)
         if prompt in seen:
             continue
         seen.add(prompt)
@@ -75,7 +81,7 @@ def _rankings(split: Split, num_rows: int, seed: int) -> list[tuple[dict[str, An
         if rng.random() < _TIE_SHARE:
             # Two answers of one quality, which one is drawn.
             qualities[int(rng.integers(3))] = qualities[int(rng.integers(3))]
-        answers = _different_answers(split, topic, product, qualities, rng)
+        answers = _different_answers(words, topic, product, qualities, rng)
         names = string.ascii_uppercase[: len(answers)]
         row = {
             "prompt": prompt,
@@ -86,14 +92,14 @@ def _rankings(split: Split, num_rows: int, seed: int) -> list[tuple[dict[str, An
     return rows
 
 
-def _prompt(split: Split, topic: str, product: str, rng: np.random.Generator) -> str:
+def _prompt(split: Words, topic: str, product: str, rng: np.random.Generator) -> str:
     problem = str(rng.choice(PROBLEMS[topic][split])).format(P=product)
     feeling = str(rng.choice(FEELINGS[split]))
     return f"{feeling} {problem}" if rng.random() < _BEFORE_SHARE else f"{problem} {feeling}"
 
 
 def _different_answers(
-    split: Split, topic: str, product: str, qualities: Sequence[str], rng: np.random.Generator
+    split: Words, topic: str, product: str, qualities: Sequence[str], rng: np.random.Generator
 ) -> list[str]:
     answers: list[str] = []
     for quality in qualities:
@@ -104,7 +110,7 @@ def _different_answers(
     return answers
 
 
-def answer(split: Split, topic: str, product: str, quality: str, rng: np.random.Generator) -> str:
+def answer(split: Words, topic: str, product: str, quality: str, rng: np.random.Generator) -> str:
     """One answer of a quality to a problem with a product."""
     long = rng.random() < _LONG[quality]
     if quality == "helpful":
@@ -158,7 +164,7 @@ def _judged(kind: str, quality: str, rng: np.random.Generator) -> dict[str, Any]
 
 
 def file_of(name: str) -> Path:
-    """The shipped file: rankings_train, rankings_test, ratings, thumbs, flags or edits."""
+    """The shipped file: rankings_train, rankings_test, rankings_judge, ratings, thumbs, flags or edits."""
     return FOLDER / f"{name}.jsonl"
 
 
