@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from advise_worlds import ASKED, World, open_world, write_rows
 
+import tunesmith.recipes.advise_tune as tuning
 from tunesmith.config import build_config
 from tunesmith.data.near import near_clusters
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evals.advise.conditions import question_of, requests_of
-import tunesmith.recipes.advise_tune as tuning
 from tunesmith.models.adapters import add_adapter
 from tunesmith.recipes.advise import describe, measure_all, run_advise, write_all
 from tunesmith.recipes.advise_config import AdviseConfig
@@ -225,6 +225,7 @@ def test_on_a_tiny_model_adapters_are_trained_once_and_the_base_is_left_alone(
     facts = run_advise(config, said.append)
     assert len(facts["conditions"]) >= 5 and facts["answers"]["kind"] == "label"
     assert len(list((tmp_path / "out" / "adapters").iterdir())) == 2
+
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
