@@ -158,8 +158,8 @@ def about_freshness(fresh: Mapping[str, Any]) -> str:
     told = (
         f"An adapter of its own was tuned on {facts}; then {fresh['num_changed']} of them changed, in the index alone, "
         f"and {fresh['num_kept']} did not. They are asked in a wording of their own where there are several. An answer "
-        "that names both or neither counts as neither; 'follows': new answers outnumber old ones, p at most 0.05 by the "
-        "sign test."
+        "that names both or neither counts as neither; 'follows': more new answers than old ones, sign test p at most "
+        "0.05."
     )
     warning = " Tuning did not teach the old facts here (less than half), so this says little about weights."
     return told if fresh["learnt"] else told + warning
