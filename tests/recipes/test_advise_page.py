@@ -43,7 +43,9 @@ def test_the_pages_facts_are_read(tmp_path: Path) -> None:
     assert body is not None
     (tmp_path / "changed.jsonl").write_text(body[1])
     facts = read_facts(str(tmp_path / "changed.jsonl"))
-    assert [fact.changed for fact in facts] == [True, True, False] and facts[0].taught == ("Price of express delivery?",)
+    assert [fact.changed for fact in facts] == [True, True, False] and facts[0].taught == (
+        "Price of express delivery?",
+    )
 
 
 def test_the_pages_subset_of_banking77_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

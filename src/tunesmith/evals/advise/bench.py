@@ -13,7 +13,7 @@ from tunesmith.evals.advise.conditions import Condition, requests_of
 from tunesmith.evals.advise.ledger import Ledger
 from tunesmith.evals.run import TaskResult, run_task
 from tunesmith.evals.subject import Subject
-from tunesmith.evals.task import Item, Request, Scorer, Task
+from tunesmith.evals.task import Item, Request, Task
 from tunesmith.randomness import permutation
 from tunesmith.records import Message
 from tunesmith.rollout.sampling import Sampling
@@ -61,7 +61,14 @@ class Bench:
 
     def score(self, split: str, items: Sequence[Item], condition: Condition, part: str) -> TaskResult:
         """Quality on a split; what it takes is booked under ``part``."""
-        task = self._task(f"advise-{split}", items, condition, self.answers.scorer, self.answers.metrics)
+        task = Task(
+            name=f"advise-{split}",
+            version=1,
+            items=tuple(items),
+            solver=condition.solver,
+            scorer=self.answers.scorer,
+            metrics=self.answers.metrics,
+        )
         return self.run(task, condition, part)
 
     def run(self, task: Task, condition: Condition, part: str) -> TaskResult:
@@ -99,11 +106,6 @@ class Bench:
         """Whether the longest answer still has room behind these messages."""
         room = max([self.sampling.max_new_tokens, *(self.counter.text(choice) + 2 for choice in self.answers.choices)])
         return self.counter.prompt(messages) + room <= self.counter.context
-
-    def _task(
-        self, name: str, items: Sequence[Item], condition: Condition, scorer: Scorer, metrics: tuple[str, ...]
-    ) -> Task:
-        return Task(name=name, version=1, items=tuple(items), solver=condition.solver, scorer=scorer, metrics=metrics)
 
     def _time(self, items: Sequence[Item], condition: Condition) -> tuple[float, ...]:
         """Milliseconds of single requests on a seeded sample, search included; those of an earlier call are kept."""
