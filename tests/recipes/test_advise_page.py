@@ -30,7 +30,7 @@ def test_every_option_and_picture_the_page_names_exists() -> None:
 
 def test_the_pages_commands_parse_up_to_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    commands = [line for line in re.findall(r"^tunesmith (advise .*?)(?:  #.*)?$", PAGE, re.MULTILINE)]
+    commands = re.findall(r"^tunesmith (advise .*?)(?:  #.*)?$", PAGE, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
         done = CliRunner().invoke(app, shlex.split(command))

@@ -120,7 +120,8 @@ def how_it_was_measured(facts: Mapping[str, Any]) -> str:
         f"tuned weights were chosen on {facts['rows']['validation']} other rows. Near copies of a test question are "
         "not learnt from, searched or shown. Intervals are 95 % (Wilson for shares, else "
         "bootstrap); p is the exact McNemar or sign test against the best condition, then adjusted by Holm for all of "
-        f"them. {facts['answers']['note'][0].upper()}{facts['answers']['note'][1:]}"
+        "them. Every adapter was trained once: intervals are about which rows were asked, not about the seed. "
+        f"{facts['answers']['note'][0].upper()}{facts['answers']['note'][1:]}"
     )
 
 
