@@ -1,4 +1,4 @@
-"""The peers' own environment: made once under bench/.env-peers from pinned versions, never mixed with ours."""
+"""The peers' own environments: made once under bench/.env-NAME from pinned versions, never mixed with ours."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 BENCH_FOLDER = Path(__file__).resolve().parent
-ENV_FOLDER = BENCH_FOLDER / ".env-peers"
-REQUIREMENTS = BENCH_FOLDER / "peers.txt"
 INSTALL_TORCH = BENCH_FOLDER.parent / "scripts" / "install_torch.py"
-# Written last, so that an interrupted installation is done again.
-STAMP = ENV_FOLDER / "installed.txt"
 
 
 def torch_version(pinned: str) -> str:
@@ -23,17 +19,19 @@ def torch_version(pinned: str) -> str:
     return ours
 
 
-def ensure() -> Path:
-    """The peers' interpreter; installs the pinned versions first where the environment is absent or other."""
-    python = ENV_FOLDER / "bin" / "python"
-    pinned = REQUIREMENTS.read_text(encoding="utf-8")
+def ensure(name: str = "peers") -> Path:
+    """The interpreter of bench/.env-NAME; installs the versions of NAME.txt first where it is absent or other."""
+    folder, requirements = BENCH_FOLDER / f".env-{name}", BENCH_FOLDER / f"{name}.txt"
+    # Written last, so that an interrupted installation is done again.
+    python, stamp = folder / "bin" / "python", folder / "installed.txt"
+    pinned = requirements.read_text(encoding="utf-8")
     version = torch_version(pinned)
-    if python.exists() and STAMP.exists() and STAMP.read_text(encoding="utf-8") == pinned:
+    if python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == pinned:
         return python
-    print(f"Installing the peers into {ENV_FOLDER} (once; a few minutes).", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", str(ENV_FOLDER)], check=True)
+    print(f"Installing the peers into {folder} (once; a few minutes).", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     # The same installer as ours, so that both sides get one build of torch and no CUDA without a GPU.
     subprocess.run([str(python), str(INSTALL_TORCH), version], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--requirement", str(REQUIREMENTS)], check=True)
-    STAMP.write_text(pinned, encoding="utf-8")
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)], check=True)
+    stamp.write_text(pinned, encoding="utf-8")
     return python

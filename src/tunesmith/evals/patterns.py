@@ -1,0 +1,83 @@
+"""Answers read by a regular expression, with a limit on text and time: some patterns take for ever on some texts."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import regex
+
+from tunesmith.errors import DataError
+from tunesmith.evals.scorers import normalised
+from tunesmith.evals.task import Item, Reply, Scorer
+from tunesmith.records import Verdict
+
+_MAX_CHARACTERS, _SECONDS = 20_000, 0.2
+
+
+def pattern_match(
+    pattern: str | None = None,
+    *,
+    whole: bool = False,
+    max_characters: int = _MAX_CHARACTERS,
+    seconds: float = _SECONDS,
+) -> Scorer:
+    """Whether a reply holds a pattern, or is one from end to end (``whole``).
+
+    pattern: in the syntax of Python's re; None takes the item's target as the pattern. Value (0 or 1): match. A reply
+    beyond max_characters, or a search beyond ``seconds``, scores 0 and the explanation says so. Raises DataError for a
+    pattern that cannot be read.
+    """
+    fixed = None if pattern is None else _compiled(pattern, f"pattern {pattern!r}")
+
+    def score(item: Item, reply: Reply) -> Verdict:
+        compiled = fixed or _compiled(item.target, f"item {item.id}")
+        found, fault = _search(compiled, reply.text, max_characters, seconds, whole=whole)
+        return Verdict(values={"match": float(found is not None)}, explanation=fault or ("" if found else "no match"))
+
+    return score
+
+
+def pattern_answer(
+    pattern: str, *, last: bool = True, max_characters: int = _MAX_CHARACTERS, seconds: float = _SECONDS
+) -> Scorer:
+    """Take the answer out of a reply by a pattern and compare it with the target, case and punctuation aside.
+
+    The answer is the pattern's first group, or the whole match without one; of several matches the last or the first.
+    Values (0 or 1): extracted, match. Limits and errors as with ``pattern_match``.
+    """
+    compiled = _compiled(pattern, f"pattern {pattern!r}")
+
+    def score(item: Item, reply: Reply) -> Verdict:
+        found, fault = _search(compiled, reply.text, max_characters, seconds, last=last)
+        said = None if found is None else found.group(1 if compiled.groups else 0)
+        right = said is not None and normalised(said) == normalised(item.target)
+        wrong = fault or ("no match" if said is None else f"'{said}' instead of '{item.target}'")
+        values = {"extracted": float(said is not None), "match": float(right)}
+        return Verdict(values=values, explanation="" if right else wrong)
+
+    return score
+
+
+def _compiled(pattern: str, place: str) -> Any:
+    try:
+        return regex.compile(pattern)
+    except regex.error as error:
+        raise DataError(place, f"is no regular expression: {error}.", "Correct it.") from None
+
+
+def _search(
+    compiled: Any, text: str, max_characters: int, seconds: float, *, whole: bool = False, last: bool = False
+) -> tuple[Any, str]:
+    """The match or None, and why there was no search to an end."""
+    if len(text) > max_characters:
+        return None, f"{len(text)} characters, more than the {max_characters} a pattern is tried on"
+    try:
+        if whole:
+            return compiled.fullmatch(text, timeout=seconds), ""
+        if not last:
+            return compiled.search(text, timeout=seconds), ""
+        matches = deque(compiled.finditer(text, timeout=seconds), maxlen=1)
+        return (matches[0] if matches else None), ""
+    except TimeoutError:
+        return None, f"the pattern found no end within {seconds} s"
