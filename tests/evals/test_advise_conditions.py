@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from tunesmith.errors import ConfigError, DataError
-from tunesmith.evals.advise.answers import answers_of, last_number, likeliest
+from tunesmith.evals.advise.answers import answers_of
 from tunesmith.evals.advise.conditions import (
     Dropped,
     fixed,
@@ -130,17 +130,20 @@ def test_labels_are_written_where_they_are_many_or_one_begins_another() -> None:
         answers_of(["{}", "no"], "json")
 
 
-def test_scores_of_choices_numbers_and_long_texts() -> None:
-    one = Item(id="i", messages=item("q", "").messages, target="b", choices=("a", "b"))
-    assert likeliest(one, reply(one, nats=(-2.0, -1.0))).values == {"right": 1.0}
-    assert likeliest(one, reply(one, nats=(-1.0, -2.0))).values == {"right": 0.0}
-    assert likeliest(one, reply(one, nats=(-1.0, -1.0))).values == {"right": 0.0}, "a tie is no answer"
-    two = item("q", "1,200")
-    assert [last_number(two, reply(two, t)).values["right"] for t in ("3 + 4 = 1200.0", "1200 of 4", "")] == [1, 0, 0]
+def test_choices_numbers_and_long_texts_are_scored_by_what_decides() -> None:
+    labels = answers_of(["a", "b"] * 6, held_out=["c"])
+    assert labels.choices == ("a", "b", "c") and labels.metric == "acc", "a label no training row has is still a label"
+    one = Item(id="i", messages=item("q", "").messages, target="b", choices=labels.choices)
+    assert labels.scorer(one, reply(one, nats=(-2.0, -1.0, -3.0))).values["acc"] == 1.0
+    assert labels.scorer(one, reply(one, nats=(-1.0, -2.0, -3.0))).values["acc"] == 0.0
+    two, number = item("q", "1,200"), answers_of(["4", "1,200", "7"])
+    said = [number.scorer(two, reply(two, t)).values["numeric"] for t in ("3 + 4 = 1200.0", "1200 of 4", "")]
+    assert number.metric == "numeric" and said == [1, 0, 0]
     long = answers_of(["the cat sat on the mat " * 4 + str(i) for i in range(9)])
     three = item("q", "the cat sat on the mat")
     # Longest common run with gaps: 4 of 6 and of 4 words, F1 = 2 * 1 * (4/6) / (1 + 4/6) = 0.8.
-    assert long.scorer(three, reply(three, "The cat sat mat!")).values["rouge_l"] == pytest.approx(0.8)
+    assert long.metric == "rougeL"
+    assert long.scorer(three, reply(three, "The cat sat mat!")).values["rougeL"] == pytest.approx(0.8)
 
 
 def test_prompts_of_ours_say_what_the_rows_know() -> None:

@@ -67,7 +67,10 @@ def open_encoder(config: AdviseConfig) -> Encode | None:
 def open_bench(config: AdviseConfig, say: Callable[[str], None]) -> tuple[TaskRows, Bench, Base]:
     """The rows, and the base on the bench they are measured on."""
     rows = load_rows(config)
-    answers = answers_of([item.target for item in rows.train], config.answers, by_choice=config.by_choice)
+    held_out = [item.target for item in (*rows.validation, *rows.test)]
+    answers = answers_of(
+        [item.target for item in rows.train], config.answers, by_choice=config.by_choice, held_out=held_out
+    )
     rows = rows.with_choices(answers.choices)
     for line in (*rows.notes(), answers.note):
         say(line)

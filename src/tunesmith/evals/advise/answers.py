@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from tunesmith.errors import ConfigError, MissingExtraError
-from tunesmith.evals.scorers import exact_text, json_fields, normalised, parse_json_object
-from tunesmith.evals.task import Item, Reply, Scorer
-from tunesmith.records import Verdict
+from tunesmith.errors import ConfigError
+from tunesmith.evals.choice import choice_scorer
+from tunesmith.evals.numeric import numbers, numeric_answer
+from tunesmith.evals.overlap import overlap
+from tunesmith.evals.scorers import exact_text, json_fields, parse_json_object
+from tunesmith.evals.task import Scorer
 
 Kind = Literal["json", "number", "label", "text", "long-text"]
 # Labels are asked as choices up to this number: each one costs its tokens with every request.
@@ -21,7 +22,6 @@ MAX_CHOICES = 20
 MAX_LABELS = 200
 # A field or an answer with more words than this is prose, which exact matching has nothing to say about.
 MAX_WORDS_OF_A_VALUE, MAX_WORDS_OF_A_FACT = 6, 12
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,36 +44,41 @@ class Answers:
 
 
 def answers_of(
-    targets: Sequence[str], kind: Kind | Literal["auto"] = "auto", *, by_choice: bool | None = None
+    targets: Sequence[str],
+    kind: Kind | Literal["auto"] = "auto",
+    *,
+    by_choice: bool | None = None,
+    held_out: Sequence[str] = (),
 ) -> Answers:
     """Look at the training rows' answers. by_choice None: where there are at most 20 labels and none begins another.
 
-    Raises ConfigError where the kind that is asked for does not fit the rows.
+    held_out: answers of the other rows, which add nothing but labels that no training row has. Raises ConfigError where
+    the kind that is asked for does not fit the rows.
     """
     kind = _kind(targets) if kind == "auto" else kind
     longest = max(len(target.split()) for target in targets)
     if kind == "json":
         return _json_answers(targets, longest)
     if kind == "number":
-        if strange := [target for target in targets if not _NUMBER.search(target)]:
+        if strange := [target for target in (*targets, *held_out) if not numbers(target)]:
             raise ConfigError("answers", f"'{strange[0][:40]}' holds no number.", "Take another kind of answers.")
-        note = "answers are numbers: right if the last number of the answer is the last of the row's, as a number."
-        return _plain(kind, "right", ("right",), last_number, note, longest)
+        note = "answers are numbers: right if the last number of the answer equals the row's."
+        return _plain(kind, "numeric", ("numeric",), numeric_answer(), note, longest)
     if kind == "label":
-        return _label_answers(targets, by_choice, longest)
+        return _label_answers((*targets, *held_out), by_choice, longest)
     if kind == "text":
         note = (
             "answers are short texts: right if the row's words stand in the answer in a row (case, punctuation aside)."
         )
         return _plain(kind, "contained", ("contained", "exact"), exact_text, note, longest)
     note = "answers are long texts: ROUGE-L against the row's answer, F1 of the longest common run of words with gaps."
-    return _plain(kind, "rouge_l", ("rouge_l",), _rouge_l(), note, longest)
+    return _plain(kind, "rougeL", ("rougeL", "chrf"), overlap(), note, longest)
 
 
 def _kind(targets: Sequence[str]) -> Kind:
     if all(parse_json_object(target) is not None for target in targets):
         return "json"
-    if all(_NUMBER.fullmatch(target.strip().strip("$€£%").strip()) for target in targets):
+    if all(len(numbers(one)) == 1 and len(one.split()) <= 2 and not one.lstrip()[:1].isalpha() for one in targets):
         return "number"
     counts = Counter(targets)
     words = median(len(target.split()) for target in targets)
@@ -137,47 +142,11 @@ def _label_answers(targets: Sequence[str], by_choice: bool | None, longest: int)
     )
     return Answers(
         kind="label",
-        metric="right" if choose else "exact",
-        metrics=("right",) if choose else ("exact", "contained"),
-        scorer=likeliest if choose else exact_text,
+        metric="acc" if choose else "exact",
+        metrics=("acc", "acc_bytes") if choose else ("exact", "contained"),
+        scorer=choice_scorer() if choose else exact_text,
         note=f"answers are {len(labels)} labels: {how}.",
         choices=labels if choose else (),
         values={"": labels},
         longest_words=longest,
     )
-
-
-def likeliest(item: Item, reply: Reply) -> Verdict:
-    """right: the choice with the highest log-likelihood in nats is the target; of equal ones none is chosen."""
-    nats = [likelihood.logprob for likelihood in reply.likelihoods]
-    best = [choice for choice, value in zip(item.choices, nats, strict=True) if value == max(nats)]
-    said = best[0] if len(best) == 1 else ""
-    explanation = "" if said == item.target else f"'{said}' instead of '{item.target}'"
-    return Verdict(values={"right": float(said == item.target)}, explanation=explanation)
-
-
-def last_number(item: Item, reply: Reply) -> Verdict:
-    """right: the last number in the answer equals the last in the target; commas in them are read over."""
-    said, wanted = _last(reply.text), _last(item.target)
-    right = said is not None and said == wanted
-    return Verdict(values={"right": float(right)}, explanation="" if right else f"{said} instead of {wanted}")
-
-
-def _last(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
-
-
-def _rouge_l() -> Scorer:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        fix = "Run: pip install 'tunesmith[eval]'"
-        raise MissingExtraError("rouge-score", "long answers are scored with this library.", fix) from None
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
-
-    def score(item: Item, reply: Reply) -> Verdict:
-        value = scorer.score(normalised(item.target), normalised(reply.text))["rougeL"].fmeasure
-        return Verdict(values={"rouge_l": float(value)}, explanation="")
-
-    return score
