@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import (
+    advise,
     after,
     card,
     data,
