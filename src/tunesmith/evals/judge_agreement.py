@@ -108,10 +108,10 @@ def _of_numbers(rubric: Rubric, labelled: Sequence[Labelled], rulings: Sequence[
     error = bounded_grade(told, 0.0, span)
     middle = float(np.median(people))
     constant = bounded_grade([Told(q, *[abs(middle - h)] * 3) for q, h in zip(questions, people, strict=True)], 0, span)
-    raters = max(len(case.people) for case in labelled)
+    raters = max(len(one.people) for one in labelled)
     matrix = np.full((len(labelled), raters + 1), np.nan)
-    for i, case in enumerate(labelled):
-        matrix[i, : len(case.people)] = case.people
+    for i, thing in enumerate(labelled):
+        matrix[i, : len(thing.people)] = thing.people
         if (value := rulings[i].value) is not None:
             matrix[i, raters] = value
     clusters = _numbered(questions)
