@@ -25,6 +25,7 @@ from tunesmith.evals.judge_agreement import (
 )
 from tunesmith.evals.judge_rows import load_judged
 from tunesmith.evals.judge_stats import Told
+from tunesmith.evals.match import Match
 from tunesmith.evals.rubrics import GRADE, HARM, PAIR, REFUSAL, Rubric
 from tunesmith.stats import wilson_interval
 
@@ -166,3 +167,13 @@ def test_rows_without_a_person_are_named(tmp_path: Path, row: dict[str, object],
     with pytest.raises(DataError, match=said) as caught:
         load_judged(str(path), GRADE)
     assert ":2" in str(caught.value)
+
+
+def test_a_win_rate_by_a_judge_that_writes_says_so_too(tmp_path: Path) -> None:
+    def match(judge: dict[str, str]) -> Match:
+        return Match(
+            prompts=(), num_samples=1, sides=(), results={}, divergences={}, judge=judge, counts={}, examples=()
+        )
+
+    assert match({"judge.weight": "1.0", "judge.template": "ab12"}).judge_agreement == NOT_CALIBRATED
+    assert match({"reward.weight": "1.0", "reward.reward_model": "cd34"}).judge_agreement is None

@@ -14,6 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import (
+    advise,
+    after,
+    card,
     data,
     dpo,
     evaluate,
@@ -49,7 +52,7 @@ app = typer.Typer(
 )
 for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
-for verb in (reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate):
+for verb in (after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate, card.card, advise.advise):
     app.command()(verb)
 app.command("eval")(evaluate.evaluate)
 app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)

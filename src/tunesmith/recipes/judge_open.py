@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError
@@ -55,6 +56,16 @@ class JudgeSettings(Config):
     calibrations: str = "runs/judges"
     """Folder in which `judge calibrate` files how far judges agree with people."""
 
+    @model_validator(mode="after")
+    def _a_judge(self) -> Self:
+        if self.judge not in (LOCAL, PERSON) and not self.judge.startswith(("http://", "https://")):
+            raise ValueError("judge is local, person, or an address such as http://localhost:8000/v1")
+        if self.judge not in (LOCAL, PERSON) and self.judge_model is None:
+            raise ValueError("an address needs judge_model, the model's name there")
+        if not self.annotator.strip():
+            raise ValueError("annotator is empty: say who judges")
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keyboard:
@@ -69,21 +80,15 @@ def open_judge(
 ) -> tuple[Judge, list[str]]:
     """The judge and what is to be said of it. ``base``: one that is loaded already, which a local judge may share.
 
-    Raises ConfigError for a judge that is none of the three, and what opening it raises.
+    Raises ConfigError where a person is to judge and there is no keyboard, and what opening a model raises.
     """
     if settings.judge == PERSON:
         if keyboard is None:
             raise ConfigError("judge", "there is nobody at a keyboard.", "Judge from the command line.")
-        if not settings.annotator.strip():
-            raise ConfigError("annotator", "the name is empty.", "Say who judges.")
         return PersonJudge(settings.annotator.strip(), keyboard.read_key, keyboard.show), []
     if settings.judge == LOCAL:
         return _local(settings, model, base)
-    if not settings.judge.startswith(("http://", "https://")):
-        fix = "Say local, person, or an address such as http://localhost:8000/v1."
-        raise ConfigError("judge", f"'{settings.judge}' is no judge.", fix)
-    if settings.judge_model is None:
-        raise ConfigError("judge_model", "an address needs the model's name there.", "Name it with --judge-model.")
+    assert settings.judge_model is not None
     names = ("api_key_env", "timeout_seconds", "max_attempts", "backoff_seconds", "num_connections")
     endpoint = Endpoint(
         EndpointConfig(

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith.errors import ConfigError
 from tunesmith.evals.contests import Decision, Talk, hold
@@ -63,6 +63,14 @@ class MTBenchConfig(ModelConfig, JudgeSettings):
     output_dir: str = "runs/mt-bench"
     """Where answers, verdicts, result and page are written."""
 
+    @model_validator(mode="after")
+    def _two_models(self) -> Self:
+        if self.mode == "pair" and self.compare is None:
+            raise ValueError("pairs need two models: name the other one with compare")
+        if self.endpoint is not None and self.adapter is not None:
+            raise ValueError("an endpoint takes no adapter: measure one of the two")
+        return self
+
 
 Bar = Callable[[str, int, int], None]
 
@@ -75,8 +83,6 @@ def run_mt_bench(
 ) -> dict[str, Any]:
     """Answer, judge, write; returns what ``--json`` prints. Raises ConfigError, DataError, EndpointError, RunError."""
     began = time.perf_counter()
-    if config.mode == "pair" and config.compare is None:
-        raise ConfigError("mode", "pairs need two models.", "Name the other one with --compare.")
     loaded = load_questions(config.questions, config.references, config.limit)
     subjects, base, notes = _open_subjects(config)
     judge, more = open_judge(config, _judge_model(config, base), base, keyboard)
@@ -135,8 +141,6 @@ def _self_judged(judge: Judge, subjects: Sequence[Subject]) -> list[str]:
 
 def _open_subjects(config: MTBenchConfig) -> tuple[list[Subject], Base | None, list[str]]:
     """Who answers, the measured one first; local ones share one base. Raises ConfigError, ModelError."""
-    if config.endpoint is not None and config.adapter is not None:
-        raise ConfigError("endpoint", "takes no adapter.", "Measure one of the two.")
     subjects = [] if config.endpoint is None else [endpoint_subject(config.endpoint, seed=config.seed)]
     wanted = [config.adapter] if config.endpoint is None else []
     if config.compare is not None:
