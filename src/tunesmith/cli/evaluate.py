@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -25,9 +24,8 @@ _OVERRIDE = re.compile(r"^[a-z_]+(\.[a-z_]+)*=")
 class Verbs(TyperGroup):
     """The verbs; ``eval mt-bench`` leads to the one of that name."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    # typer brings a click of its own in some versions, so that neither's types can be named.
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args[1:] if args[:2] == ["eval", MT_BENCH] else args)
 
 
