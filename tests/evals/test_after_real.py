@@ -34,7 +34,7 @@ def test_the_real_model_knows_what_it_has_read_and_answers_above_chance(tmp_path
         whole[name] = sum(bool(completed(score)) for score in scores)
     known, new = (np.array(rates[name]) for name in rates)
     auc = auc_interval(float((known[:, None] < new[None]).mean()), len(known), len(new))
-    assert auc.low > 0.6 and known.mean() < 0.8 * new.mean()
+    assert auc.low > 0.6 and known.mean() < 0.85 * new.mean()
     assert whole["popular_quotes"] >= 1 and whole["unseen_quotes"] == 0
 
     subject = local_subject(base, LocalGenerator(base), None, "base", chat_template=False)

@@ -17,7 +17,7 @@ Example = tuple[str, Mapping[str, Any]]
 _METHOD = (
     "Intervals are 95 %: Wilson's score interval of shares, a bootstrap of other means, both over groups where items "
     "belong together. Comparisons are over the same items, asked in the same words and with the same settings: "
-    "p is the exact two-sided McNemar test (on graded values the sign test) of the one metric a suite that decides, "
+    "p is the exact two-sided McNemar test (on graded values the sign test) of the metric that decides in a suite, "
     "and p (Holm) holds for all tests of this evaluation together. Other metrics are shown and not tested."
 )
 
