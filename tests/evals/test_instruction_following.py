@@ -141,6 +141,7 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         ["it's so", "a-b, c!"],
         ["two words", "- - - a b"],
     ),
+    ("length_constraints:number_words", {"relation": "less than", "num_words": 16}, [HINDI], [HINDI + " बच्चे"]),
     ("punctuation:no_comma", {}, ["No. None; never"], ["Well, no", "نعم، لا", "是，不"]),
     ("startend:end_checker", {"end_phrase": "Peace!"}, ["Bye. peace! ", '"Bye. Peace!"'], ["Peace! Bye", "Peace"]),
     ("startend:quotation", {}, [' "said" '], ['"', '"said', "'said'", '"said" he']),
@@ -170,7 +171,7 @@ def test_every_constraint_has_a_case() -> None:
         ("no stop at all\nin two lines", 1),
         ("It is no. Go!", 2),
         ("He said \"Stop.\" Then he left.", 2),
-        ("Pi is 3.14. See e.g. Fig. 2 by Dr. A. B. Cee, Inc. and others etc. This is new.", 2),
+        ("Pi is 3.14. See e.g. Fig. 2 by Dr. A. B. Cee, Inc. and others etc. This is new.", 3),
         ("Really?! Yes... maybe.", 3),
         ("1. First one.\n2. Second one.\na. Third one.", 3),
         ("So do I. You too.", 2),
@@ -179,7 +180,7 @@ def test_every_constraint_has_a_case() -> None:
     ],
 )  # fmt: skip
 def test_sentences_are_counted_as_people_do(text: str, count: int) -> None:
-    assert len([one for one in sentences(text) if any(c.isalnum() for c in one)]) == count
+    assert len(sentences(text)) == count
 
 
 def item(*instructions: tuple[str, dict[str, Any]]) -> Item:
@@ -250,7 +251,7 @@ def test_lists_of_different_length_and_unknown_relations_are_errors() -> None:
         is_followed("x", "length_constraints:number_words", {"relation": "about", "num_words": 3})
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.text(alphabet='aZ1 .,*\n"<>[]-{}P:S#é', max_size=80))
 def test_any_response_gets_a_verdict_and_loose_is_never_below_strict(text: str) -> None:
     got = verdict(text, item(*((name, arguments) for name, arguments, *_ in CASES if not name.startswith("language"))))

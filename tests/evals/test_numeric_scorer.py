@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
@@ -39,7 +40,7 @@ def scored(score: Scorer, target: str, text: str) -> dict[str, float]:
         ("so...18", [18]),
         ("3/4, 1 1/2, 6 / 8", ["3/4", "3/2", "3/4"]),
         ("on 3/4/2020", [3, 4, 2020]),
-        ("1/0", [1, 0]),
+        ("1/0", []),
         (r"\frac{3}{4} and -\dfrac{1}{2}", ["3/4", "-1/2"]),
         ("1.5e3, 2E-2, 2 x 10^3, 3 × 10^{-1}, 4 \\times 10^2", [1500, "1/50", 2000, "3/10", 400]),
         ("9" * 61, []),
@@ -56,10 +57,9 @@ def test_numbers_are_read_as_people_write_them(text: str, found: list[int | str]
 @given(st.integers(-(10**9), 10**9), st.integers(0, 6))
 def test_a_number_is_read_whatever_way_it_is_written(whole: int, places: int) -> None:
     value = Fraction(whole, 10**places)
-    text = f"{float(value):.{places}f}"
-    exact = Fraction(text)
-    assert [n.value for n in numbers(f"so it is {text}.")] == [exact]
-    assert [n.value for n in numbers(f"{exact:,.6f} km")] == [exact], "thousands separators change nothing"
+    decimal = Decimal(whole).scaleb(-places)
+    assert [n.value for n in numbers(f"so it is {decimal:f}.")] == [value]
+    assert [n.value for n in numbers(f"{decimal:,f} km")] == [value], "thousands separators change nothing"
     assert [n.value for n in numbers(f"{value.numerator}/{value.denominator}")] == [value]
 
 

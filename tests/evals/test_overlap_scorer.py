@@ -50,7 +50,7 @@ def test_the_best_of_several_references_counts() -> None:
     assert max(values("a red bus stops here", "nothing alike at all").values()) < 0.2
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.text(alphabet="ab c.ä\n", max_size=30), st.text(alphabet="ab c.ä\n", min_size=1, max_size=30))
 def test_every_value_is_a_share(text: str, reference: str) -> None:
     if not reference.strip():

@@ -7,16 +7,18 @@ description leaves a choice, the docstring names the one taken.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+# Not re, whose \w leaves out the vowel signs of Hindi, Tamil or Thai and so parts their words.
+import regex  # type: ignore[import-untyped]
 
 from tunesmith.errors import MissingExtraError
 
 Check = Callable[..., bool]
 
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-_ENDS = re.compile(r"""[.!?…]+["'”’»)\]*_]*(?=\s|$)|[。！？।۔؟]+""")
+_ENDS = regex.compile(r"""[.!?…]+["'”’»)\]*_]*(?=\s|$)|[。！？।۔؟]+""")
 # A full stop behind one of the first ends no sentence; behind one of the second not where a small letter follows.
 _NEVER_LAST = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "mt", "vs", "e.g", "i.e", "cf", "vol", "fig", "approx"})
 _AT_TIMES_LAST = frozenset({"etc", "inc", "ltd", "co", "corp", "dept", "sr", "jr", "a.m", "p.m", "u.s", "u.k"})
@@ -43,7 +45,9 @@ def keyword_frequency(response: str, *, relation: str, keyword: str, frequency: 
 
 def no_forbidden_words(response: str, *, forbidden_words: Sequence[str]) -> bool:
     """None of the words stands in the response as a word of its own, letter case aside."""
-    return not any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", response, re.IGNORECASE) for word in forbidden_words)
+    return not any(
+        regex.search(rf"(?<!\w){regex.escape(word)}(?!\w)", response, regex.IGNORECASE) for word in forbidden_words
+    )
 
 
 def letter_frequency(response: str, *, let_relation: str, letter: str, let_frequency: int) -> bool:
@@ -58,7 +62,7 @@ def in_language(response: str, *, language: str) -> bool:
 
 def number_words(response: str, *, relation: str, num_words: int) -> bool:
     """As many words as asked; an apostrophe or a hyphen parts two words."""
-    return holds(relation, len(re.findall(r"\w+", response)), num_words)
+    return holds(relation, len(regex.findall(r"\w+", response)), num_words)
 
 
 def sentences(response: str) -> list[str]:
@@ -72,7 +76,7 @@ def sentences(response: str) -> list[str]:
             continue
         out.append(response[start : end.end()].strip())
         start = end.end()
-    return [*out, rest] if re.search(r"\w", rest := response[start:].strip()) else out
+    return [piece for piece in (*out, response[start:].strip()) if regex.search(r"\w", piece)]
 
 
 def _goes_on(before: str, after: str) -> bool:
@@ -100,31 +104,31 @@ def nth_paragraph_first_word(response: str, *, num_paragraphs: int, nth_paragrap
     parts = [part.strip() for part in response.split("\n\n") if part.strip()]
     if len(parts) != num_paragraphs or not 1 <= nth_paragraph <= num_paragraphs:
         return False
-    word = re.match(r"[^\w\s]*([\w'’-]*\w)", parts[nth_paragraph - 1])
+    word = regex.match(r"[^\w\s]*([\w'’-]*\w)", parts[nth_paragraph - 1])
     return word is not None and word.group(1).lower() == first_word.lower()
 
 
 def number_placeholders(response: str, *, num_placeholders: int) -> bool:
     """At least so many [placeholders] in square brackets, each within a line."""
-    return len(re.findall(r"\[[^\[\]\n]+\]", response)) >= num_placeholders
+    return len(regex.findall(r"\[[^\[\]\n]+\]", response)) >= num_placeholders
 
 
 def has_postscript(response: str, *, postscript_marker: str) -> bool:
     """The marker (P.S. or P.P.S) stands in the response, case and blanks between its letters aside."""
-    letters = re.findall(r"\w", postscript_marker)
-    pattern = r"(?<!\w)" + r"\.\s?".join(map(re.escape, letters))
+    letters = regex.findall(r"\w", postscript_marker)
+    pattern = r"(?<!\w)" + r"\.\s?".join(map(regex.escape, letters))
     pattern += r"\." if postscript_marker.endswith(".") else ""
-    return re.search(pattern, response, re.IGNORECASE) is not None
+    return regex.search(pattern, response, regex.IGNORECASE) is not None
 
 
 def number_bullets(response: str, *, num_bullets: int) -> bool:
     """Exactly so many lines that begin with one * or with -; two of them are bold text or a divider."""
-    return len(re.findall(r"^[ \t]*(?:\*(?!\*)|-(?!-)).+$", response, re.MULTILINE)) == num_bullets
+    return len(regex.findall(r"^[ \t]*(?:\*(?!\*)|-(?!-)).+$", response, regex.MULTILINE)) == num_bullets
 
 
 def has_title(response: str) -> bool:
     """A title in double angular brackets, <<title>>, on one line and not blank."""
-    return any(title.strip("<> \t") for title in re.findall(r"<<([^\n]+?)>>", response))
+    return any(title.strip("<> \t") for title in regex.findall(r"<<([^\n]+?)>>", response))
 
 
 def constrained_response(response: str) -> bool:
@@ -134,18 +138,18 @@ def constrained_response(response: str) -> bool:
 
 def number_highlights(response: str, *, num_highlights: int) -> bool:
     """At least so many *highlighted* or **highlighted** pieces, each within a line and not blank."""
-    pieces = re.findall(r"\*\*[^\n*]+\*\*|\*[^\n*]*\*", response)
+    pieces = regex.findall(r"\*\*[^\n*]+\*\*|\*(?=\S)[^\n*]+\*", response)
     return sum(bool(piece.strip("* \t")) for piece in pieces) >= num_highlights
 
 
 def multiple_sections(response: str, *, section_spliter: str, num_sections: int) -> bool:
     """At least so many places with the mark and a number, such as SECTION 1."""
-    return len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", response)) >= num_sections
+    return len(regex.findall(rf"{regex.escape(section_spliter)}\s?\d+", response)) >= num_sections
 
 
 def is_json(response: str) -> bool:
     """The whole response is JSON; a fence of ``` or ```json around it is allowed."""
-    inner = re.sub(r"\A\s*```(?:json)?|```\s*\Z", "", response, flags=re.IGNORECASE)
+    inner = regex.sub(r"\A\s*```(?:json)?|```\s*\Z", "", response, flags=regex.IGNORECASE)
     try:
         json.loads(inner)
     except (ValueError, RecursionError):
@@ -177,7 +181,7 @@ def is_english_lowercase(response: str) -> bool:
 
 def capital_word_frequency(response: str, *, capital_relation: str, capital_frequency: int) -> bool:
     """Words all in capitals, I and A among them, as many as asked; hyphens and apostrophes join a word."""
-    words = re.findall(r"\w+(?:[-'’]\w+)*", response)
+    words = regex.findall(r"\w+(?:[-'’]\w+)*", response)
     return holds(capital_relation, sum(word.isupper() for word in words), capital_frequency)
 
 

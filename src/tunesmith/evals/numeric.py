@@ -15,11 +15,11 @@ from tunesmith.records import Verdict
 _MAX_DIGITS, _MAX_EXPONENT = 60, 60
 # Groups of three behind , ' ’ or a thin or fixed space; Indian groups of two as well, before a last one of three.
 _WHOLE = r"\d{1,3}(?:[,'’\u2009\u202f\u00a0]\d{2,3})*[,'’\u2009\u202f\u00a0]\d{3}(?!\d)|\d+"
-_DECIMAL = rf"(?:(?:{_WHOLE})(?:\.\d+)?|\.\d+)"
+_DECIMAL = rf"(?:(?:{_WHOLE})(?:\.\d+)?|(?<!\.)\.\d+)"
 _TIMES_TEN = r"\s?(?:[x×*·]|\\times|\\cdot)\s?10\s?(?:\^|\*\*)\s?\{?"
 _NUMBER = re.compile(
     # Not within a word or another number; a minus behind one is a dash or a subtraction.
-    r"(?<![^\W_])(?<!\d\.)(?P<sign>(?<![)\]])[-−+])?(?:[$€£¥]\s?)?(?P<minus>[-−])?(?:"
+    r"(?<![^\W_])(?<!\d\.)(?P<sign>(?<![)\]])[-−+])?(?:[$€£¥]\s?(?P<minus>[-−])?)?(?:"
     rf"\\[dt]?frac\{{(?P<top>{_DECIMAL})\}}\{{(?P<bottom>{_DECIMAL})\}}"
     rf"|(?<!\d/)(?:(?P<whole>\d+)\s)?(?P<above>{_DECIMAL})\s?/\s?(?P<below>\d+(?:\.\d+)?)(?!\s?[/\d]|\.\d)"
     rf"|(?P<plain>{_DECIMAL})(?:[eE](?P<e>[-+]?\d+)|{_TIMES_TEN}(?P<ten>[-−+]?\d+)\}}?)?"

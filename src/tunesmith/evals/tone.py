@@ -9,23 +9,33 @@ from tunesmith.evals.scorers import ToneRules, num_emojis, tone_faults
 from tunesmith.evals.task import Item, Reply, Scorer
 from tunesmith.records import Verdict
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Common English words whose sign hardly depends on what is spoken of. A list finds words, not irony.
-POSITIVE = frozenset(
-    """amazing awesome beautiful best better brilliant calm charming cheerful clean comfortable congratulations delicious
-    delighted delightful easy enjoy enjoyable enjoyed excellent exciting fabulous fantastic fast favourite favorite fine
-    fresh friendly fun generous gentle glad gladly good gorgeous grateful great happily happy helpful impressive
-    incredible kind like liked love loved lovely lucky marvellous marvelous nice outstanding perfect perfectly pleasant
-    pleased pleasure polite pretty proud quick recommend reliable safe satisfied smile smooth splendid success successful
-    superb sweet terrific thank thanks thrilled top useful warm welcome well wonderful worth wow""".split()
+POSITIVE = _words(
+    """
+    amazing awesome beautiful best better brilliant calm charming cheerful clean comfortable congratulations
+    delicious delighted delightful easy enjoy enjoyable enjoyed excellent exciting fabulous fantastic fast favourite
+    favorite fine fresh friendly fun generous gentle glad gladly good gorgeous grateful great happily happy helpful
+    impressive incredible kind like liked love loved lovely lucky marvellous marvelous nice outstanding perfect
+    perfectly pleasant pleased pleasure polite pretty proud quick recommend reliable safe satisfied smile smooth
+    splendid success successful superb sweet terrific thank thanks thrilled top useful warm welcome well wonderful
+    worth wow
+    """
 )
-NEGATIVE = frozenset(
-    """angry annoyed annoying appalling ashamed awful bad boring broken careless cheap cold complain complaint confusing
-    damaged dangerous dead delay delayed difficult dirty disappointed disappointing disappointment disaster disgusting
-    dreadful dull expensive fail failed failure fake faulty frustrated frustrating gloomy greedy hard hate hated horrible
-    hurt ignored impossible inedible junk lazy late lie lost mediocre mess miserable missing mistake nasty noisy
-    overpriced pain pathetic poor poorly problem problems refund regret rude sad scam shame sick slow sorry stupid
-    terrible tired tragic ugly unacceptable unfortunately unhappy unhelpful unpleasant upset useless waste weak worse
-    worst worthless wrong""".split()
+NEGATIVE = _words(
+    """
+    angry annoyed annoying appalling ashamed awful bad boring broken careless cheap cold complain complaint
+    confusing damaged dangerous dead delay delayed difficult dirty disappointed disappointing disappointment
+    disaster disgusting dreadful dull expensive fail failed failure fake faulty frustrated frustrating gloomy greedy
+    hard hate hated horrible hurt ignored impossible inedible junk lazy late lie lost mediocre mess miserable
+    missing mistake nasty noisy overpriced pain pathetic poor poorly problem problems refund regret rude sad scam
+    shame sick slow sorry stupid terrible tired tragic ugly unacceptable unfortunately unhappy unhelpful unpleasant
+    upset useless waste weak worse worst worthless wrong
+    """
 )
 NEGATIONS = frozenset({"not", "no", "never", "hardly", "without", "cannot", "nobody", "nothing", "neither", "nor"})
 _WORDS_A_NEGATION_REACHES = 3
