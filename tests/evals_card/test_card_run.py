@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from card_subjects import trained_classifier
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from tunesmith.cli.main import app
 from tunesmith.errors import ConfigError
 from tunesmith.evals.card import efficiency
+from tunesmith.evals.card.measure import Judgement
 from tunesmith.recipes.card import CardConfig, run_card
 from tunesmith.reports.card import dimension_scores
 
@@ -164,3 +167,24 @@ def test_energy_is_read_where_there_is_a_counter_and_else_said_absent(tmp_path: 
         first_token_ms=(20.0, 21.0, 20.6), one_row_rate=(15.0, 15.4, 15.2), many_rows_rate=(45.0, 45.1, 47.0), joules=()
     )
     assert all(row.p is not None and row.p < 0.01 for row in efficiency.efficiency_rows(speed, slower))
+
+
+def test_the_page_calls_the_verb_as_it_is_and_explains_every_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "card.md").read_text(encoding="utf-8")
+    seen: list[CardConfig] = []
+
+    def remember(config: CardConfig, say: Any) -> dict[str, Any]:
+        seen.append(config)
+        return {"rows": [], "labels": [], "seconds": 0.0}
+
+    monkeypatch.setattr("tunesmith.recipes.card.run_card", remember)
+    commands = re.findall(r"^\$ tunesmith (card.*)$", page, re.MULTILINE)
+    assert commands
+    for command in commands:
+        done = CliRunner().invoke(app, shlex.split(command))
+        assert done.exit_code == 0, done.output
+    assert (seen[0].adapter, seen[0].output_dir) == ("runs/demo", "runs/card")
+    named = set(re.findall(r"`(--[a-z-]+)`", page))
+    help_text = CliRunner().invoke(app, ["card", "--help"], env={"COLUMNS": "200"}).output
+    assert named and all(option in help_text for option in named)
+    assert all(word in page for word in get_args(Judgement))
