@@ -333,6 +333,21 @@ def _check_provenance(base: Base, folder: Path) -> str | None:
     return str(trained_with)
 
 
+def drop_adapter(base: Base, name: str) -> None:
+    """Take an adapter off the base; those that stay keep what they were. Raises KeyError for one that is not there."""
+    if base.peft_model is None or name not in base.peft_model.peft_config:
+        raise KeyError(name)
+    learning = {key: p.requires_grad for key, p in base.model.named_parameters()}
+    with warnings.catch_warnings():
+        # Which adapter PEFT holds for active means nothing here.
+        warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")
+        base.peft_model.delete_adapter(name)
+    base.token_rows.pop(name, None)
+    for key, parameter in base.model.named_parameters():
+        parameter.requires_grad_(learning[key])
+    _refresh(base)
+
+
 def trainable_share(base: Base, role: Role) -> float:
     """Trainable parameters as a share of all parameters in memory."""
     total = base.num_parameters + (role.num_parameters if role.adapter is not None else 0)
