@@ -8,18 +8,16 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from tunesmith.errors import ConfigError, DataError, MissingExtraError
 from tunesmith.evals.lm_eval import HarnessResult, lm_eval_suite
 from tunesmith.evals.subject import Subject
 from tunesmith.evals.suite import Suite, SuiteConfig
 from tunesmith.evals.task import Task
+from tunesmith.progress import Bar
 from tunesmith.recipes.evaluate_config import EvalConfig
 from tunesmith.recipes.evaluate_measure import Measured
 from tunesmith.recipes.evaluate_open import Opened, Plan
 from tunesmith.rollout.sampling import Sampling
-from tunesmith.training.watch import Watch
 
 PREFIX = "lm-eval:"
 
@@ -68,15 +66,14 @@ def measure_harness(
 
 
 def _ask(config: EvalConfig, name: str, subject: Subject, results_path: Path) -> list[HarnessResult]:
-    watches: dict[int, Watch] = {}
+    bars: dict[int, Bar] = {}
     with ExitStack() as stack:
 
         def tell(done: int, asked: int) -> None:
             # The harness asks task by task, so that what is asked grows: a new bar for each size.
-            if asked not in watches:
-                what = f"{name}, {subject.label}: answer"
-                watches[asked] = stack.enter_context(Watch(asked, done, torch.device("cpu"), what=what))
-            watches[asked].update(done, {})
+            if asked not in bars:
+                bars[asked] = stack.enter_context(Bar(asked, f"{name}, {subject.label}: answer", first=done))
+            bars[asked].update(done)
 
         return lm_eval_suite(
             name.removeprefix(PREFIX),

@@ -10,16 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from tunesmith.evals.compare_many import LOSSES
 from tunesmith.evals.estimate import NO_WORK, Pace, Work, probe, remaining, tokens_done
 from tunesmith.evals.run import TaskResult, run_task, unanswered
 from tunesmith.evals.subject import Subject
 from tunesmith.evals.suite import Suite
+from tunesmith.progress import Bar
 from tunesmith.recipes.evaluate_config import EvalConfig
 from tunesmith.recipes.evaluate_open import Plan, ShotChoice, make_plan
-from tunesmith.training.watch import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,16 +130,16 @@ def measure(plan: Plan, subject: Subject, path: Path) -> Measured:
     num_requests = len(plan.task.items) * plan.settings["samples"]
     num_kept = num_requests - remaining(plan.task, subject, plan.sampling, path).num_requests
     with ExitStack() as stack:
-        watch = None
+        bar = None
         if num_kept < num_requests:
             what = f"{plan.suite.name}, {subject.label}: answer"
-            watch = stack.enter_context(Watch(num_requests, num_kept, torch.device("cpu"), what=what))
+            bar = stack.enter_context(Bar(num_requests, what, first=num_kept, pace=False))
 
         def tell(done: int, asked: int) -> None:
             tokens = sum(tokens_done([subject])) - sum(before)
-            pace = {"tokens_per_second": tokens / (time.perf_counter() - began)} if tokens else {}
-            if watch is not None and done > num_kept:
-                watch.update(done, pace)
+            pace = f"{tokens / (time.perf_counter() - began):.0f} tok/s" if tokens else ""
+            if bar is not None and done > num_kept:
+                bar.update(done, pace)
 
         result = run_task(plan.task, subject, plan.sampling, path, on_progress=tell)
     read, generated = (now - then for now, then in zip(tokens_done([subject]), before, strict=True))
