@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Workers and files of the tests; JOBS=0 runs them in this process.
+JOBS ?= 2
+TESTS ?= tests
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .PHONY: demo test check setup bench bench-preference clean
@@ -14,7 +17,7 @@ demo: $(VENV)/.ready
 	$(BIN)/tunesmith demo
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest --cov=tunesmith --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov=tunesmith --cov-report=term:skip-covered $(TESTS)
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

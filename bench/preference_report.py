@@ -5,9 +5,21 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from report import WHO, spread, table
+from report_parts import (
+    PROBE_COLUMNS,
+    WHO,
+    Report,
+    allocator_line,
+    bf16_lines,
+    goals_table,
+    machine_lines,
+    probe_cells,
+    round_ratios,
+    rounds_table,
+    spread,
+    table,
+)
 
-Report = dict[str, Any]
 TITLES = {"dpo": "DPO", "reward": "Reward model"}
 # (peer, what, least ratio) for each kind.
 GOALS = {
@@ -20,15 +32,8 @@ COLUMNS = [
     "pairs/s, reference left out",
     "reference s",
     "start to last step s",
-    "peak GB",
-    "bf16 GEMM GFLOP/s before / after",
-    "fp32 before / after",
+    *PROBE_COLUMNS,
 ]
-
-
-def round_ratios(rounds: list[dict[str, Any]], peer: str, key: str) -> list[float]:
-    """One ratio a round, ours over the peer: both were measured minutes apart, so that drift of the machine cancels."""
-    return [a_round["ours"][key] / a_round[peer][key] for a_round in rounds]
 
 
 def goals(report: Report) -> list[tuple[str, str, bool]]:
@@ -47,15 +52,12 @@ def goals(report: Report) -> list[tuple[str, str, bool]]:
 
 def cells(run: dict[str, Any]) -> list[str]:
     """The columns every measured process is shown with."""
-    probes = [run["gemm_before"], run["gemm_after"]]
     return [
         f"{run['pairs_per_second']:.3f}",
         f"{run['pairs_per_second_without_reference']:.3f}",
         f"{run['reference_seconds']:.1f}",
         f"{run['start_to_end_seconds']:.1f}",
-        f"{run['peak_rss_bytes'] / 1e9:.2f}",
-        " / ".join(f"{probe['bfloat16']:.0f}" for probe in probes),
-        " / ".join(f"{probe['float32']:.0f}" for probe in probes),
+        *probe_cells(run),
     ]
 
 
@@ -69,10 +71,7 @@ def render(report: Report) -> str:
         ),
         setup_text(report),
         "## Ratios",
-        table(
-            ["goal", "median of the rounds (smallest to largest)", "reached"],
-            [[text, value, "yes" if reached else "**no**"] for text, value, reached in goals(report)],
-        ),
+        goals_table(goals(report)),
     ]
     for kind, measured in report["kinds"].items():
         parts += [f"## {TITLES[kind]}", kind_text(kind, measured, report["pairs"]["num_pairs"])]
@@ -80,18 +79,10 @@ def render(report: Report) -> str:
 
 
 def setup_text(report: Report) -> str:
-    machine, pairs = report["machine"], report["pairs"]
-    first = next(iter(report["kinds"].values()))["rounds"][0]["ours"]
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    allocator = ", ".join(f"`{name}={value}`" for name, value in report["allocator"].items())
+    pairs, first = report["pairs"], next(iter(report["kinds"].values()))["rounds"][0]["ours"]
     lines = [
         f"- date: {report['date']}; load before: {report['load_before']:.2f}",
-        (
-            f"- machine: {machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
-            f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, {machine['libc']}, Python {machine['python']}, "
-            f"{first['threads']} torch threads"
-        ),
-        f"- versions: {versions}",
+        *machine_lines(report, first["threads"]),
         (
             f"- model: {report['model']}; LoRA r 16, alpha 32, all linear layers; AdamW, lr 5e-5, linear; beta 0.1; "
             f"{report['batch_size_pairs']} pairs a step, in file order"
@@ -105,15 +96,11 @@ def setup_text(report: Report) -> str:
             "- pairs/s: over the steps after the first; a pass over the rows under the reference before the first "
             "step counts with those steps' share of it; nothing is taken from a cache of an earlier run"
         ),
-        f"- allocator, both sides: {allocator}",
+        allocator_line(report),
         f"- TRL's defaults: {report['defaults_name']}, {report['batch_size_pairs']} pairs a forward",
         "- TRL's `padding_free` takes no part: TRL 1.16 has switched it off for DPO and has none for reward models",
+        *bf16_lines(report),
     ]
-    if not report["bf16_is_fast"]:
-        lines.append(
-            "- **this processor has no bf16 units**: it emulates bf16 at a fraction of its fp32 rate, so TRL's own "
-            "default (bf16 autocast) is switched off in what is called its defaults here, and the sweep is in fp32"
-        )
     if report["quick"]:
         lines.insert(0, "- **QUICK RUN: two steps, no meaning.**")
     return "\n".join(lines)
@@ -122,9 +109,6 @@ def setup_text(report: Report) -> str:
 def kind_text(kind: str, measured: dict[str, Any], num_pairs: int) -> str:
     """Rounds, losses and the sweep of one kind."""
     rounds, swept = measured["rounds"], measured["sweep"]
-    rows = []
-    for index, a_round in enumerate(rounds, start=1):
-        rows += [[str(index), WHO[name], *cells(run)] for name, run in a_round.items()]
     first = rounds[0]
     losses = [
         [WHO[name], *(f"{loss:.4f}" for loss in first[name]["losses"])] for name in ("ours", "trl_defaults", "trl_best")
@@ -138,7 +122,7 @@ def kind_text(kind: str, measured: dict[str, Any], num_pairs: int) -> str:
     return "\n\n".join(
         [
             f"Measured {measured['date']} on {num_pairs} pairs. TRL's best: {measured['best_name']}.",
-            table(["round", "who (in the order run)", *COLUMNS], rows),
+            rounds_table(rounds, COLUMNS, cells),
             (
                 f"Peak memory, ours over TRL's defaults {peaks['trl_defaults']}, over TRL's best {peaks['trl_best']}. "
                 "The same steps' losses, as each side logs them (adapters start from different random matrices"

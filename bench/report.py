@@ -5,13 +5,20 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-Report = dict[str, Any]
-WHO = {"ours": "tunesmith", "trl_defaults": "TRL, its defaults", "trl_best": "TRL, best of the sweep"}
-
-
-def round_ratios(report: Report, upper: str, lower: str, key: str) -> list[float]:
-    """One ratio a round: both were measured minutes apart, so that drift of the machine cancels."""
-    return [a_round[upper][key] / a_round[lower][key] for a_round in report["rounds"]]
+from report_parts import (
+    PROBE_COLUMNS,
+    WHO,
+    Report,
+    allocator_line,
+    bf16_lines,
+    goals_table,
+    machine_lines,
+    probe_cells,
+    round_ratios,
+    rounds_table,
+    spread,
+    table,
+)
 
 
 def goals(report: Report) -> list[tuple[str, str, bool]]:
@@ -24,7 +31,7 @@ def goals(report: Report) -> list[tuple[str, str, bool]]:
     ]
     found = []
     for text, peer, key, limit in wanted:
-        ratios = round_ratios(report, "ours", peer, key)
+        ratios = round_ratios(report["rounds"], peer, key)
         median = statistics.median(ratios)
         reached = median <= limit if key == peak else median >= limit
         found.append((text, spread(ratios), reached))
@@ -37,41 +44,21 @@ def goals(report: Report) -> list[tuple[str, str, bool]]:
     return found
 
 
-def spread(values: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def nats(loss: float | None) -> str:
     return "not finite" if loss is None else f"{loss:.4f}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def cells(run: dict[str, Any]) -> list[str]:
     """The columns every measured process is shown with."""
-    probes = [run["gemm_before"], run["gemm_after"]]
     return [
         f"{run['steady_tokens_per_second']:.1f}",
         f"{run['cold_start_seconds']:.1f}",
         f"{run['step_ends_seconds'][-1]:.1f}",
-        f"{run['peak_rss_bytes'] / 1e9:.2f}",
-        " / ".join(f"{probe['bfloat16']:.0f}" for probe in probes),
-        " / ".join(f"{probe['float32']:.0f}" for probe in probes),
+        *probe_cells(run),
     ]
 
 
-COLUMNS = [
-    "tokens/s, steady",
-    "cold start s",
-    "start to last step s",
-    "peak GB",
-    "bf16 GEMM GFLOP/s before / after",
-    "fp32 before / after",
-]
+COLUMNS = ["tokens/s, steady", "cold start s", "start to last step s", *PROBE_COLUMNS]
 
 
 def render(report: Report) -> str:
@@ -84,13 +71,10 @@ def render(report: Report) -> str:
         ),
         setup_text(report),
         "## Ratios",
-        table(
-            ["goal", "median of the rounds (smallest to largest)", "reached"],
-            [[text, value, "yes" if reached else "**no**"] for text, value, reached in goals(report)],
-        ),
+        goals_table(goals(report)),
         more_ratios(report),
         "## Rounds",
-        rounds_table(report),
+        rounds_table(report["rounds"], COLUMNS, cells),
     ]
     if report["untuned"]:
         rows = [[WHO[name], *cells(run)] for name, run in report["untuned"].items()]
@@ -102,18 +86,10 @@ def render(report: Report) -> str:
 
 
 def setup_text(report: Report) -> str:
-    machine, rows = report["machine"], report["rows"]
-    first = report["rounds"][0]["ours"]
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    allocator = ", ".join(f"`{name}={value}`" for name, value in report["allocator"].items())
+    rows, first = report["rows"], report["rounds"][0]["ours"]
     lines = [
         f"- date: {report['date']} (sweep: {report['sweep']['date']}); load before: {report['load_before']:.2f}",
-        (
-            f"- machine: {machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instructions'])}), "
-            f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, {machine['libc']}, Python {machine['python']}, "
-            f"{first['threads']} torch threads"
-        ),
-        f"- versions: {versions}",
+        *machine_lines(report, first["threads"]),
         f"- model: {report['model']}; LoRA r 16, alpha 32, all linear layers; AdamW, lr 2e-4, linear; batch 8 rows",
         (
             f"- rows: the first {rows['num_rows']} usable of `{rows['source']}`, prompt -> output, cut at 512 tokens "
@@ -121,15 +97,11 @@ def setup_text(report: Report) -> str:
             f"{rows['tokens']} real tokens, counted by each side and found equal"
         ),
         f"- steps: {first['num_steps']}; the steady state is every step but the first",
-        f"- allocator, both sides: {allocator}",
+        allocator_line(report),
         f"- TRL's defaults: {report['defaults_name']}",
         f"- TRL's best: {report['best_name']}",
+        *bf16_lines(report),
     ]
-    if not report["bf16_is_fast"]:
-        lines.append(
-            "- **this processor has no bf16 units**: it emulates bf16 at a fraction of its fp32 rate, so TRL's own "
-            "default (bf16 autocast) is switched off in what is called its defaults here, and the sweep is in fp32"
-        )
     if report["smoke"]:
         lines.insert(0, "- **SMOKE RUN: two steps, no meaning.**")
     return "\n".join(lines)
@@ -138,17 +110,10 @@ def setup_text(report: Report) -> str:
 def more_ratios(report: Report) -> str:
     keys = ("steady_tokens_per_second", "peak_rss_bytes", "cold_start_seconds")
     rows = [
-        [WHO[name], *(spread(round_ratios(report, "ours", name, key)) for key in keys)]
+        [WHO[name], *(spread(round_ratios(report["rounds"], name, key)) for key in keys)]
         for name in ("trl_defaults", "trl_best")
     ]
     return table(["ours over", "tokens/s", "peak memory", "cold start time"], rows)
-
-
-def rounds_table(report: Report) -> str:
-    rows = []
-    for index, a_round in enumerate(report["rounds"], start=1):
-        rows += [[str(index), WHO[name], *cells(run)] for name, run in a_round.items()]
-    return table(["round", "who (in the order run)", *COLUMNS], rows)
 
 
 def quality_text(quality: dict[str, Any]) -> str:

@@ -51,6 +51,7 @@ def recipe(args: argparse.Namespace) -> dict[str, Any]:
         "warmup_ratio": 0.0,
         "shuffle": not args.keep_order,
         "save_steps": 1_000_000,
+        "after_training": "off",
     }
 
 

@@ -13,6 +13,9 @@ from tunesmith.runtime import tune_process
 
 # Before torch is imported: two test processes on two cores must not spin against each other.
 tune_process()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores; more threads than cores only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -80,6 +83,14 @@ def build_model(kind: str) -> Any:
     for parameter in model.parameters():
         parameter.data.mul_(3.0 if parameter.dim() > 1 else 1.0)
     return model
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are empty: for tests of what else a run leaves, since a picture takes longer than a tiny model's run."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, stream, **how: stream.write(b"\x89PNG\r\n"))
 
 
 @pytest.fixture(scope="session")

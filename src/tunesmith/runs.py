@@ -38,8 +38,8 @@ RESULT_PATTERNS = ("checkpoint-*", "adapter_model.*", "model*.safetensors", "pyt
 # What a run of ours writes, so what overwriting deletes.
 OWN_PATTERNS = (
     "checkpoint-*", ".checkpoint-*", "adapter_*", "model*.safetensors", "tunesmith_provenance.json", "loss.png",
-    "samples.jsonl", "ppo.png", "frontier.png", "report.html", "winrate.*", "tensorboard", RECIPE_FILE, METRICS_FILE,
-    RECORD_FILE,
+    "samples.jsonl", "ppo.png", "frontier.png", "report.html", "winrate.*", "after_training.*", "tensorboard",
+    RECIPE_FILE, METRICS_FILE, RECORD_FILE,
 )  # fmt: skip
 
 

@@ -41,10 +41,11 @@ def wilson_interval(num_successes: int, num_trials: int, confidence: float = 0.9
     """
     if num_trials <= 0 or not 0 <= num_successes <= num_trials:
         raise ValueError(f"{num_successes} successes of {num_trials} trials is no proportion")
-    return _score_interval(num_successes / num_trials, num_trials, confidence)
+    return score_interval(num_successes / num_trials, num_trials, confidence)
 
 
-def _score_interval(p: float, n: float, confidence: float) -> Interval:
+def score_interval(p: float, n: float, confidence: float = 0.95) -> Interval:
+    """Wilson's interval of a share p of n trials, which need not be a whole number: an effective one will do."""
     from scipy.special import ndtri
 
     z = float(ndtri(0.5 + confidence / 2))
@@ -69,11 +70,11 @@ def clustered_proportion(outcomes: Sequence[float], clusters: Sequence[int], con
     y, (names, which) = np.asarray(outcomes, float), np.unique(np.asarray(clusters), return_inverse=True)
     p, n, num_clusters = float(y.mean()), len(y), len(names)
     if num_clusters == n:
-        return _score_interval(p, n, confidence)
+        return score_interval(p, n, confidence)
     residuals = np.bincount(which, weights=y - p)
     variance = float((residuals**2).sum()) / n**2 * num_clusters / max(1, num_clusters - 1)
     effective = p * (1 - p) / variance if variance > 0 else float(num_clusters)
-    return _score_interval(p, min(float(n), effective) if num_clusters > 1 else 1.0, confidence)
+    return score_interval(p, min(float(n), effective) if num_clusters > 1 else 1.0, confidence)
 
 
 def newcombe_difference(one: Interval, two: Interval) -> Interval:

@@ -137,6 +137,14 @@ def test_offsets_survive_any_text_around() -> None:
         assert ("email", "a.b@example.org") in found(text)
 
 
+def test_a_megabyte_of_numbers_on_one_line() -> None:
+    # To compare each of the 60,000 with all others would take minutes.
+    line = "(415) 555-0132, " * 60_000
+    found = find_pii(line)
+    assert len(found) == 60_000 and {piece.kind for piece in found} == {"phone"}
+    assert line[found[-1].begin : found[-1].end] == "(415) 555-0132"
+
+
 def test_names_need_a_library_and_are_found_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "NAME_MODEL", "a_model_that_is_not_there")
     with pytest.raises(MissingExtraError, match="spaCy or its model"):

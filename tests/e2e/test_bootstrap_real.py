@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tunesmith.recipes.bootstrap import BootstrapConfig, make_rows
+from tunesmith.recipes.bootstrap import make_rows
+from tunesmith.recipes.bootstrap_config import BootstrapConfig
 from tunesmith.recipes.bootstrap_open import open_local
 
 SEEDS = [

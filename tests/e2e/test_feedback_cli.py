@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -15,7 +16,9 @@ from tunesmith.cli.main import app
 from tunesmith.data.preferences import PreferenceDataConfig, load_preferences
 from tunesmith.feedback.prefer import PreferConfig, prefer
 from tunesmith.feedback.store import FeedbackStore
+from tunesmith.feedback.transfer import import_files
 from tunesmith.recipes.feedback_prefer import FeedbackPreferConfig
+from tunesmith.records import Message
 
 PAGE = (Path(__file__).parents[2] / "docs" / "feedback.md").read_text(encoding="utf-8")
 
@@ -121,6 +124,42 @@ def test_wrong_calls_end_in_one_paragraph(command: str, says: str) -> None:
     done = tunesmith(*shlex.split(command))
     assert done.exit_code == 2
     assert says in done.stderr and "Traceback" not in done.output
+    assert {path.name for path in Path().iterdir()} == {"rows.jsonl", "empty.db"}, "a refused import leaves no store"
+
+
+def test_a_first_import_gives_way_to_a_store_made_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.recipes import feedback_transfer as module
+
+    def slowly(store: Any, *rest: Any) -> Any:
+        if store.path.name != "x.db":
+            with FeedbackStore.open("x.db", create=True) as other:
+                other.add_prompt([Message(role="user", content="theirs")])
+        return import_files(store, *rest)
+
+    monkeypatch.setattr(module, "import_files", slowly)
+    Path("rows.jsonl").write_text('{"prompt": "ours", "completion": "yes", "label": true}\n', encoding="utf-8")
+    assert tunesmith("feedback", "import", "rows.jsonl", "--store", "x.db").exit_code == 0
+    with FeedbackStore.open("x.db") as store:
+        assert {prompt.messages[0].content for prompt in store.prompts()} == {"theirs", "ours"}
+    assert {path.name for path in Path().iterdir()} == {"rows.jsonl", "x.db"}
+
+
+def test_no_pair_says_why_and_what_to_do() -> None:
+    rows = [
+        {"prompt": "Hi", "completion": "Hello.", "label": True},
+        {"prompt": "Bye", "completion": "Go.", "rating": 3},
+        {"prompt": "Bye", "completion": "See you!", "rating": 3},
+    ]
+    for name, some in (("thumbs.jsonl", rows[:1]), ("ratings.jsonl", rows[1:])):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    assert tunesmith("feedback", "import", "ratings.jsonl", "--store", "even.db").exit_code == 0
+    said = tunesmith("feedback", "prefer", "even", "--store", "even.db").stdout
+    assert "no pair: no two answers of one prompt stand in an order" in said
+    assert "next: tunesmith feedback label --store even.db" in said and "dpo" not in said
+    assert tunesmith("feedback", "import", "thumbs.jsonl", "--store", "one.db").exit_code == 0
+    said = tunesmith("feedback", "prefer", "one", "--store", "one.db").stdout
+    assert "next: tunesmith dpo recipes/kto.yaml data.train=one/unpaired.jsonl" in said
+    assert "or: tunesmith feedback label --store one.db" in said
 
 
 def test_a_column_of_a_file_cannot_act_on_the_terminal() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.recipes.feedback_open import Opened, open_local
-from tunesmith.recipes.feedback_sample import SampleConfig, Sampled, Sampler, draws_file
+from tunesmith.recipes.feedback_sample import Sampled, Sampler, draws_file
+from tunesmith.recipes.feedback_slots import SampleConfig
 
 PROMPTS = (
     "My order arrived broken. I'm very upset!\nWhere is my parcel? I have waited for three weeks.\n"

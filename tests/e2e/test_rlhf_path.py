@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "rlhf.md").read_text(encoding="utf-8")
 # What makes each command of the page small; nothing else of it is changed.
 TRAIN = ["max_steps=2", "per_device_train_batch_size=2", "max_length=160", "data.limit=8", "dtype=float32"]
 SMALL = {
-    "sft": [*TRAIN, "eval_steps=2", "data.limit=8"],
+    "sft": [*TRAIN, "eval_steps=2", "data.limit=8", "after_training=off"],
     "feedback sample": ["--num-candidates", "2", "--max-new-tokens", "8", "--max-redraws", "0"],
     "reward": [*TRAIN, "data.validation_limit=4"],
     "ppo": [

@@ -1,9 +1,8 @@
-"""The verbs as a user runs them, as processes of their own, on a tiny model and real files."""
+"""The verbs as a user runs them, on a tiny model and real files; what is killed is a process of its own."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -14,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tunesmith.cli.main import app
 
 ROWS = [
     {"instruction": f"Say number {i}", "input": "", "output": f"the number is {i}, and {i * 7 % 13} comes on"}
@@ -30,16 +33,21 @@ def recipe(tmp_path: Path, model_folder: Callable[[str], Path]) -> Path:
         f"model_name_or_path: {model_folder('llama')}\ndata:\n  train: {rows}\n  validation_share: 0.2\n"
         "adapter:\n  r: 4\n  lora_dropout: 0.1\nlearning_rate: 1.0e-2\nper_device_train_batch_size: 4\n"
         "num_train_epochs: 3\nsave_steps: 3\neval_steps: 6\nmicro_batch_tokens: 128\ndtype: float32\n"
+        "after_training: off\n"
     )
     return path
 
 
-def tunesmith(*arguments: str, check: bool = True, **how: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tunesmith.cli.main", *arguments], capture_output=True, text=True, timeout=240, **how
-    )
-    assert not check or done.returncode == 0, done.stderr
+def tunesmith(*arguments: str, check: bool = True, **how: Any) -> Result:
+    # In this process: the imports of a new one take longer than most of what is tested.
+    done = CliRunner().invoke(app, arguments, **how)
+    assert not check or done.exit_code == 0, done.output
     return done
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tunesmith.cli.main", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -56,15 +64,12 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(recipe: Path, tmp_p
         command = ["sft", str(recipe), f"output_dir={broken}", "resume_from_checkpoint=auto"]
         if attempt == 0:
             command.pop()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tunesmith.cli.main", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        process = start(*command)
         # Killed at a random moment after the next checkpoint, or let run to its end.
-        seen = len(list(broken.glob("checkpoint-*")))
         steps = {p.name for p in broken.glob("checkpoint-*")}
         until = time.time() + 120
         while process.poll() is None and time.time() < until:
-            if attempt < 3 and {p.name for p in broken.glob("checkpoint-*")} - steps:
+            if attempt < 2 and {p.name for p in broken.glob("checkpoint-*")} - steps:
                 time.sleep(draws.random() * 0.3)
                 process.send_signal(signal.SIGKILL)
                 break
@@ -73,29 +78,22 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(recipe: Path, tmp_p
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL
-        assert seen >= 0
         # The run's folder is still locked by a process that is gone: the next one takes over, saying so.
     else:
         pytest.fail("the run never came to its end")
-    assert attempt >= 1
-    for name in ("adapter_model.safetensors",):
-        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert attempt >= 1, "it was killed"
+    name = "adapter_model.safetensors"
+    assert (broken / name).read_bytes() == (whole / name).read_bytes()
     assert metrics(broken) == metrics(whole)
     # Control: another seed gives other weights.
     tunesmith("sft", str(recipe), f"output_dir={tmp_path / 'other'}", "seed=1", "max_steps=3")
-    other = (tmp_path / "other" / "adapter_model.safetensors").read_bytes()
-    assert other != (whole / "adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "other" / name).read_bytes() != (whole / name).read_bytes()
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tunesmith.cli.main", "sft", str(recipe), f"output_dir={out}", "max_steps=100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("sft", str(recipe), f"output_dir={out}", "max_steps=100000")
     while not list(out.glob("checkpoint-*")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
@@ -108,7 +106,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(recipe: Path, tmp_path: Path) -> Non
     assert not (out / ".lock").exists()
 
 
-@pytest.mark.slow
 def test_plan_then_sft_then_generate(recipe: Path, tmp_path: Path) -> None:
     plan = json.loads(tunesmith("plan", str(recipe), "--json").stdout)
     assert plan["rows"]["rows_read"] == 40
@@ -127,12 +124,11 @@ def test_plan_then_sft_then_generate(recipe: Path, tmp_path: Path) -> None:
     bare = tunesmith("generate", "Say number 3", "--model", model, "--max-new-tokens", "8").stdout
     assert said != bare
     again = tunesmith("sft", str(recipe), f"output_dir={tmp_path / 'run'}", check=False)
-    assert again.returncode == 2
+    assert again.exit_code == 2
     assert "already holds a run" in again.stderr
     assert "Traceback" not in again.stderr
 
 
-@pytest.mark.slow
 def test_full_tuning_writes_a_model_that_loads(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "full"
     done = json.loads(
@@ -155,12 +151,7 @@ BAD = [
 
 @pytest.mark.parametrize(("override", "says"), BAD)
 def test_bad_settings_are_one_clear_paragraph(recipe: Path, tmp_path: Path, override: str, says: str) -> None:
-    from typer.testing import CliRunner
-
-    from tunesmith.cli.main import app
-
-    # In this process: the imports of a new one would cost ten seconds a setting.
-    done = CliRunner().invoke(app, ["sft", str(recipe), f"output_dir={tmp_path / 'out'}", override])
+    done = tunesmith("sft", str(recipe), f"output_dir={tmp_path / 'out'}", override, check=False)
     assert done.exit_code == 2
     assert says in done.stderr
     assert "Fix:" in done.stderr
@@ -171,4 +162,4 @@ def test_help_needs_no_torch() -> None:
     heavy = ("torch", "transformers", "matplotlib")
     code = f"import sys, tunesmith.cli.main; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert "sft" in tunesmith("--help", env={**os.environ, "COLUMNS": "100"}).stdout
+    assert "sft" in tunesmith("--help", env={"COLUMNS": "100"}).stdout

@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from forks import exit_codes_of_two_ranks
 from safetensors.torch import load_file
+
+from tunesmith.config import load_config
+from tunesmith.recipes.prepare import SFTConfig
+from tunesmith.recipes.sft import train
 
 ROWS = [{"input": f"Say number {i}", "output": f"the number is {i}, and {i * 7 % 13} comes on"} for i in range(40)]
 
@@ -25,7 +30,7 @@ def recipe(tmp_path: Path, model_folder: Callable[[str], Path]) -> Path:
         f"model_name_or_path: {model_folder('llama')}\ndata:\n  train: {tmp_path / 'rows.json'}\n"
         "  validation_share: 0.2\nadapter:\n  r: 4\nlearning_rate: 1.0e-2\nnum_train_epochs: 2\n"
         "save_steps: 3\nsave_total_limit: 9\n"
-        "eval_steps: 4\nmicro_batch_tokens: 128\ndtype: float32\ndevice: cpu\n"
+        "eval_steps: 4\nmicro_batch_tokens: 128\ndtype: float32\ndevice: cpu\nafter_training: off\n"
     )
     return path
 
@@ -35,12 +40,18 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
 
 
-def in_one_process(recipe: Path, out: Path, *settings: str) -> list[dict[str, Any]]:
-    from tunesmith.config import load_config
-    from tunesmith.recipes.prepare import SFTConfig
-    from tunesmith.recipes.sft import train
+def tune(recipe: Path, settings: list[str]) -> None:
+    train(load_config(SFTConfig, recipe, settings)[0])
 
-    train(load_config(SFTConfig, recipe, [f"output_dir={out}", *settings])[0])
+
+def tune_as_a_rank(recipe: Path, settings: list[str]) -> None:
+    # As torchrun has it, where the user says nothing.
+    torch.set_num_threads(1)
+    tune(recipe, settings)
+
+
+def in_one_process(recipe: Path, out: Path, *settings: str) -> list[dict[str, Any]]:
+    tune(recipe, [f"output_dir={out}", *settings])
     return metrics_of(out)
 
 
@@ -71,6 +82,9 @@ def test_two_ranks_equal_one_process_with_twice_the_batch_and_resume(recipe: Pat
     for path in (*broken.glob("checkpoint-[!3]*"), *broken.glob("adapter_*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert [path.name for path in broken.glob("checkpoint-*")] == ["checkpoint-3"]
-    assert in_two(recipe, broken, "per_device_train_batch_size=4", "resume_from_checkpoint=auto") == together
+    # Without torchrun, whose part is only the environment: its processes would import everything once more.
+    again = [f"output_dir={broken}", "per_device_train_batch_size=4", "resume_from_checkpoint=auto"]
+    assert exit_codes_of_two_ranks(tune_as_a_rank, recipe, again) == [0, 0]
+    assert metrics_of(broken) == together
     saved = [(folder / "adapter_model.safetensors").read_bytes() for folder in (tmp_path / "two", broken)]
     assert saved[0] == saved[1]

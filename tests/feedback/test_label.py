@@ -239,6 +239,6 @@ def test_progress_counts_repeats_as_items_and_tells_the_pace(store: FeedbackStor
     sitting.run("aaa")
     assert [screen.split("\n")[0] for screen in sitting.screens] == [
         "comparison 1 of 3, anna: 0 judged now",
-        "comparison 2 of 3, anna: 1 judged now, about 0:00:02 left",
-        "comparison 3 of 3, anna: 2 judged now, about 0:00:01 left",
+        "comparison 2 of 3, anna: 1 judged now, about 0:02 left",
+        "comparison 3 of 3, anna: 2 judged now, about 0:01 left",
     ]

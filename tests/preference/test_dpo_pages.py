@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from tunesmith.cli.main import app
 from tunesmith.config import load_config
 from tunesmith.recipes.dpo import train
 from tunesmith.recipes.dpo_prepare import DPOConfig
@@ -34,8 +34,8 @@ def test_recipe_is_understood(path: Path) -> None:
 def test_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     settings = [
-        f"output_dir={tmp_path / 'run'}", "max_steps=2", "per_device_train_batch_size=4", "data.limit=40",
-        "data.validation_limit=4", "warmup_ratio=0", "save_steps=2", "cache_reference=false",
+        f"output_dir={tmp_path / 'run'}", "max_steps=2", "per_device_train_batch_size=2", "data.limit=20",
+        "data.validation_limit=2", "warmup_ratio=0", "save_steps=2", "cache_reference=false",
     ]  # fmt: skip
     config, _ = load_config(DPOConfig, path, settings)
     if not (ROOT / config.data.train).exists():
@@ -50,7 +50,14 @@ def without_numbers(line: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "#", line)
 
 
-def test_the_example_of_the_page_runs(tmp_path: Path, model_folder: Callable[[str], Path]) -> None:
+def tunesmith(*words: str) -> Result:
+    """In this process: the imports of a new one take longer than what is tested."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_example_of_the_page_runs(
+    tmp_path: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = (ROOT / "docs" / "dpo.md").read_text(encoding="utf-8")
     name, rows = re.findall(r"```json (\S+)\n(.*?)```", page, re.S)[0]
     (tmp_path / name).write_text(rows, encoding="utf-8")
@@ -60,15 +67,10 @@ def test_the_example_of_the_page_runs(tmp_path: Path, model_folder: Callable[[st
     assert words[0] == "tunesmith"
     # The tiny model in place of the real one: the words are the page's, the numbers are not.
     command = [*words[1:], f"model_name_or_path={model_folder('llama')}", "dtype=float32", "cache_reference=false"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tunesmith.cli.main", *command],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=tmp_path,
-        env={**os.environ, "TUNESMITH_CACHE": str(tmp_path / "cache")},
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    done = tunesmith(*command)
+    assert done.exit_code == 0, done.stderr
     shown, expected = done.stdout.splitlines(), told[1].splitlines()
     assert [without_numbers(line) for line in shown] == [without_numbers(line) for line in expected]
     assert shown[0].startswith("validation loss 0.6931 -> ")
@@ -77,10 +79,8 @@ def test_the_example_of_the_page_runs(tmp_path: Path, model_folder: Callable[[st
 def test_the_verb_says_what_is_wrong_in_one_paragraph(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("data:\n  train: rows.jsonl\nlos_type: kto\n", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "tunesmith.cli.main", "dpo", str(recipe)], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 2
+    done = tunesmith("dpo", str(recipe))
+    assert done.exit_code == 2
     assert "loss_type" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -91,13 +91,8 @@ def test_the_verb_gives_json(tmp_path: Path, model_folder: Callable[[str], Path]
     rows.write_text("".join(json.dumps(row) + "\n" for row in answers), encoding="utf-8")
     command = ["dpo", str(ROOT / "recipes" / "kto.yaml"), f"data.train={rows}", f"output_dir={tmp_path / 'run'}"]
     command += [f"model_name_or_path={model_folder('llama')}", "data.validation_share=0", "dtype=float32", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tunesmith.cli.main", *command, "cache_reference=false"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    done = tunesmith(*command, "cache_reference=false")
+    assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["num_steps"] == 1
     assert found["accuracy"] is None

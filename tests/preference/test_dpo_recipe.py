@@ -22,6 +22,7 @@ from tunesmith.training import reference_scores as scoring
 from tunesmith.training.preference import Model
 
 Run = Callable[..., Aligned]
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tunesmith.recipes.ppo import align
 from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.rollout.rewards import Answered
 
@@ -68,6 +73,8 @@ def tiny(model: Path, folder: Path, run: str, **more: Any) -> PPOConfig:
         "lr_scheduler_type": "linear",
         "kl_target": 0.5,
         "whiten_scores": True,
+        # A picture takes longer than the rest of an iteration.
+        "plot_steps": 100,
         "output_dir": str(folder / run),
     }
     return PPOConfig(**{**settings, **more})
@@ -88,3 +95,17 @@ def left_by(folder: Path, last: int = 3) -> dict[str, Any]:
     }
     told = [{key: value for key, value in row.items() if not key.startswith("seconds/")} for row in metrics]
     return {**files, "metrics": told, "extras": state["extras"], "tokens": state["num_tokens"]}
+
+
+def align_and_die(model: Path, folder: Path, kill_at: int | None) -> None:
+    """A run that is killed in its ``kill_at``-th optimiser step; None leaves it to the reward's mischief."""
+    steps, step = [], torch.optim.AdamW.step
+
+    def dying(self: torch.optim.AdamW, *args: Any) -> Any:
+        steps.append(1)
+        if len(steps) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *args)
+
+    torch.optim.AdamW.step = dying  # type: ignore[method-assign]
+    align(tiny(model, folder, "killed"))

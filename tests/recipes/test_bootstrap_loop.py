@@ -13,9 +13,11 @@ import pytest
 from bootstrap_writers import EndlessWriter, ScriptedWriter, write_seeds
 
 from tunesmith.errors import RunError
-from tunesmith.recipes.bootstrap import BootstrapConfig, Made, make_rows
+from tunesmith.recipes.bootstrap import make_rows
 from tunesmith.recipes.bootstrap_ask import Asker
+from tunesmith.recipes.bootstrap_config import BootstrapConfig
 from tunesmith.recipes.bootstrap_show import last_lines, make_report
+from tunesmith.recipes.bootstrap_stages import Made
 from tunesmith.reports.bootstrap import draw_diversity
 from tunesmith.rollout.writer import Writer
 

@@ -18,8 +18,9 @@ from tunesmith.feedback.judgements import prompt_id_of
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.randomness import generator
 from tunesmith.recipes.feedback_open import open_local
-from tunesmith.recipes.feedback_sample import SampleConfig, Sampled, Sampler, draws_file, settle
-from tunesmith.recipes.feedback_sample_show import Bar, estimate, last_lines
+from tunesmith.recipes.feedback_sample import Sampled, Sampler, draws_file
+from tunesmith.recipes.feedback_sample_show import candidate_bar, estimate, last_lines
+from tunesmith.recipes.feedback_slots import SampleConfig, settle
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
 from tunesmith.runs import hold_file
@@ -266,8 +267,8 @@ def test_a_base_of_ours_answers_in_batches_that_change_nothing(tmp_path: Path, m
             sampler = Sampler(made, opened.prompts, opened.writers, store)
             assert "3 prompts x 4 candidates = 12 answers, 0 drawn before; 12 to draw" in estimate(sampler, probe=True)
             assert not len(sampler.draws), "the probe leaves no answer"
-            with Bar(12) as bar:
-                sampler.progress = bar
+            with candidate_bar(12) as show:
+                sampler.progress = show
                 sampler.run()
             digests.append(store.digest())
             assert "0 to draw" in estimate(sampler, probe=True)

@@ -29,6 +29,7 @@ TRL_NAMES = {
     "policy/entropy_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "lr", "episode",
 }  # fmt: skip
 Model = Callable[[str], Path]
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture

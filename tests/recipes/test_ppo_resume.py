@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ppo_runs import Scripted, left_by, tiny, write_inputs
+from forks import exit_code_of
+from ppo_runs import Scripted, align_and_die, left_by, tiny, write_inputs
 
 from tunesmith.errors import CheckpointError, RewardError
 from tunesmith.models.adapters import AdapterConfig, add_adapter, save_role
@@ -27,6 +24,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "rloo": {"algorithm": "rloo", "num_generations": 2},
 }
 
+# Settings -> what a run with them leaves that nothing stopped.
+Whole = Callable[..., dict[str, Any]]
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -34,13 +35,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def whole(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Runs that nothing stopped, each made once for all tests that compare with it."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def left(**more: Any) -> dict[str, Any]:
+        name = repr(sorted(more.items()))
+        if name not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            write_inputs(folder)
+            align(tiny(model_folder("llama"), folder, "run", **more))
+            made[name] = left_by(folder / "run")
+        return made[name]
+
+    return left
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_run_whose_reward_raised_goes_on_to_the_same_bytes(
-    algorithm: str, folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    algorithm: str, folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, whole: Whole
 ) -> None:
     more = ALGORITHMS[algorithm]
     model = model_folder("llama")
-    align(tiny(model, folder, "whole", **more))
     monkeypatch.setenv("REWARD_COUNTER", str(folder / "count"))
     monkeypatch.setenv("REWARD_MISCHIEF", "raise@2")
     with pytest.raises(RewardError, match=r"prompt rows \d.*KeyError.*no such mood.*line \d+ of mood.py") as caught:
@@ -50,19 +67,16 @@ def test_a_run_whose_reward_raised_goes_on_to_the_same_bytes(
     assert not (folder / "stopped" / "adapter_model.safetensors").exists()
     monkeypatch.delenv("REWARD_MISCHIEF")
     align(tiny(model, folder, "stopped", resume_from_checkpoint="auto", **more))
-    assert left_by(folder / "stopped") == left_by(folder / "whole")
+    assert left_by(folder / "stopped") == whole(**more)
     # Control: another seed leaves something else.
-    align(tiny(model, folder, "other", seed=1, **more))
-    assert (
-        left_by(folder / "other")["adapter_model.safetensors"] != left_by(folder / "whole")["adapter_model.safetensors"]
-    )
+    name = "adapter_model.safetensors"
+    assert whole(**more, seed=1)[name] != whole(**more)[name]
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(
-    folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, whole: Whole
 ) -> None:
     model = model_folder("llama")
-    align(tiny(model, folder, "whole"))
     monkeypatch.setenv("REWARD_COUNTER", str(folder / "count"))
     monkeypatch.setenv("REWARD_MISCHIEF", "SIGINT@2")
     stopped = align(tiny(model, folder, "run", save_steps=5))
@@ -71,54 +85,23 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     monkeypatch.delenv("REWARD_MISCHIEF")
     finished = align(tiny(model, folder, "run", save_steps=5, resume_from_checkpoint="auto"))
     assert not finished.interrupted
-    mine, whole = left_by(folder / "run"), left_by(folder / "whole")
+    mine, expected = left_by(folder / "run"), whole()
     for name in ("checkpoint-3/parameters.safetensors", "checkpoint-3/optimizer.safetensors", "metrics"):
-        assert mine[name] == whole[name], name
-
-
-KILLED_IN_UPDATE = textwrap.dedent(
-    """
-    import os, signal, sys
-    sys.path.insert(0, sys.argv[1])
-    from pathlib import Path
-    from tunesmith.runtime import tune_process
-    tune_process()
-    import torch
-    from ppo_runs import tiny
-    from tunesmith.recipes.ppo import align
-
-    model, folder, kill_at = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    steps, step = [], torch.optim.AdamW.step
-    def dying(self, *args):
-        steps.append(1)
-        if len(steps) == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, *args)
-    torch.optim.AdamW.step = dying
-    align(tiny(model, folder, "killed", resume_from_checkpoint="auto" if kill_at > 99 else None))
-    """
-)
+        assert mine[name] == expected[name], name
 
 
 @pytest.mark.parametrize("where", ["while scoring", "in an update"])
-def test_kill_9_loses_nothing(where: str, folder: Path, model_folder: Callable[[str], Path]) -> None:
+def test_kill_9_loses_nothing(where: str, folder: Path, model_folder: Callable[[str], Path], whole: Whole) -> None:
     model = model_folder("llama")
-
-    def start(kill_at: int, mischief: str = "") -> int:
-        command = [sys.executable, "-c", KILLED_IN_UPDATE, str(Path(__file__).parent), str(model), str(folder)]
-        extra = {"REWARD_COUNTER": str(folder / "count"), "REWARD_MISCHIEF": mischief}
-        done = subprocess.run([*command, str(kill_at)], env={**os.environ, **extra}, capture_output=True, check=False)
-        return done.returncode
-
+    told = {"REWARD_COUNTER": str(folder / "count"), "REWARD_MISCHIEF": "SIGKILL@2" if where == "while scoring" else ""}
     # Two epochs of two mini-batches: the 7th optimiser step lies in the middle of the second iteration.
-    code = start(99, "SIGKILL@2") if where == "while scoring" else start(7)
-    assert code == -signal.SIGKILL
+    kill_at = 7 if where == "in an update" else None
+    assert exit_code_of(align_and_die, model, folder, kill_at, **told) == -signal.SIGKILL
     assert {path.name for path in (folder / "killed").glob("checkpoint-*")} == {"checkpoint-0", "checkpoint-1"}
-    assert start(100) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        align(tiny(model, folder, "whole"))
-    assert left_by(folder / "killed") == left_by(folder / "whole")
+        align(tiny(model, folder, "killed", resume_from_checkpoint="auto"))
+    assert left_by(folder / "killed") == whole()
 
 
 def test_another_recipe_is_not_gone_on_with(folder: Path, model_folder: Callable[[str], Path]) -> None:
@@ -132,10 +115,9 @@ def test_another_recipe_is_not_gone_on_with(folder: Path, model_folder: Callable
 
 
 def test_an_error_between_two_checkpoints_loses_no_iteration(
-    folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    folder: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, whole: Whole
 ) -> None:
     model = model_folder("llama")
-    align(tiny(model, folder, "whole", save_steps=3))
     monkeypatch.setenv("REWARD_COUNTER", str(folder / "count"))
     monkeypatch.setenv("REWARD_MISCHIEF", "raise@3")
     with pytest.raises(RewardError, match="no such mood"):
@@ -143,7 +125,7 @@ def test_an_error_between_two_checkpoints_loses_no_iteration(
     assert (folder / "run" / "checkpoint-2").is_dir()
     monkeypatch.delenv("REWARD_MISCHIEF")
     align(tiny(model, folder, "run", save_steps=3, resume_from_checkpoint="auto"))
-    assert left_by(folder / "run") == left_by(folder / "whole")
+    assert left_by(folder / "run") == whole(save_steps=3)
 
 
 def test_the_policy_kept_has_a_checkpoint_where_save_steps_has_changed(

@@ -16,6 +16,8 @@ from tunesmith.models.adapters import AdapterConfig, adapter_digest
 from tunesmith.recipes.prepare import SFTConfig
 from tunesmith.recipes.sft import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def config(tmp_path: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> SFTConfig:
@@ -32,6 +34,7 @@ def config(tmp_path: Path, model_folder: Callable[[str], Path], monkeypatch: pyt
         per_device_train_batch_size=2,
         max_steps=4,
         save_steps=2,
+        after_training="off",
     )
 
 

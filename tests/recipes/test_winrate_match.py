@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from tunesmith.cli.main import app
 from tunesmith.config import build_config
 from tunesmith.data.prompts import PromptRow
 from tunesmith.errors import ConfigError
@@ -173,15 +173,14 @@ def test_a_source_that_was_only_watched_may_judge(folders: Path) -> None:
     assert refuse_seen([folders / "ppo"], judge, allow=False) == []
 
 
-@pytest.mark.slow
 def test_the_verb_writes_what_it_says(folders: Path) -> None:
     command = [
-        sys.executable, "-m", "tunesmith.cli.main", "winrate", str(folders / "held-out.jsonl"),
+        "winrate", str(folders / "held-out.jsonl"),
         "--policy", str(folders / "ppo"), "--baseline", str(folders / "sft"), "--reward", str(folders / "reward-2"),
         "--output", str(folders / "out"), "--samples", "2", "--max-new-tokens", "12", "--examples", "3",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.stderr
     facts = json.loads((folders / "out" / "winrate.json").read_text())
     rows = [json.loads(line) for line in (folders / "out" / "winrate.jsonl").read_text().splitlines()]
     page = (folders / "out" / "winrate.html").read_text()
@@ -192,5 +191,5 @@ def test_the_verb_writes_what_it_says(folders: Path) -> None:
     assert facts["sides"]["ppo"]["tokens"]["value"] == pytest.approx(np.mean([row["tokens"]["ppo"] for row in rows]))
     assert page.count('<div class="label">prompt</div>') == 3
     assert f"win rate {100 * result['rate']['value']:.1f} %" in done.stdout and "next:" in done.stdout
-    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=240, check=True)
+    again = CliRunner().invoke(app, [*command, "--json"])
     assert json.loads(again.stdout)["win_rates"] == facts["win_rates"]

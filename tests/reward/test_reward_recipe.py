@@ -23,6 +23,7 @@ from tunesmith.recipes.reward import train_reward
 from tunesmith.recipes.reward_prepare import RewardConfig
 from tunesmith.recipes.score import ScoreConfig, score_rows
 from tunesmith.rollout.score import OFFSET_KEY, load_reward_model
+from tunesmith.training.reward_step import group_rewards
 
 
 @pytest.fixture
@@ -87,6 +88,7 @@ def test_it_learns_measures_centres_and_saves(settings: dict[str, Any], tmp_path
     assert scored.right == scored.pairs == 24
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_crash_and_a_resume_give_the_same_weights(settings: dict[str, Any], tmp_path: Path) -> None:
     train_reward(config(settings, output_dir=str(tmp_path / "whole"), save_steps=3))
     steps: list[int] = []
@@ -106,6 +108,28 @@ def test_a_crash_and_a_resume_give_the_same_weights(settings: dict[str, Any], tm
     assert not same(tmp_path / "other", tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_the_report_takes_the_rewards_of_the_evaluation_that_was_kept(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith.recipes import reward as module
+
+    def counted(*args: Any) -> Any:
+        asked.append(len(args[2]))
+        return group_rewards(*args)
+
+    asked: list[int] = []
+    monkeypatch.setattr(module, "group_rewards", counted)
+    trained = train_reward(config(settings))
+    # Before the first step and after each fifth one.
+    assert asked == [6] * 5
+    # A process that goes on from the last checkpoint has seen no evaluation: it asks anew, and reports the same.
+    again = train_reward(config(settings, resume_from_checkpoint="auto"))
+    assert asked == [6] * 6
+    assert again.facts == trained.facts
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_flipped_gradient_does_not_learn(settings: dict[str, Any]) -> None:
     def flip(role: Role) -> None:
         for parameter in role.parameters.values():

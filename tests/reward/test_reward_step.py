@@ -75,7 +75,7 @@ def test_golden_of_one_ranking_through_the_whole_step(load: Callable[..., Any], 
     mean, _ = step(base, role, [one])
     assert 3 * mean == pytest.approx(1.02901, abs=5e-6)
     assert mean == pytest.approx(sum(GOLDEN) / 3, abs=1e-8)
-    sums = mean_reward_loss(base, role, [one], one_process(), RewardLoss(), 10_000)
+    sums = mean_reward_loss(group_rewards(base, role, [one], 10_000), [one], one_process(), RewardLoss())
     assert sums.metrics("eval_") == pytest.approx(
         {"eval_loss": sum(GOLDEN) / 3, "eval_accuracy": 1.0, "eval_margin": 2.8 / 3}, abs=1e-8
     )

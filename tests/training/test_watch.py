@@ -14,9 +14,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from tunesmith import progress
 from tunesmith.errors import MissingExtraError, RunError
-from tunesmith.training import watch as module
-from tunesmith.training.watch import Trackers, Watch
+from tunesmith.training.watch import Trackers, watch
 
 CPU = torch.device("cpu")
 METRICS = {"loss": 1.23456, "learning_rate": 2e-4, "tokens_per_second": 321.4, "grad_norm": 9.0}
@@ -35,7 +35,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(progress, "time", clock)
     return clock
 
 
@@ -46,10 +46,10 @@ def console(terminal: bool) -> tuple[Console, io.StringIO]:
 
 def test_without_a_terminal_a_line_comes_now_and_then_and_at_the_end(clock: Clock) -> None:
     shown, stream = console(terminal=False)
-    with Watch(50, 0, CPU, shown) as watch:
+    with watch(50, 0, CPU, shown) as show:
         for step in range(1, 51):
             clock.now += 3.0
-            watch.update(step, METRICS)
+            show(step, METRICS)
     lines = stream.getvalue().splitlines()
     # More than 20 s apart at 3 s a step: every seventh step, and the last.
     assert [line.split()[1] for line in lines] == [
@@ -70,11 +70,11 @@ def test_without_a_terminal_a_line_comes_now_and_then_and_at_the_end(clock: Cloc
 
 def test_a_resumed_job_counts_its_pace_from_where_it_went_on(clock: Clock) -> None:
     shown, stream = console(terminal=False)
-    with Watch(100, 90, CPU, shown) as watch:
+    with watch(100, 90, CPU, shown) as show:
         clock.now += 25.0
-        watch.update(91, METRICS)
+        show(91, METRICS)
         clock.now += 3600.0 * 10
-        watch.update(92, METRICS)
+        show(92, METRICS)
     first, second = stream.getvalue().splitlines()
     assert first.endswith("3:45 left")
     assert second.endswith("40:01:40 left")
@@ -82,17 +82,17 @@ def test_a_resumed_job_counts_its_pace_from_where_it_went_on(clock: Clock) -> No
 
 def test_the_newest_evaluation_stays_in_sight(clock: Clock) -> None:
     shown, stream = console(terminal=False)
-    with Watch(3, 0, CPU, shown) as watch:
-        watch.update(1, {**METRICS, "eval_loss": 2.5})
-        watch.update(3, {"loss": 0.5})
+    with watch(3, 0, CPU, shown) as show:
+        show(1, {**METRICS, "eval_loss": 2.5})
+        show(3, {"loss": 0.5})
     assert "loss 0.500  eval 2.500  lr 2.0e-04" in stream.getvalue()
 
 
 def test_on_a_terminal_a_bar_shows_the_numbers(clock: Clock) -> None:
     shown, stream = console(terminal=True)
-    with Watch(40, 10, CPU, shown) as watch:
+    with watch(40, 10, CPU, shown) as show:
         clock.now += 8.0
-        watch.update(14, METRICS)
+        show(14, METRICS)
     text = stream.getvalue()
     assert "14/40" in text
     assert "loss 1.235" in text and "lr 2.0e-04" in text and "321 tok/s" in text and "0:52 left" in text
@@ -101,7 +101,7 @@ def test_on_a_terminal_a_bar_shows_the_numbers(clock: Clock) -> None:
 
 def test_a_job_that_fails_gives_the_terminal_back(clock: Clock) -> None:
     shown, stream = console(terminal=True)
-    with pytest.raises(KeyboardInterrupt), Watch(4, 0, CPU, shown):
+    with pytest.raises(KeyboardInterrupt), watch(4, 0, CPU, shown):
         raise KeyboardInterrupt
     # Rich hides the cursor (?25l) while the bar lives.
     assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")

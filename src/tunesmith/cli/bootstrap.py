@@ -79,9 +79,10 @@ def _run(
 ) -> None:
     """Check the settings and the seeds, open the writer, make the rows, report."""
     from tunesmith.config import build_config
-    from tunesmith.recipes.bootstrap import BootstrapConfig, make_rows
+    from tunesmith.recipes.bootstrap import make_rows
+    from tunesmith.recipes.bootstrap_config import BootstrapConfig
     from tunesmith.recipes.bootstrap_open import check_choice, open_endpoint, open_local
-    from tunesmith.recipes.bootstrap_show import Bar, last_lines, make_report
+    from tunesmith.recipes.bootstrap_show import last_lines, make_report, row_bar
     from tunesmith.rollout.endpoint import EndpointConfig
 
     check_choice(model, adapter, server["url"], server["model"])
@@ -99,7 +100,7 @@ def _run(
     told = {"writer": dict(opened.writer.identity), "scheme": opened.scheme if scheme == "auto" else scheme}
     config = config.model_copy(update=told)
     began = time.monotonic()
-    with Bar(config.num) as bar, make_rows(config, opened.writer, bar) as (made, asker, tasks):
+    with row_bar(config.num) as show, make_rows(config, opened.writer, show) as (made, asker, tasks):
         facts = make_report(config, made, asker, tasks, time.monotonic() - began)
     if as_json:
         typer.echo(json.dumps(facts))

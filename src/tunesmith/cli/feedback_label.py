@@ -61,7 +61,7 @@ def label(
                     annotator=name,
                     queue=queue,
                     read_key=read_key,
-                    show=_show,
+                    show=show_screen,
                     edit=(lambda text: edit_in(editor, text)) if editor and sys.stdin.isatty() else None,
                 ).run()
         facts = {"judged": session.judged, "skipped": session.skipped, "undone": session.undone, "left": session.left}
@@ -72,7 +72,7 @@ def label(
         print_lines([json.dumps(facts)] if as_json else ["", said, then])
 
 
-def _show(text: str) -> None:
+def show_screen(text: str) -> None:
     """Write to standard error, so that --json has standard output alone; a terminal is cleared before a screen."""
     stream = sys.stderr
     if text.count("\n") > 2 and stream.isatty():

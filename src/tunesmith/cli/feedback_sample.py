@@ -13,7 +13,7 @@ from tunesmith.cli.check import Columns, column_map
 from tunesmith.cli.shared import Debug, Json, errors_in_one_paragraph, print_lines
 
 if TYPE_CHECKING:
-    from tunesmith.recipes.feedback_sample import SampleConfig
+    from tunesmith.recipes.feedback_slots import SampleConfig
 
 
 def sample(
@@ -50,7 +50,7 @@ def sample(
     """
     with errors_in_one_paragraph(debug):
         from tunesmith.config import build_config
-        from tunesmith.recipes.feedback_sample import SampleConfig
+        from tunesmith.recipes.feedback_slots import SampleConfig
 
         settings: dict[str, Any] = {
             "prompts": prompts,
@@ -81,7 +81,7 @@ def _run(
     from tunesmith.recipes.bootstrap_open import check_choice
     from tunesmith.recipes.feedback_open import open_endpoint, open_local
     from tunesmith.recipes.feedback_sample import Sampler
-    from tunesmith.recipes.feedback_sample_show import Bar, estimate, is_ours, last_lines
+    from tunesmith.recipes.feedback_sample_show import candidate_bar, estimate, is_ours, last_lines
     from tunesmith.rollout.endpoint import EndpointConfig
 
     check_choice(model, Path(adapters[0]) if adapters else None, server["url"], server["model"])
@@ -103,8 +103,8 @@ def _run(
                 typer.echo(json.dumps({"prompts": len(opened.prompts), "to_draw": sampler.missing(), "estimate": told}))
             return
         began = time.monotonic()
-        with Bar(sampler.sampled.wanted) as bar:
-            sampler.progress = bar
+        with candidate_bar(sampler.sampled.wanted) as show:
+            sampler.progress = show
             sampled = sampler.run()
         print_lines(
             [json.dumps(sampled.as_dict())] if as_json else last_lines(config, sampler, time.monotonic() - began)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import codecs
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 # A terminal sends an arrow key as Escape and letters behind it at once; a person needs longer.
 _SEQUENCE_SECONDS = 0.05
@@ -47,8 +49,22 @@ def keys() -> Iterator[Callable[[], str]]:
                 break
         return key
 
-    with one_by_one(descriptor):
+    with _unwinding_sigterm(), one_by_one(descriptor):
         yield read
+
+
+@contextmanager
+def _unwinding_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process by way of an exception, so that the terminal is given back and the store closed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

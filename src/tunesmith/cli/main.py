@@ -13,7 +13,23 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli import advise, data, dpo, experiment, feedback, ppo, reward, score, tokenizer, winrate
+from tunesmith.cli import (
+    advise,
+    after,
+    card,
+    data,
+    dpo,
+    evaluate,
+    experiment,
+    feedback,
+    judge,
+    mt_bench,
+    ppo,
+    reward,
+    score,
+    tokenizer,
+    winrate,
+)
 from tunesmith.cli.shared import (
     AdapterPath,
     Debug,
@@ -28,15 +44,18 @@ from tunesmith.runtime import tune_process
 
 app = typer.Typer(
     name="tunesmith",
+    cls=evaluate.Verbs,
     help="From your own rows to an adapted, measured language model on the machine you have.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (data, experiment, feedback, tokenizer):
+for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
-for verb in (advise.advise, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate):
+for verb in (after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate, card.card, advise.advise):
     app.command()(verb)
+app.command("eval")(evaluate.evaluate)
+app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)
 
 
 @app.command()

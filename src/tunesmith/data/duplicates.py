@@ -24,7 +24,7 @@ NUM_HASHES = 64
 SHINGLE_WORDS = 3
 # Scripts that put no space between words: every character of them counts as a word.
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
+WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
 # So many rows of one family of near copies are kept to compare with; without a limit, a file of filled-in forms would
 # be compared each row with each.
 MAX_FAMILY = 8
@@ -141,7 +141,7 @@ def texts_of(source: Checked, row_id: int) -> list[str]:
 
 def shingles_of(texts: list[str]) -> frozenset[bytes]:
     """All runs of three words, without case and punctuation; a shorter text is one run, one without words has none."""
-    words = _WORD.findall(" ".join(texts).casefold())
+    words = WORD.findall(" ".join(texts).casefold())
     runs = range(max(1, len(words) - SHINGLE_WORDS + 1)) if words else ()
     return frozenset(" ".join(words[i : i + SHINGLE_WORDS]).encode() for i in runs)
 

@@ -142,7 +142,8 @@ def suite_task(
         scorer=_first_paragraph(scorer) if cut else scorer,
         metrics=tuple(metrics),
         chance=chance(chosen) if chance is not None else {},
-        ratios=ratios or {},
+        # Several samples are scored by pass@k, which has no sums to divide.
+        ratios=ratios if ratios and config.samples == 1 else {},
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # Not re, whose \w leaves out the vowel signs of Hindi, Tamil or Thai and so parts their words.
-import regex
+import regex  # type: ignore[import-untyped]
 
 from tunesmith.errors import MissingExtraError
 

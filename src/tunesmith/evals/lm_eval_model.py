@@ -97,7 +97,7 @@ def harness_model(parts: HarnessParts) -> Any:
         ) from None
     tokenizer = parts.tokenizer
 
-    class TunesmithLM(TemplateLM):
+    class TunesmithLM(TemplateLM):  # type: ignore[misc]
         max_length = parts.max_ids - 1
         max_gen_toks = _DEFAULT_NEW_TOKENS
         tokenizer_name = parts.identity["tokenizer_digest"]
@@ -120,7 +120,8 @@ def harness_model(parts: HarnessParts) -> Any:
                 ids = self.tok_encode(request.args[0])
                 windows = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, context_len=1)
                 own = [make_disjoint_window(window) for window in windows]
-                pairs, owner = pairs + own, owner + [number] * len(own)
+                pairs += own
+                owner += [number] * len(own)
             totals = [0.0] * len(requests)
             for number, (logprob, _) in zip(owner, log_likelihoods(parts, pairs), strict=True):
                 totals[number] += logprob
@@ -130,17 +131,8 @@ def harness_model(parts: HarnessParts) -> Any:
             return generate_until(parts, [(*request.args, self.tok_encode(request.args[0])) for request in requests])
 
         def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            return str(
-                tokenizer.apply_chat_template(
-                    chat_history,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )
-
-        def chat_template(self, chat_template: bool | str = False) -> str | None:
-            return str(tokenizer.chat_template) if chat_template else None
+            last = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+            return str(tokenizer.apply_chat_template(chat_history, tokenize=False, **last))
 
     return TunesmithLM()
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from tunesmith.config import Config
 from tunesmith.data.prompts import PromptRow
 from tunesmith.errors import ConfigError
+from tunesmith.evals.judge_agreement import NOT_CALIBRATED
 from tunesmith.evals.winrate import Divergence, WinRate, divergence, win_rate
 from tunesmith.models.forward import forward
 from tunesmith.models.roles import Base
@@ -79,6 +80,11 @@ class Match:
     counts: Mapping[str, int]
     examples: tuple[int, ...]
 
+    @property
+    def judge_agreement(self) -> str | None:
+        """How far a judge that writes agrees with people, which nobody has measured; None for sources without one."""
+        return NOT_CALIBRATED if any(key.rpartition(".")[2] == "template" for key in self.judge) else None
+
     def as_dict(self) -> dict[str, Any]:
         """For winrate.json."""
         return {
@@ -86,6 +92,7 @@ class Match:
             "num_samples": self.num_samples,
             "judge": dict(self.judge),
             "judge_counts": dict(self.counts),
+            "judge_agreement": self.judge_agreement,
             "sides": {side.label: _side_facts(side, self.num_samples) for side in self.sides},
             "against": self.sides[0].label,
             "win_rates": {label: result.as_dict() for label, result in self.results.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import regex
+import regex  # type: ignore[import-untyped]
 
 from tunesmith.errors import DataError
 from tunesmith.evals.scorers import normalised

@@ -31,6 +31,7 @@ from tunesmith.stats import (
 
 # Likelihoods are written in portions of this size: a killed run loses at most one.
 _REQUESTS_AT_ONCE = 64
+_BLANK = (Likelihood(logprob=0.0, num_tokens=1, greedy=False),)
 # Replies there are by now, kept ones included, of those asked for so far.
 Progress = Callable[[int, int], None]
 
@@ -135,6 +136,28 @@ def run_task(
     return TaskResult(task=task, label=label, answers=answers)
 
 
+def unanswered(task: Task, subject: Subject, sampling: Sampling, results_path: Path) -> list[Request]:
+    """Requests of a task to which the results file holds no reply; nothing is asked.
+
+    A solver that asks again by what it was replied sees an empty reply in the place of each of them here.
+    """
+    asking = _Asking(task, subject, sampling, ResultsFile(results_path), subject.label, lambda done, asked: None)
+    missing: dict[str, Request] = {}
+
+    def look(requests: Sequence[Request]) -> list[Reply]:
+        keys = [asking.key(request) for request in requests]
+        missing.update({key: one for key, one in zip(keys, requests, strict=True) if key not in asking.results})
+        return [
+            Reply(request=request, likelihoods=_BLANK * len(request.continuations))
+            if key in missing
+            else _from_row(request, asking.results[key])
+            for key, request in zip(keys, requests, strict=True)
+        ]
+
+    task.solver(task.items, look)
+    return list(missing.values())
+
+
 def compare(first: TaskResult, second: TaskResult, metric: str, seed: int = 0) -> Comparison:
     """Paired comparison of two results: exact McNemar test and 95 % interval of the difference.
 
@@ -183,7 +206,7 @@ class _Asking:
             self.likelihood_settings = {**self.settings, "subject": dict(subject.likelihood.identity)}
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        keys = [self._key(request) for request in requests]
+        keys = [self.key(request) for request in requests]
         todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.results}
         self.num_asked += len(requests)
         self._tell(len(requests) - len(todo))
@@ -241,7 +264,8 @@ class _Asking:
         self.num_done += num_more
         self.progress(self.num_done, self.num_asked)
 
-    def _key(self, request: Request) -> str:
+    def key(self, request: Request) -> str:
+        """What a reply is kept under: a digest of all that it depends on."""
         said: list[Any] = [request.item.id, [(message.role, message.content) for message in request.messages]]
         if request.continuations and self.subject.likelihood is not None:
             said += [self.likelihood_settings, request.continuations]

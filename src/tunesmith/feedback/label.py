@@ -28,8 +28,9 @@ from tunesmith.feedback.judgements import (
     check_judgement,
 )
 from tunesmith.feedback.queue import Item, open_items
-from tunesmith.feedback.screen import REASONS, clock, screen, visible
+from tunesmith.feedback.screen import REASONS, screen, visible
 from tunesmith.feedback.store import FeedbackStore
+from tunesmith.progress import clock
 from tunesmith.records import Where
 
 OUTCOMES: dict[str, Outcome] = {"a": "A", "b": "B", "t": "tie", "x": "both bad"}

@@ -44,9 +44,3 @@ def _names(number: int) -> Iterator[str]:
 
 def _indented(text: str) -> list[str]:
     return [f"  {line}" for line in visible(text).split("\n")]
-
-
-def clock(seconds: float) -> str:
-    """A duration as h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

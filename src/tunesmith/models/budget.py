@@ -11,6 +11,7 @@ from tunesmith.errors import BudgetError
 from tunesmith.kernels.attention import MATMUL_MAX_TOKENS
 from tunesmith.kernels.head_loss import CHUNK_ROWS
 from tunesmith.models.roles import Base, Role
+from tunesmith.progress import resident_bytes
 
 # Share of the memory that is free now which a job may plan to use.
 SAFE_SHARE = 0.9
@@ -47,7 +48,7 @@ def memory_in_use_bytes(device: torch.device) -> int:
     """Resident memory of this process, or what the GPU's allocator has handed out."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)
+    return resident_bytes()
 
 
 def memory_available_bytes(device: torch.device) -> int:

@@ -5,78 +5,38 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from tunesmith.data.bootstrap.diversity import describe_rows
 from tunesmith.data.bootstrap.prompts import looks_like_classification
 from tunesmith.data.bootstrap.seeds import Instance, Task
-from tunesmith.recipes.bootstrap import REJECTED_FILE, REQUESTS_FILE, ROWS_FILE, BootstrapConfig, Made
+from tunesmith.progress import Bar
+from tunesmith.recipes.bootstrap import REJECTED_FILE, REQUESTS_FILE, ROWS_FILE
 from tunesmith.recipes.bootstrap_ask import Asker
+from tunesmith.recipes.bootstrap_config import BootstrapConfig
+from tunesmith.recipes.bootstrap_stages import Made
 from tunesmith.reports.bootstrap import REPORT_FILE, write_report
 from tunesmith.runs import atomic_write_text, machine_summary
 
-# Without a terminal a line now and then says that the job is alive.
-QUIET_SECONDS = 20.0
 STAGES = ("instruction", "classification", "instance", "answer")
 
 
-class Bar:
-    """Rows wanted and made, yield, and time left at the pace of this process; plain lines without a terminal."""
+@contextmanager
+def row_bar(num: int) -> Iterator[Callable[[Made, Asker], None]]:
+    """A bar of the rows made of those wanted, as a function told how far it is after a round."""
+    with Bar(num, "rows") as bar:
 
-    def __init__(self, num: int, console: Console | None = None) -> None:
-        self._num, self._console = num, console or Console(stderr=True)
-        self._began = self._last_line = time.monotonic()
-        self._first_rows: int | None = None
-        self._task = TaskID(0)
-        self._progress: Progress | None = None
-        if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("rows"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[text]}", markup=False),
-                TimeElapsedColumn(),
-                console=self._console,
-                expand=True,
-            )
-            self._task = self._progress.add_task("rows", total=num, text="")
+        def show(made: Made, asker: Asker) -> None:
+            if not asker.num_asked:
+                # Everything came from the requests' file so far.
+                bar.skip(len(made.rows))
+            text = f"{made.num_instruction_requests} tasks asked, yield {_yield(made)}"
+            bar.update(len(made.rows), text, last=bool(made.stopped))
 
-    def __enter__(self) -> Bar:
-        if self._progress is not None:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def __call__(self, made: Made, asker: Asker) -> None:
-        """Show how far it is after a round."""
-        now = time.monotonic()
-        if not asker.num_asked:
-            # Everything came from the requests' file so far: no pace to tell the time by.
-            self._first_rows, self._began = len(made.rows), now
-        text = f"{made.num_instruction_requests} tasks asked, yield {_yield(made)}, {self._left(made, now)}"
-        if self._progress is not None:
-            self._progress.update(self._task, completed=len(made.rows), text=text)
-        elif now - self._last_line > QUIET_SECONDS or made.stopped:
-            self._last_line = now
-            print(f"rows {len(made.rows)}/{self._num}  {text}", file=self._console.file, flush=True)
-
-    def _left(self, made: Made, now: float) -> str:
-        new = len(made.rows) - (self._first_rows or 0)
-        if new <= 0:
-            return "-:-- left"
-        minutes, seconds = divmod(round((now - self._began) / new * (self._num - len(made.rows))), 60)
-        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+        yield show
 
 
 def _yield(made: Made) -> str:

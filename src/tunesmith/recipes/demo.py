@@ -112,6 +112,7 @@ def sft_recipe(config: DemoConfig) -> SFTConfig:
         per_device_train_batch_size=4,
         eval_steps=20,
         seed=config.seed,
+        after_training="off",
     )
 
 

@@ -6,9 +6,8 @@ Read top to bottom: prepare, run folder and resume, loop, save. The config is in
 from __future__ import annotations
 
 import shlex
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,13 @@ from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed
 from tunesmith.recipes.dpo_prepare import DPOConfig, Prepared, prepare
 from tunesmith.reports.plots import loss_curve
-from tunesmith.runs import Run, read_metrics
+from tunesmith.runs import read_metrics
 from tunesmith.stats import Interval, wilson_interval
-from tunesmith.training.checkpoint import ResumeState, load_checkpoint, plan_of
-from tunesmith.training.loop import Gradients, Loop, checkpoint_to_resume, go_on_as_planned, keep_best, run_loop
+from tunesmith.training.checkpoint import plan_of
+from tunesmith.training.loop import Gradients, Loop, TweakGradients, keep_best, run_loop
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.preference import Model, accumulate_preference, mean_preference
-from tunesmith.training.watch import Trackers
-
-# Called on the role between the gradients and the optimiser's step; a test breaks them there.
-TweakGradients = Callable[[Role], None]
+from tunesmith.training.session import checkpoint_to_resume, open_session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,50 +61,24 @@ def train(config: DPOConfig, *, base: Base | None = None, tweak_gradients: Tweak
     """Run the recipe, on a base of its own or on one already in memory."""
     # 1. Where to go on, and everything up to the first step, the reference's scores included.
     checkpoint = checkpoint_to_resume(config)
-    planned = plan_of(checkpoint) if checkpoint is not None else {}
-    prepared = prepare(config, base, planned.get("dtype"))
-    # 2. The run folder.
-    recipe = config.model_dump(mode="json")
-    with tempfile.TemporaryDirectory(prefix="tunesmith-books-") as folder:
-        # Every rank keeps books, but only the first one's are the run's.
-        output_dir = Path(config.output_dir) if prepared.world.is_main else Path(folder) / "books"
-        run = Run.create(
-            output_dir, recipe, resume=config.resume_from_checkpoint is not None, overwrite=config.overwrite_output_dir
+    prepared = prepare(config, base, plan_of(checkpoint).get("dtype"))
+    # 2. The run folder, and the state of a run that goes on.
+    parameters = prepared.role.parameters
+    optimizer = build_optimizer(parameters, config)
+    with open_session(prepared, checkpoint, optimizer, parameters, prepared.facts(), prepared.world) as session:
+        # 3. The loop, and 4. what it leaves.
+        plan, groups = session.state.plan, prepared.train.groups
+        loop = Loop(
+            config=config,
+            session=session,
+            num_steps=prepared.num_steps,
+            num_examples=len(groups),
+            gradients=lambda step: _gradients(prepared, plan, step, tweak_gradients),
+            evaluate=None if prepared.valid is None else lambda: _evaluate(prepared, plan),
+            name_rows=lambda step: ", ".join(str(groups[i].where) for i in prepared.indices(step)),
+            write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
         )
-        with run:
-            parameters = prepared.role.parameters
-            optimizer = build_optimizer(parameters, config)
-            state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
-            if checkpoint is not None:
-                state = load_checkpoint(checkpoint, optimizer, parameters, recipe=prepared.identity())
-                go_on_as_planned(checkpoint, state.plan, prepared.decisions(), prepared.base.notes)
-            # A run that died before its first checkpoint begins anew.
-            run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
-            run.note({"plan": dict(state.plan), **prepared.facts(), "notes": prepared.base.notes})
-            names = config.report_to if prepared.world.is_main else []
-            with Trackers(names, run.folder, recipe, first_step=state.step) as trackers:
-                # 3. The loop, and 4. what it leaves.
-                loop = Loop(
-                    config=config,
-                    run=run,
-                    state=state,
-                    optimizer=optimizer,
-                    parameters=parameters,
-                    trackers=trackers,
-                    world=prepared.world,
-                    device=prepared.base.device,
-                    num_steps=prepared.num_steps,
-                    num_examples=len(prepared.train.groups),
-                    gradients=lambda step: _gradients(prepared, state.plan, step, tweak_gradients),
-                    evaluate=None if prepared.valid is None else lambda: _evaluate(prepared, state.plan),
-                    name_rows=lambda step: ", ".join(
-                        str(prepared.train.groups[i].where) for i in prepared.indices(step)
-                    ),
-                    write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
-                )
-                aligned = _finish(prepared, loop, interrupted=run_loop(loop))
-        prepared.world.close()
-        return aligned
+        return _finish(prepared, loop, interrupted=run_loop(loop))
 
 
 def _model(prepared: Prepared, plan: Mapping[str, Any], step: int | None = None) -> Model:
@@ -150,8 +120,8 @@ def _evaluate(prepared: Prepared, plan: Mapping[str, Any]) -> dict[str, float]:
 
 def _finish(prepared: Prepared, loop: Loop, interrupted: bool) -> Aligned:
     """The best weights are the result; an interrupted run keeps its checkpoint instead."""
-    state, run = loop.state, loop.run
-    seconds = time.perf_counter() - loop.began
+    state, run = loop.session.state, loop.session.run
+    seconds = time.perf_counter() - loop.session.began
     final = state.last_metric
     metrics = read_metrics(run.folder / "metrics.jsonl")
     if not interrupted:

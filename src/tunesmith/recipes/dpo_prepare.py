@@ -80,16 +80,6 @@ class Prepared:
         """This rank's groups of one step."""
         return examples_of_step(self.config, len(self.train.groups), self.world, step)
 
-    def decisions(self) -> dict[str, Any]:
-        """What the planner decided; written in the run and replayed on resume."""
-        return {
-            "checkpointing": self.budget.checkpointing,
-            "micro_batch_tokens": self.budget.micro_batch_tokens,
-            "dtype": str(self.base.dtype).removeprefix("torch."),
-            "kernels": "fast" if self.base.decoder is not None else "reference",
-            "num_threads": torch.get_num_threads(),
-        }
-
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resume to continue the same run."""
         free = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}

@@ -189,7 +189,7 @@ def _sft_config(config: ExtendConfig, texts: Texts) -> SFTConfig:
     own = set(ExtendConfig.model_fields) - set(SFTConfig.model_fields)
     data = DataConfig(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl"), shape="text")
     kept = {name: getattr(config, name) for name in ExtendConfig.model_fields if name not in own}
-    return SFTConfig(**kept, data=data)
+    return SFTConfig(**kept, data=data, after_training="off")
 
 
 def describe_extension(result: Extended, config: ExtendConfig) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tunesmith.data.check import Fault, FaultLog
 from tunesmith.data.prompts import LoadedPrompts, PromptRow, load_prompts
 from tunesmith.errors import DataError
-from tunesmith.recipes.feedback_sample import SampleConfig
+from tunesmith.recipes.feedback_slots import SampleConfig
 from tunesmith.rollout.endpoint import Endpoint, EndpointConfig
 from tunesmith.rollout.writer import Writer
 

@@ -208,7 +208,21 @@ def describe(report: PreferReport, config: FeedbackPreferConfig) -> list[str]:
     pairs = Path(config.output_dir) / PAIRS_FILE
     if found.num_pairs:
         lines.append(f"next: tunesmith reward recipes/reward.yaml data.train={shlex.quote(str(pairs))}")
-    return lines
+        return lines
+    return [*lines, *_describe_no_pairs(report, config)]
+
+
+def _describe_no_pairs(report: PreferReport, config: FeedbackPreferConfig) -> list[str]:
+    """Why nothing can be trained on pairs, and what can be done with what there is."""
+    found = report.preferences
+    lines = ["no pair: no two answers of one prompt stand in an order, which reward models and DPO need."]
+    if found.left_out or found.conflicts:
+        lines.append("what spoke of two answers is listed above, with the reason why it gave no order.")
+    if found.singles:
+        singles = shlex.quote(str(Path(config.output_dir) / SINGLES_FILE))
+        lines.append(f"next: tunesmith dpo recipes/kto.yaml data.train={singles}, which takes single verdicts;")
+    label = f"tunesmith feedback label --store {shlex.quote(found.store)} --annotator NAME --kind comparison"
+    return [*lines, f"{'or' if found.singles else 'next'}: {label}"]
 
 
 def _describe_trouble(report: PreferReport) -> list[str]:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-from tunesmith.feedback.screen import clock
-from tunesmith.recipes.feedback_sample import SampleConfig, Sampled, Sampler, draws_file
+from tunesmith.progress import Bar, clock
+from tunesmith.recipes.feedback_sample import Sampled, Sampler, draws_file
+from tunesmith.recipes.feedback_slots import SampleConfig
 from tunesmith.rollout.endpoint import Endpoint
-
-# Without a terminal a line now and then says that the job is alive.
-QUIET_SECONDS = 20.0
 
 
 def estimate(sampler: Sampler, *, probe: bool) -> str:
@@ -30,56 +25,18 @@ def estimate(sampler: Sampler, *, probe: bool) -> str:
     return f"{text}{told}; near copies are drawn again, up to {config.max_redraws} times a slot."
 
 
-class Bar:
-    """Candidates settled of those wanted, what was turned down, and time left at the pace of this process."""
+@contextmanager
+def candidate_bar(wanted: int) -> Iterator[Callable[[Sampled], None]]:
+    """A bar of the candidates settled of those wanted, as a function told how far it is."""
+    with Bar(wanted, "candidates") as bar:
 
-    def __init__(self, wanted: int, console: Console | None = None) -> None:
-        self._wanted, self._console = wanted, console or Console(stderr=True)
-        self._began = self._last_line = time.monotonic()
-        self._first: int | None = None
-        self._task = TaskID(0)
-        self._progress: Progress | None = None
-        if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("candidates"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[text]}", markup=False),
-                TimeElapsedColumn(),
-                console=self._console,
-                expand=True,
-            )
-            self._task = self._progress.add_task("candidates", total=wanted, text="")
+        def show(sampled: Sampled) -> None:
+            if not sampled.drawn:
+                # All of it was drawn by an earlier run.
+                bar.skip(sampled.settled)
+            bar.update(sampled.settled, f"{sum(sampled.turned_down.values())} drawn again")
 
-    def __enter__(self) -> Bar:
-        if self._progress is not None:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def __call__(self, sampled: Sampled) -> None:
-        """Show how far it is."""
-        now = time.monotonic()
-        if not sampled.drawn:
-            # What an earlier run had drawn takes no time, and says nothing of the pace.
-            self._first, self._began = sampled.settled, now
-        text = f"{sum(sampled.turned_down.values())} drawn again, {self._left(sampled, now)}"
-        if self._progress is not None:
-            self._progress.update(self._task, completed=sampled.settled, text=text)
-        elif now - self._last_line > QUIET_SECONDS:
-            self._last_line = now
-            print(f"candidates {sampled.settled}/{self._wanted}  {text}", file=self._console.file, flush=True)
-
-    def _left(self, sampled: Sampled, now: float) -> str:
-        new = sampled.settled - (self._first or 0)
-        if new <= 0:
-            return "-:--:-- left"
-        return f"{clock((now - self._began) / new * (self._wanted - sampled.settled))} left"
+        yield show
 
 
 def last_lines(config: SampleConfig, sampler: Sampler, seconds: float) -> list[str]:

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import shlex
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data.check import shown
 from tunesmith.data.convert import in_option_words, option_words
-from tunesmith.errors import ConfigError, DataError
+from tunesmith.errors import ConfigError, DataError, DiskFullError, RunError
 from tunesmith.feedback.argilla import ASKED, Question
+from tunesmith.feedback.schema import check_path
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.feedback.transfer import Exported, Imported, ImportOptions, export_store, import_files
 
 
 def import_feedback(store: Path, sources: list[str], options: ImportOptions) -> Imported:
-    """Read files into a store, which is made where there is none."""
+    """Read files into a store, which is made where there is none; a first import that fails leaves no file behind."""
+    store = store.expanduser()
+    check_path(store, create=True)
+    if store.exists():
+        return _import(store, sources, options)
+    made = store.with_name(f".{store.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        done = _import(made, sources, options)
+        # Another process may have made one meanwhile, which then stands; not every disk knows hard links.
+        with suppress(OSError):
+            store.hardlink_to(made)
+            return done
+    except (RunError, DiskFullError) as error:
+        raise type(error)(store, error.cause, error.fix) from None
+    finally:
+        for file in (made, *(made.with_name(made.name + end) for end in ("-wal", "-shm", "-journal"))):
+            file.unlink(missing_ok=True)
+    return _import(store, sources, options)
+
+
+def _import(store: Path, sources: list[str], options: ImportOptions) -> Imported:
     with FeedbackStore.open(store, create=True) as opened:
         try:
             return import_files(opened, sources, options)

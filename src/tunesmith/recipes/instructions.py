@@ -135,7 +135,9 @@ def _arm_recipe(config: SFTConfig, mixture: Mixture, folder: Path, arm: str) -> 
     path = folder / f"{arm}.yaml"
     write_mixture(styled(mixture.config, mixture.path, ARMS[arm]), path)
     data = DataConfig(train=str(path), validation_share=0, limit=config.data.limit)
-    return config.model_copy(update={"data": data, "output_dir": str(folder / arm), "overwrite_output_dir": True})
+    # The arms are measured on their own tasks; what tuning broke besides is `tunesmith after`'s to say.
+    own = {"output_dir": str(folder / arm), "overwrite_output_dir": True, "after_training": "off"}
+    return config.model_copy(update={"data": data, **own})
 
 
 def measured_rows(outcome: Outcome, metric: str) -> list[dict[str, Any]]:

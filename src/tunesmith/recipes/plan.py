@@ -16,6 +16,7 @@ from tunesmith.tokens.render import template_notes
 from tunesmith.tokens.store import RenderReport
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.schedule import examples_of_step
+from tunesmith.training.session import decisions
 from tunesmith.training.step import accumulate_gradients
 
 
@@ -38,7 +39,7 @@ def make_plan(config: SFTConfig) -> dict[str, Any]:
             "trainable_share": trainable_share(prepared.base, prepared.role),
             "steps": prepared.num_steps,
             "training_tokens": run_tokens,
-            "decisions": prepared.decisions(),
+            "decisions": decisions(prepared.base, prepared.budget),
             "memory": {
                 "predicted_peak_bytes": budget.peak_bytes,
                 "measured_peak_bytes": peak,

@@ -12,8 +12,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-import torch
-
 from tunesmith.models.adapters import adapter_digest, save_role
 from tunesmith.models.budget import peak_memory_bytes
 from tunesmith.models.roles import Base
@@ -27,15 +25,14 @@ from tunesmith.reports.ppo import CURVES_FILE, draw_curves
 from tunesmith.rollout.experience import Experience, sampler_difference
 from tunesmith.rollout.generate import LocalGenerator
 from tunesmith.rollout.rewards import RewardSource
-from tunesmith.runs import Run
 from tunesmith.runtime import release_memory
-from tunesmith.training.checkpoint import ResumeState, load_checkpoint, plan_of, prune, save_checkpoint
+from tunesmith.training.checkpoint import load_checkpoint, plan_of, prune, save_checkpoint
 from tunesmith.training.credit import CreditState, adapt_kl, assign_credit
 from tunesmith.training.guards import Iteration, best_at_kl_budget, guard
-from tunesmith.training.loop import checkpoint_to_resume, go_on_as_planned
 from tunesmith.training.rl_update import build_rl_optimizer, learning_parameters, update
 from tunesmith.training.schedule import stop_on_signal
-from tunesmith.training.watch import Trackers, Watch
+from tunesmith.training.session import Session, checkpoint_to_resume, open_session
+from tunesmith.training.watch import watch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,68 +40,46 @@ class _Job:
     """A run under way; ``history`` holds what each policy earned, the newest last."""
 
     prepared: Prepared
-    run: Run
-    state: ResumeState
+    session: Session
     credit: CreditState
-    optimizer: torch.optim.AdamW
     generator: LocalGenerator
     samples: Samples
-    trackers: Trackers
     history: list[Iteration]
     warnings: list[str] = field(default_factory=list)
-    began: float = field(default_factory=time.perf_counter)
-
-    def log(self, metrics: dict[str, float]) -> None:
-        self.run.log_metrics(self.state.step, metrics)
-        self.trackers.log(self.state.step, metrics)
 
 
 def align(config: PPOConfig, *, base: Base | None = None, reward: RewardSource | None = None) -> Aligned:
     """Run the recipe, on a base of its own or on one already in memory; ``reward`` stands in for the recipe's."""
     # 1. Where to go on, and everything up to the first iteration: prompts, roles on one base, rewards, memory.
     checkpoint = checkpoint_to_resume(config)
-    planned = plan_of(checkpoint) if checkpoint is not None else {}
-    prepared = prepare(config, base, planned.get("dtype"), reward)
+    prepared = prepare(config, base, plan_of(checkpoint).get("dtype"), reward)
     # 2. The run folder, and the state of a run that goes on.
-    recipe = config.model_dump(mode="json")
-    resume = config.resume_from_checkpoint is not None
-    with Run.create(config.output_dir, recipe, resume=resume, overwrite=config.overwrite_output_dir) as run:
-        optimizer = build_rl_optimizer(prepared.roles, config)
-        state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
-        if checkpoint is not None:
-            state = load_checkpoint(checkpoint, optimizer, learning_parameters(prepared.roles), prepared.identity())
-            go_on_as_planned(checkpoint, state.plan, prepared.decisions(), prepared.base.notes)
-        run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
-        facts = {"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": prepared.summary()}
-        run.note({**facts, "rewards": dict(prepared.rewards.identity), "notes": prepared.base.notes})
-        with Trackers(config.report_to, run.folder, recipe, first_step=state.step) as trackers:
-            saved = state.extras
-            job = _Job(
-                prepared=prepared,
-                run=run,
-                state=state,
-                credit=CreditState.of(saved.get("credit", {"kl_coef": config.kl_coef})),
-                optimizer=optimizer,
-                generator=LocalGenerator(prepared.base, max_rows=config.rollout_rows),
-                samples=Samples(run.folder, after_step=state.step if checkpoint is not None else -1),
-                trackers=trackers,
-                history=[Iteration(**one) for one in saved.get("history", [])],
-                warnings=list(saved.get("warnings", [])),
-            )
-            # 3. The loop, and 4. what it leaves.
-            return _finish(job, interrupted=_loop(job))
+    optimizer, parameters = build_rl_optimizer(prepared.roles, config), learning_parameters(prepared.roles)
+    with open_session(prepared, checkpoint, optimizer, parameters, prepared.facts()) as session:
+        saved = session.state.extras
+        job = _Job(
+            prepared=prepared,
+            session=session,
+            credit=CreditState.of(saved.get("credit", {"kl_coef": config.kl_coef})),
+            generator=LocalGenerator(prepared.base, max_rows=config.rollout_rows),
+            samples=Samples(session.run.folder, after_step=session.state.step if session.resumed else -1),
+            history=[Iteration(**one) for one in saved.get("history", [])],
+            warnings=list(saved.get("warnings", [])),
+        )
+        # 3. The loop, and 4. what it leaves.
+        return _finish(job, interrupted=_loop(job))
 
 
 def _loop(job: _Job) -> bool:
     """Iterations until the end or until the user says stop; True if the user did."""
-    config, state = job.prepared.config, job.state
-    with stop_on_signal() as stop, Watch(config.num_iterations, state.step, job.prepared.base.device) as watch:
+    config, state = job.prepared.config, job.session.state
+    with stop_on_signal() as stop, watch(config.num_iterations, state.step, job.session.device) as show:
         if state.step == 0:
             # The policy before anything was learnt: a candidate like the others, and where a crash goes back to.
             _save(job)
         while state.step < config.num_iterations and not stop.asked:
             metrics = _iterate(job)
-            watch.update(state.step, metrics)
+            show(state.step, metrics)
             if stop.asked or state.step % config.save_steps == 0 or state.step == config.num_iterations:
                 _save(job)
         return stop.asked and state.step < config.num_iterations
@@ -112,8 +87,8 @@ def _loop(job: _Job) -> bool:
 
 def _iterate(job: _Job) -> dict[str, float]:
     """One round: sample, score, assign credit, update; returns its metrics."""
-    prepared, config, state = job.prepared, job.prepared.config, job.state
-    base, roles, iteration = prepared.base, prepared.roles, job.state.step
+    prepared, config, session, state = job.prepared, job.prepared.config, job.session, job.session.state
+    base, roles, iteration = prepared.base, prepared.roles, state.step
     clock = Clock()
     # Sample and score. Nothing has moved yet: an error in a reward loses nothing but these answers.
     try:
@@ -131,7 +106,7 @@ def _iterate(job: _Job) -> dict[str, float]:
     metrics = {**credit.metrics, "objective/kl_coef": job.credit.kl_coef, "val/sampler_difference": difference}
     _judge(job, answers, seen, credit.metrics)
     if iteration % config.plot_steps == 0:
-        draw_curves(job.run.folder / CURVES_FILE, job.history, warned=all_warnings(job.history, config.guards))
+        draw_curves(session.run.folder / CURVES_FILE, job.history, warned=all_warnings(job.history, config.guards))
     if iteration % config.sample_steps == 0:
         kl_B = ((seen.logprobs_BT - seen.reference_BT) * seen.mask_BT).sum(1).double().cpu().numpy()
         few = slice(0, config.num_samples)
@@ -141,7 +116,7 @@ def _iterate(job: _Job) -> dict[str, float]:
         roles,
         seen,
         credit,
-        job.optimizer,
+        session.optimizer,
         config.model_copy(update={"micro_batch_tokens": int(plan["micro_batch_tokens"])}),
         seed=config.seed,
         iteration=iteration,
@@ -154,13 +129,13 @@ def _iterate(job: _Job) -> dict[str, float]:
     release_memory()
     state.advance(num_tokens=sum(e.num_tokens for e in seen.examples), epoch=0)
     metrics |= {"episode": state.step * len(answers.rollouts), "num_tokens": state.num_tokens, **clock.laps}
-    job.log({**metrics, **source_metrics(prepared, answers.scores)})
+    session.log({**metrics, **source_metrics(prepared, answers.scores)})
     return metrics
 
 
 def _judge(job: _Job, answers: Answers, seen: Experience, metrics: Mapping[str, float]) -> None:
     """Note what the policy that answered earned, warn where learning goes wrong, and name the best one so far."""
-    config, state = job.prepared.config, job.state
+    config, state = job.prepared.config, job.session.state
     job.history.append(earned(job.prepared, state.step, answers, seen, metrics))
     for warned in guard(job.history, config.guards):
         job.warnings.append(str(warned))
@@ -174,7 +149,7 @@ def _judge(job: _Job, answers: Answers, seen: Experience, metrics: Mapping[str, 
 
 def _save(job: _Job) -> None:
     """A checkpoint of everything the next iteration depends on."""
-    prepared, state = job.prepared, job.state
+    prepared, session, state = job.prepared, job.session, job.session.state
     if state.saved_step == state.step:
         return
     state.extras = {
@@ -183,13 +158,13 @@ def _save(job: _Job) -> None:
         "warnings": job.warnings,
     }
     save_checkpoint(
-        job.run.folder,
+        session.run.folder,
         state,
-        job.optimizer,
-        learning_parameters(prepared.roles),
+        session.optimizer,
+        session.parameters,
         write_adapter=lambda folder: save_role(prepared.base, prepared.roles.policy, folder, _taught_by(prepared)),
     )
-    prune(job.run.folder, prepared.config.save_total_limit, keep={state.best_step})
+    prune(session.run.folder, prepared.config.save_total_limit, keep={state.best_step})
 
 
 def _taught_by(prepared: Prepared) -> dict[str, dict[str, str]]:
@@ -199,12 +174,12 @@ def _taught_by(prepared: Prepared) -> dict[str, dict[str, str]]:
 
 def _finish(job: _Job, interrupted: bool) -> Aligned:
     """The best policy within the KL budget is the result; an interrupted run keeps its checkpoint instead."""
-    prepared, state, run = job.prepared, job.state, job.run
+    prepared, state, run = job.prepared, job.session.state, job.session.run
     if not interrupted:
         _last_round(job)
         if state.best_step != state.step:
             kept = run.folder / f"checkpoint-{state.best_step}"
-            load_checkpoint(kept, None, learning_parameters(prepared.roles))
+            load_checkpoint(kept, None, job.session.parameters)
         digest = adapter_digest(prepared.base, prepared.roles.policy.adapter)
         extra = {"adapter_digest": digest, "prompts_digest": prepared.loaded.digest, "iteration": state.best_step}
         save_role(prepared.base, prepared.roles.policy, run.folder, {**extra, **_taught_by(prepared)})
@@ -220,7 +195,7 @@ def _finish(job: _Job, interrupted: bool) -> Aligned:
         last=by_step.get(state.step),
         warnings=job.warnings,
         interrupted=interrupted,
-        train_seconds=time.perf_counter() - job.began,
+        train_seconds=time.perf_counter() - job.session.began,
         peak_bytes=peak_memory_bytes(prepared.base.device),
     )
     if not interrupted:
@@ -230,7 +205,7 @@ def _finish(job: _Job, interrupted: bool) -> Aligned:
 
 def _report(job: _Job) -> None:
     """The win rate of the policy that was kept, if the recipe asks for one, and the page about the run."""
-    prepared, config, run = job.prepared, job.prepared.config, job.run
+    prepared, config, run = job.prepared, job.prepared.config, job.session.run
     roles, held_out = prepared.roles, prepared.held_out
     played = None
     if held_out is not None:
@@ -242,20 +217,21 @@ def _report(job: _Job) -> None:
         job.history,
         config.guards,
         algorithm=config.algorithm,
-        kept=job.state.best_step,
+        kept=job.session.state.best_step,
         kl_budget=config.kl_budget,
         samples=job.samples.rows(),
         played=played,
-        facts={"base": prepared.base.resolved.name, "seconds": round(time.perf_counter() - job.began)},
+        facts={"base": prepared.base.resolved.name, "seconds": round(time.perf_counter() - job.session.began)},
     )
 
 
 def _last_round(job: _Job) -> None:
     """The last policy answers once more: it is judged like the others, and nothing is learnt from it."""
-    prepared, state, clock = job.prepared, job.state, Clock()
+    prepared, session, state, clock = job.prepared, job.session, job.session.state, Clock()
     answers = answer(prepared, job.generator, state.step, clock)
     seen = observe_answers(prepared, answers, int(state.plan["micro_batch_tokens"]))
     # A copy: the scores of this round belong to no iteration.
     credit = assign_credit(seen, answers.scores.total, answers.ended_B, prepared.config, replace(job.credit))
     _judge(job, answers, seen, credit.metrics)
-    job.run.log_metrics(state.step + 1, {**credit.metrics, **source_metrics(prepared, answers.scores), **clock.laps})
+    metrics = {**credit.metrics, **source_metrics(prepared, answers.scores), **clock.laps}
+    session.run.log_metrics(state.step + 1, metrics)

@@ -64,16 +64,6 @@ class Prepared:
         ]
         return [self.prompts[index] for _, index in chosen], asked
 
-    def decisions(self) -> dict[str, Any]:
-        """What the planner decided; written in the run and replayed on resume."""
-        return {
-            "checkpointing": self.budget.checkpointing,
-            "micro_batch_tokens": self.budget.micro_batch_tokens,
-            "dtype": str(self.base.dtype).removeprefix("torch."),
-            "kernels": "fast" if self.base.decoder is not None else "reference",
-            "num_threads": torch.get_num_threads(),
-        }
-
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resume to continue the same run."""
         free = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
@@ -89,15 +79,16 @@ class Prepared:
             "reward_identity": dict(self.rewards.identity),
         }
 
-    def summary(self) -> dict[str, Any]:
-        """What was read, for run.json."""
-        return {
+    def facts(self) -> dict[str, Any]:
+        """For run.json."""
+        read = {
             "rows_read": self.loaded.num_rows,
             "prompts": len(self.prompts),
             "prompts_too_long": self.num_too_long,
             "prompts_repeated": self.loaded.num_copies,
             "longest_prompt_tokens": max(map(len, self.ids)),
         }
+        return {"budget": self.budget.as_dict(), "data": read, "rewards": dict(self.rewards.identity)}
 
 
 def prepare(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
+from pydantic import Field, field_validator
 
+from tunesmith.data.canaries import Planted, make_canaries
 from tunesmith.data.load import DataConfig, LoadedData, load_data
 from tunesmith.data.mixture import MixtureRecords
 from tunesmith.data.mixture_report import mixture_table
+from tunesmith.errors import ConfigError
 from tunesmith.models.adapters import AdapterConfig, add_adapter
 from tunesmith.models.budget import Budget, decide
 from tunesmith.models.cache import cache_folder
@@ -34,6 +36,15 @@ class SFTConfig(ModelConfig, RenderConfig, TrainConfig):
     """Where the rows are and how they are read."""
     adapter: AdapterConfig = AdapterConfig()
     """What is trained."""
+    after_training: Literal["panel", "off"] = "panel"
+    """panel: at the end say what tuning broke: abilities lost, rows learnt by heart, overlap with evaluation sets."""
+    canaries: int = Field(0, ge=0, le=64)
+    """Secrets planted among the training rows, in memory alone, to measure afterwards how well they are kept."""
+
+    @field_validator("after_training", mode="before")
+    @classmethod
+    def _off_is_false_in_yaml(cls, value: Any) -> Any:
+        return {True: "panel", False: "off"}[value] if isinstance(value, bool) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +70,9 @@ class Prepared:
     def data_summary(self) -> dict[str, Any]:
         """What was read, and for a mixture the rows and tokens of each task; for the plan and run.json."""
         summary = self.data.summary()
+        if self.config.canaries:
+            planted = make_canaries(self.config.canaries, self.config.seed)
+            summary["canaries"] = {str(one.locker): {"secret": one.secret, "copies": one.copies} for one in planted}
         if self.data.mixture is not None and isinstance(self.data.train, MixtureRecords):
             tokens = dict.fromkeys(self.train.row_ids, 0)
             for row_id, length in zip(self.train.row_ids, self.train.lengths, strict=True):
@@ -66,20 +80,12 @@ class Prepared:
             summary["tasks"] = mixture_table(self.data.mixture, self.data.train, tokens)
         return summary
 
-    def decisions(self) -> dict[str, Any]:
-        """What the planner decided; written in the run and replayed on resume."""
-        return {
-            "checkpointing": self.budget.checkpointing,
-            "micro_batch_tokens": self.budget.micro_batch_tokens,
-            "dtype": str(self.base.dtype).removeprefix("torch."),
-            "kernels": "fast" if self.base.decoder is not None else "reference",
-            "num_threads": torch.get_num_threads(),
-        }
-
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resume to continue the same run."""
         free = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
-        recipe = self.config.model_dump(mode="json", exclude=free | {"logging_steps", "report_to"})
+        free |= {"logging_steps", "report_to", "after_training"}
+        # Runs that were begun before there were canaries have none.
+        recipe = self.config.model_dump(mode="json", exclude=free | (set() if self.config.canaries else {"canaries"}))
         resolved, rows = self.base.resolved, self.base.token_rows.get(self.role.adapter or "")
         return {
             **recipe,
@@ -102,7 +108,8 @@ def prepare(config: SFTConfig, folder: Path, base: Base | None = None, dtype: st
     role = add_adapter(base, ADAPTER_NAME, config.adapter, config.seed)
     limit = min(config.max_length or base.context_tokens, base.context_tokens)
     tokenizer = base.tokenizer_of(role.adapter)
-    train, train_report = _render(data.train, "train", data, base, tokenizer, config, limit, folder)
+    rows = _with_canaries(data.train, base, config)
+    train, train_report = _render(rows, "train", data, base, tokenizer, config, limit, folder)
     valid, valid_report = None, None
     if len(data.validation):
         valid, valid_report = _render(data.validation, "valid", data, base, tokenizer, config, limit, folder)
@@ -128,6 +135,18 @@ def prepare(config: SFTConfig, folder: Path, base: Base | None = None, dtype: st
     )
 
 
+def _with_canaries(
+    records: Sequence[Conversation | Document], base: Base, config: SFTConfig
+) -> Sequence[Conversation | Document]:
+    if not config.canaries:
+        return records
+    if base.is_encoder_decoder:
+        raise ConfigError(
+            "canaries", "cannot be measured in an encoder-decoder model yet.", "Leave them out, or take another model."
+        )
+    return Planted(records, make_canaries(config.canaries, config.seed))
+
+
 def _render(
     records: Sequence[Conversation | Document],
     side: str,
@@ -139,7 +158,8 @@ def _render(
     folder: Path,
 ) -> tuple[TokenStore, RenderReport]:
     """Tokens of one side: from the cache where it may be used, else laid into ``folder``."""
-    if not config.data.cache or tokenizer is not base.tokenizer or depends_on_the_day(tokenizer):
+    plain = tokenizer is base.tokenizer and not depends_on_the_day(tokenizer) and not config.canaries
+    if not config.data.cache or not plain:
         return build_store(records, tokenizer, config, folder / side, max_tokens=max_tokens)
     made_of = {
         "side": side,

@@ -6,14 +6,14 @@ Read top to bottom: prepare, run folder and resume, loop, measure, save. The con
 from __future__ import annotations
 
 import shlex
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tunesmith.evals.reward import longer_wins, measure_grades, measure_reward, pairs_of
 from tunesmith.models.adapters import save_role
@@ -24,15 +24,15 @@ from tunesmith.recipes.reward_prepare import PreparedReward, RewardConfig, prepa
 from tunesmith.reports.plots import loss_curve
 from tunesmith.reports.reward import write_reward_report
 from tunesmith.rollout.score import OFFSET_KEY, RewardModel
-from tunesmith.runs import Run, read_metrics
-from tunesmith.training.checkpoint import ResumeState, load_checkpoint, plan_of
-from tunesmith.training.loop import Gradients, Loop, checkpoint_to_resume, go_on_as_planned, keep_best, run_loop
+from tunesmith.runs import read_metrics
+from tunesmith.training.checkpoint import ResumeState, plan_of
+from tunesmith.training.loop import Gradients, Loop, TweakGradients, keep_best, run_loop
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.reward_step import accumulate_reward_gradients, group_rewards, mean_reward_loss
-from tunesmith.training.watch import Trackers
+from tunesmith.training.session import checkpoint_to_resume, open_session
 
-# Called on the role between the gradients and the optimiser's step; a test breaks them there.
-TweakGradients = Callable[[Role], None]
+# Step -> rewards of the validation prompts as an evaluation after it gave them, so that the report need not ask again.
+Scored = dict[int, list[Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,50 +63,27 @@ def train_reward(
     config: RewardConfig, *, base: Base | None = None, tweak_gradients: TweakGradients | None = None
 ) -> TrainedReward:
     """Run the recipe, on a base of its own or on one already in memory."""
-    with tempfile.TemporaryDirectory(prefix="tunesmith-reward-") as folder:
-        # 1. Where to go on, and everything up to the first step.
-        checkpoint = checkpoint_to_resume(config)
-        planned = plan_of(checkpoint) if checkpoint is not None else {}
-        prepared = prepare_reward(config, base, planned.get("dtype"))
-        # 2. The run folder; every rank keeps books, but only the first one's are the run's.
-        recipe = config.model_dump(mode="json")
-        output_dir = Path(config.output_dir) if prepared.world.is_main else Path(folder) / "books"
-        run = Run.create(
-            output_dir, recipe, resume=config.resume_from_checkpoint is not None, overwrite=config.overwrite_output_dir
+    # 1. Where to go on, and everything up to the first step.
+    checkpoint = checkpoint_to_resume(config)
+    prepared = prepare_reward(config, base, plan_of(checkpoint).get("dtype"))
+    # 2. The run folder, and the state of a run that goes on.
+    parameters = prepared.role.parameters
+    optimizer = build_optimizer(parameters, config)
+    facts = {"budget": prepared.budget.as_dict(), "data": data_facts(prepared)}
+    with open_session(prepared, checkpoint, optimizer, parameters, facts, prepared.world) as session:
+        # 3. The loop, and 4. what it leaves.
+        plan, scored = session.state.plan, Scored()
+        loop = Loop(
+            config=config,
+            session=session,
+            num_steps=prepared.num_steps,
+            num_examples=len(prepared.train),
+            gradients=lambda step: _gradients(prepared, plan, step, tweak_gradients),
+            evaluate=(lambda: _evaluate(prepared, session.state, scored)) if prepared.valid else None,
+            name_rows=lambda step: ", ".join(str(group.where) for group in prepared.groups(step)),
+            write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
         )
-        with run:
-            parameters = prepared.role.parameters
-            optimizer = build_optimizer(parameters, config)
-            state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
-            if checkpoint is not None:
-                state = load_checkpoint(checkpoint, optimizer, parameters, recipe=prepared.identity())
-                go_on_as_planned(checkpoint, state.plan, prepared.decisions(), prepared.base.notes)
-            # A run that died before its first checkpoint begins anew.
-            run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
-            run.note({"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": data_facts(prepared),
-                      "notes": prepared.base.notes})  # fmt: skip
-            names = config.report_to if prepared.world.is_main else []
-            with Trackers(names, run.folder, recipe, first_step=state.step) as trackers:
-                # 3. The loop, and 4. what it leaves.
-                loop = Loop(
-                    config=config,
-                    run=run,
-                    state=state,
-                    optimizer=optimizer,
-                    parameters=parameters,
-                    trackers=trackers,
-                    world=prepared.world,
-                    device=prepared.base.device,
-                    num_steps=prepared.num_steps,
-                    num_examples=len(prepared.train),
-                    gradients=lambda step: _gradients(prepared, state.plan, step, tweak_gradients),
-                    evaluate=(lambda: _evaluate(prepared, state.plan)) if prepared.valid else None,
-                    name_rows=lambda step: ", ".join(str(group.where) for group in prepared.groups(step)),
-                    write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
-                )
-                trained = _finish(prepared, loop, interrupted=run_loop(loop))
-        prepared.world.close()
-        return trained
+        return _finish(prepared, loop, scored, interrupted=run_loop(loop))
 
 
 def data_facts(prepared: PreparedReward) -> dict[str, Any]:
@@ -134,21 +111,28 @@ def _gradients(prepared: PreparedReward, plan: Mapping[str, Any], step: int, twe
     return Gradients(metrics=sums.metrics(), num_tokens=int(sums.tokens))
 
 
-def _evaluate(prepared: PreparedReward, plan: Mapping[str, Any]) -> dict[str, float]:
-    budget = int(plan["micro_batch_tokens"])
-    sums = mean_reward_loss(prepared.base, prepared.role, prepared.valid, prepared.world, prepared.loss, budget)
-    return sums.metrics("eval_")
+def _evaluate(prepared: PreparedReward, state: ResumeState, scored: Scored) -> dict[str, float]:
+    """Metrics of the validation rows, of which each rank scores every world.size-th prompt."""
+    world, budget = prepared.world, int(state.plan["micro_batch_tokens"])
+    mine = prepared.valid[world.rank :: world.size]
+    rewards = group_rewards(prepared.base, prepared.role, mine, budget)
+    if world.size == 1:
+        # Of the evaluations before, only the best one's weights can still be asked for.
+        for step in scored.keys() - {state.best_step}:
+            del scored[step]
+        scored[state.step] = rewards
+    return mean_reward_loss(rewards, mine, world, prepared.loss).metrics("eval_")
 
 
-def _finish(prepared: PreparedReward, loop: Loop, interrupted: bool) -> TrainedReward:
+def _finish(prepared: PreparedReward, loop: Loop, scored: Scored, interrupted: bool) -> TrainedReward:
     """The best weights are the result, measured and centred; an interrupted run keeps its checkpoint instead."""
-    state, run = loop.state, loop.run
-    seconds = time.perf_counter() - loop.began
+    state, run = loop.session.state, loop.session.run
+    seconds = time.perf_counter() - loop.session.began
     final, facts = state.last_metric, dict[str, Any]()
     if not interrupted:
         final = keep_best(loop)
         if prepared.world.is_main:
-            facts = _measure(prepared, loop)
+            facts = _measure(prepared, loop, scored)
             offset = facts[OFFSET_KEY]
             digest = RewardModel(base=prepared.base, role=prepared.role, offset=offset).digest
             extra = {"data_digest": prepared.data.digest, "reward_digest": digest, OFFSET_KEY: offset,
@@ -175,22 +159,25 @@ def _finish(prepared: PreparedReward, loop: Loop, interrupted: bool) -> TrainedR
     )
 
 
-def _measure(prepared: PreparedReward, loop: Loop) -> dict[str, Any]:
+def _measure(prepared: PreparedReward, loop: Loop, scored: Scored) -> dict[str, Any]:
     """What the report shows, and the offset: held-out answers have mean reward 0, predicted grades their own level."""
-    budget, config = int(loop.state.plan["micro_batch_tokens"]), prepared.config
-    groups = prepared.valid or prepared.train
-    rewards = [r.double().cpu().numpy() for r in group_rewards(prepared.base, prepared.role, groups, budget)]
+    state, config = loop.session.state, prepared.config
+    found = scored.get(state.best_step or state.step)
+    if found is None:
+        budget = int(state.plan["micro_batch_tokens"])
+        found = group_rewards(prepared.base, prepared.role, prepared.valid or prepared.train, budget)
+    rewards = [r.double().cpu().numpy() for r in found]
     offset = -prepared.loss.mean_grade if config.loss_type == "rating" else float(np.concatenate(rewards).mean())
     facts: dict[str, Any] = {
         OFFSET_KEY: offset,
         "loss_type": config.loss_type,
         "base": prepared.base.resolved.name,
         "data": data_facts(prepared),
-        "best_step": loop.state.best_step,
-        "num_steps": loop.state.step,
+        "best_step": state.best_step,
+        "num_steps": state.step,
         "seed": config.seed,
-        "initial_eval_loss": loop.state.initial_metric,
-        "eval_loss": loop.state.best_metric if loop.state.best_step else loop.state.last_metric,
+        "initial_eval_loss": state.initial_metric,
+        "eval_loss": state.best_metric if state.best_step else state.last_metric,
     }
     held_out = pairs_of(prepared.valid, [r - offset for r in rewards]) if prepared.valid else None
     if held_out is not None and len(held_out.right_P):

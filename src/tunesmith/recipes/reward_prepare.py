@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field, model_validator
 
 from tunesmith.data.preferences import LoadedPreferences, PreferenceDataConfig, load_preferences
@@ -80,16 +79,6 @@ class PreparedReward:
     def groups(self, step: int) -> list[RenderedGroup]:
         """This rank's prompts of one step."""
         return [self.train[i] for i in examples_of_step(self.config, len(self.train), self.world, step)]
-
-    def decisions(self) -> dict[str, Any]:
-        """What the planner decided; written in the run and replayed on resume."""
-        return {
-            "checkpointing": self.budget.checkpointing,
-            "micro_batch_tokens": self.budget.micro_batch_tokens,
-            "dtype": str(self.base.dtype).removeprefix("torch."),
-            "kernels": "fast" if self.base.decoder is not None else "reference",
-            "num_threads": torch.get_num_threads(),
-        }
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a resume to continue the same run."""

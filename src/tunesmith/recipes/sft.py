@@ -8,8 +8,8 @@ from __future__ import annotations
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,16 @@ from tunesmith.models.adapters import adapter_digest, save_role
 from tunesmith.models.budget import peak_memory_bytes
 from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed
+from tunesmith.recipes.after_training import look_back_at
 from tunesmith.recipes.prepare import Prepared, SFTConfig, prepare
+from tunesmith.reports.after_training import say_after
 from tunesmith.reports.plots import loss_curve
-from tunesmith.runs import Run, read_metrics
-from tunesmith.training.checkpoint import ResumeState, load_checkpoint, plan_of
-from tunesmith.training.loop import Gradients, Loop, checkpoint_to_resume, go_on_as_planned, keep_best, run_loop
+from tunesmith.runs import read_metrics
+from tunesmith.training.checkpoint import plan_of
+from tunesmith.training.loop import Gradients, Loop, TweakGradients, keep_best, run_loop
 from tunesmith.training.optim import build_optimizer
+from tunesmith.training.session import checkpoint_to_resume, open_session
 from tunesmith.training.step import accumulate_gradients, mean_loss
-from tunesmith.training.watch import Trackers
-
-# Called on the role between the gradients and the optimiser's step; the quality check in bench/ breaks them there.
-TweakGradients = Callable[[Role], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,8 @@ class Trained:
     train_seconds: float
     num_tokens: int
     peak_bytes: int
+    after: Mapping[str, Any] | None = None
+    """What after_training.json holds; None where it was not asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """For --json: everything but the model."""
@@ -58,48 +59,29 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
     with tempfile.TemporaryDirectory(prefix="tunesmith-tokens-") as folder:
         # 1. Where to go on, and everything up to the first step.
         checkpoint = checkpoint_to_resume(config)
-        planned = plan_of(checkpoint) if checkpoint is not None else {}
-        prepared = prepare(config, Path(folder), base, planned.get("dtype"))
-        # 2. The run folder.
-        recipe = config.model_dump(mode="json")
-        # Every rank keeps books, but only the first one's are the run's.
-        output_dir = Path(config.output_dir) if prepared.world.is_main else Path(folder) / "books"
-        run = Run.create(
-            output_dir, recipe, resume=config.resume_from_checkpoint is not None, overwrite=config.overwrite_output_dir
-        )
-        with run:
-            parameters = prepared.role.parameters
-            optimizer = build_optimizer(parameters, config)
-            state = ResumeState(seed=config.seed, plan=prepared.decisions(), recipe=prepared.identity())
-            if checkpoint is not None:
-                state = load_checkpoint(checkpoint, optimizer, parameters, recipe=prepared.identity())
-                go_on_as_planned(checkpoint, state.plan, prepared.decisions(), prepared.base.notes)
-            # A run that died before its first checkpoint begins anew.
-            run.truncate_metrics(after_step=state.step if checkpoint is not None else -1)
-            facts = {"plan": dict(state.plan), "budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
-            run.note({**facts, "notes": prepared.base.notes})
-            names = config.report_to if prepared.world.is_main else []
-            with Trackers(names, run.folder, recipe, first_step=state.step) as trackers:
-                # 3. The loop, and 4. what it leaves.
-                loop = Loop(
-                    config=config,
-                    run=run,
-                    state=state,
-                    optimizer=optimizer,
-                    parameters=parameters,
-                    trackers=trackers,
-                    world=prepared.world,
-                    device=prepared.base.device,
-                    num_steps=prepared.num_steps,
-                    num_examples=len(prepared.train),
-                    gradients=lambda step: _gradients(prepared, state.plan, step, tweak_gradients),
-                    evaluate=None if prepared.valid is None else lambda: _evaluate(prepared, state.plan),
-                    name_rows=lambda step: ", ".join(str(example.where) for example in prepared.examples(step)),
-                    write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
-                )
-                trained = _finish(prepared, loop, interrupted=run_loop(loop))
-        prepared.world.close()
-        return trained
+        prepared = prepare(config, Path(folder), base, plan_of(checkpoint).get("dtype"))
+        # 2. The run folder, and the state of a run that goes on.
+        parameters = prepared.role.parameters
+        optimizer = build_optimizer(parameters, config)
+        facts = {"budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
+        with open_session(prepared, checkpoint, optimizer, parameters, facts, prepared.world) as session:
+            # 3. The loop, and 4. what it leaves.
+            plan = session.state.plan
+            loop = Loop(
+                config=config,
+                session=session,
+                num_steps=prepared.num_steps,
+                num_examples=len(prepared.train),
+                gradients=lambda step: _gradients(prepared, plan, step, tweak_gradients),
+                evaluate=None if prepared.valid is None else lambda: _evaluate(prepared, plan),
+                name_rows=lambda step: ", ".join(str(example.where) for example in prepared.examples(step)),
+                write_adapter=lambda folder: save_role(prepared.base, prepared.role, folder),
+            )
+            trained = _finish(prepared, loop, interrupted=run_loop(loop))
+        if config.after_training == "off" or trained.interrupted or not prepared.world.is_main:
+            return trained
+        # 5. What it broke.
+        return replace(trained, after=look_back_at(prepared, trained.output_dir))
 
 
 def _gradients(prepared: Prepared, plan: Mapping[str, Any], step: int, tweak: TweakGradients | None) -> Gradients:
@@ -128,8 +110,8 @@ def _evaluate(prepared: Prepared, plan: Mapping[str, Any]) -> dict[str, float]:
 
 def _finish(prepared: Prepared, loop: Loop, interrupted: bool) -> Trained:
     """The best weights are the result; an interrupted run keeps its checkpoint instead."""
-    state, run = loop.state, loop.run
-    seconds = time.perf_counter() - loop.began
+    state, run = loop.session.state, loop.session.run
+    seconds = time.perf_counter() - loop.session.began
     final = state.last_metric
     if not interrupted:
         final = keep_best(loop)
@@ -177,7 +159,9 @@ def describe_result(trained: Trained, config: SFTConfig, recipe: str) -> list[st
         f"{trained.num_steps} steps, {trained.num_tokens} tokens, {trained.train_seconds:.0f} s ({rate:.0f} tok/s), "
         f"peak {trained.peak_bytes / 1e9:.2f} GB"
     )
-    lines.append(f"wrote {trained.output_dir}: adapter, metrics.jsonl, loss.png")
+    lines += [] if trained.after is None else say_after(trained.after)
+    wrote = "adapter, metrics.jsonl, loss.png" + ("" if trained.after is None else ", after_training.html")
+    lines.append(f"wrote {trained.output_dir}: {wrote}")
     what = f"--adapter {trained.output_dir}" if config.adapter.method == "lora" else f"--model {trained.output_dir}"
     verb = "generate" if trained.base.is_encoder_decoder else "chat"
     return [*lines, f"next:  tunesmith {verb} {what}"]

@@ -144,6 +144,8 @@ def describe(config: WinRateConfig, facts: Mapping[str, Any]) -> list[str]:
         if label in facts["kl"]:
             kl = facts["kl"][label]
             lines.append(f"    KL {interval_text(kl['sequence'])} nats an answer, {kl['token']:.4f} a token")
+    if facts["judge_agreement"]:
+        lines.append(f"the judge that writes its scores: {facts['judge_agreement']} against people.")
     if facts["seen_in_training"]:
         lines.append(f"the judge was trained with: {', '.join(facts['seen_in_training'])}.")
     folder = Path(config.output_dir)

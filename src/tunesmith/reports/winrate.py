@@ -36,6 +36,8 @@ def add_winrate(report: Report, facts: Mapping[str, Any]) -> None:
     )
     if facts["seen_in_training"]:
         report.text(f"Mind: the judge was trained with ({', '.join(facts['seen_in_training'])}).")
+    if facts.get("judge_agreement"):
+        report.text(f"The judge that writes its scores: {facts['judge_agreement']} against people.")
     report.table(
         [
             f"against {against}",

@@ -61,6 +61,25 @@ class LocalLikelihood:
 
     def score(self, asked: Sequence[Asked]) -> list[tuple[Likelihood, ...]]:
         """One Likelihood a continuation, in order. Raises DataError for what is empty or beyond the context."""
+        groups, place = self._groups(asked)
+        sums: list[list[list[float]]] = [[[0.0, 0, 1] for _ in continuations] for _, continuations in asked]
+        flat = [one for group in self.score_examples(groups) for one in group]
+        for (number, i), one in zip(place, flat, strict=True):
+            total = sums[number][i]
+            total[0] += one.logprob
+            total[1] += one.num_tokens
+            total[2] *= one.greedy
+        return [
+            tuple(Likelihood(logprob=own[0], num_tokens=int(own[1]), greedy=bool(own[2])) for own in row)
+            for row in sums
+        ]
+
+    def num_tokens_of(self, asked: Sequence[Asked]) -> int:
+        """Tokens that scoring these would work through; nothing is computed. Raises DataError as ``score`` does."""
+        return sum(num_forest_tokens(group) for group in self._groups(asked)[0])
+
+    def _groups(self, asked: Sequence[Asked]) -> tuple[list[list[Example]], list[list[int]]]:
+        """Examples that share a context, and for each in order the request and the continuation it belongs to."""
         tokenizer = self.base.tokenizer_of(self.adapter)
         groups: list[list[Example]] = []
         place: list[list[int]] = []
@@ -80,17 +99,7 @@ class LocalLikelihood:
                     raise DataError(where, "the text has no token.", "Leave it out.")
                 groups += [[chunk] for chunk in chunks]
                 place += [[number, i]] * len(chunks)
-        sums: list[list[list[float]]] = [[[0.0, 0, 1] for _ in continuations] for _, continuations in asked]
-        flat = [one for group in self.score_examples(groups) for one in group]
-        for (number, i), one in zip(place, flat, strict=True):
-            total = sums[number][i]
-            total[0] += one.logprob
-            total[1] += one.num_tokens
-            total[2] *= one.greedy
-        return [
-            tuple(Likelihood(logprob=own[0], num_tokens=int(own[1]), greedy=bool(own[2])) for own in row)
-            for row in sums
-        ]
+        return groups, place
 
     def score_examples(self, groups: Sequence[Sequence[Example]]) -> list[tuple[Likelihood, ...]]:
         """The same for examples that are tokenised already: groups that share a context, one Likelihood an example."""

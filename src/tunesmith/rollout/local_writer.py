@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.records import Where
+from tunesmith.records import Message, Where
 from tunesmith.rollout.generate import Generator, Prompt
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
@@ -49,7 +49,7 @@ class LocalWriter:
 
     def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[tuple[int, Written]]:
         """One answer a request, in order, given by portions. Raises DataError for a request beyond the context."""
-        prompts = [Prompt(ids=self._render(one), row_id=one.row_id) for one in asked]
+        prompts = [Prompt(ids=self.render(one.messages), row_id=one.row_id) for one in asked]
         for first in range(0, len(prompts), self.portion):
             rollouts = self.generator.generate(prompts[first : first + self.portion], sampling, self.adapter)
             for index, rollout in enumerate(rollouts, first):
@@ -58,8 +58,9 @@ class LocalWriter:
                 details = {"prompt_tokens": len(rollout.prompt_ids), "new_tokens": len(rollout.ids)}
                 yield index, Written(text=rollout.text, stop_reason=rollout.stop_reason, details=details)
 
-    def _render(self, asked: Asked) -> NDArray[np.int64]:
+    def render(self, messages: Sequence[Message]) -> NDArray[np.int64]:
+        """The tokens (T,) that are read before the answer. Raises DataError for messages a template refuses."""
         if self.chat_template:
-            return render_prompt(asked.messages, self.tokenizer)
+            return render_prompt(messages, self.tokenizer)
         where = Where("prompt")
-        return np.array(encode(raw_context(asked.messages, self.tokenizer, where), self.tokenizer, where), np.int64)
+        return np.array(encode(raw_context(messages, self.tokenizer, where), self.tokenizer, where), np.int64)

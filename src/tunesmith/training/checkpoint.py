@@ -147,8 +147,10 @@ def load_checkpoint(
     return state
 
 
-def plan_of(checkpoint: Path) -> dict[str, Any]:
+def plan_of(checkpoint: Path | None) -> dict[str, Any]:
     """The decisions of the run that wrote a checkpoint; empty where they cannot be read, which loading it will say."""
+    if checkpoint is None:
+        return {}
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         return dict(state["plan"])

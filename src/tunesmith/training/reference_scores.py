@@ -27,7 +27,7 @@ from tunesmith.records import Example, Where
 from tunesmith.runs import atomic_write_bytes
 from tunesmith.training.distribute import World
 from tunesmith.training.preference import Model, answer_logprobs
-from tunesmith.training.watch import Watch
+from tunesmith.training.watch import watch
 
 # A file's worth: what a killed process loses at most.
 GROUPS_A_FILE = 64
@@ -51,7 +51,7 @@ def reference_scores(
     # One rank without a file makes all of them compute, since they compute together.
     missing = [i for i, flat in enumerate(known) if world.sum(float(flat is not None)) < world.size]
     if missing:
-        with Watch(sum(len(parts[i]) for i in missing), 0, model.base.device, what="reference") as watch:
+        with watch(sum(len(parts[i]) for i in missing), 0, model.base.device, what="reference") as show:
             done = 0
             for i in missing:
                 flat = _scored(model, parts[i], world)
@@ -59,7 +59,7 @@ def reference_scores(
                     _write(path, flat)
                 known[i] = flat
                 done += len(parts[i])
-                watch.update(done, {})
+                show(done, {})
     if folder is not None and world.is_main:
         _forget_oldest(folder)
     flats = [flat for flat in known if flat is not None]

@@ -148,12 +148,11 @@ def group_rewards(base: Base, role: Role, groups: Sequence[RenderedGroup], micro
 
 @torch.no_grad()
 def mean_reward_loss(
-    base: Base, role: Role, groups: Sequence[RenderedGroup], world: World, loss: RewardLoss, micro_batch_tokens: int
+    rewards: Sequence[Tensor], groups: Sequence[RenderedGroup], world: World, loss: RewardLoss
 ) -> RewardSums:
-    """The sums of a role over groups, dropout off; each rank takes every world.size-th prompt."""
-    mine = groups[world.rank :: world.size]
+    """The sums over all ranks of this rank's groups, whose rewards ``group_rewards`` gave."""
     sums = RewardSums()
-    for rewards_K, group in zip(group_rewards(base, role, mine, micro_batch_tokens), mine, strict=True):
+    for rewards_K, group in zip(rewards, groups, strict=True):
         sums.loss += float(loss.sum(rewards_K, group))
         sums.add(loss, rewards_K, group)
     return sums.over(world)

@@ -91,7 +91,7 @@ def update(
     roles: RLRoles,
     seen: Experience,
     credit: Credit,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     config: UpdateConfig,
     *,
     seed: int,

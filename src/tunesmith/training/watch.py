@@ -3,109 +3,49 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from tunesmith.errors import MissingExtraError, RunError
 from tunesmith.models.budget import memory_in_use_bytes
+from tunesmith.progress import Bar
 
-# Without a terminal a line now and then says that the job is alive.
-QUIET_SECONDS = 20.0
+# What is shown of a step's metrics, in this order.
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "eval_loss": "eval {:.3f}",
+    "objective/scores": "reward {:.3f}",
+    "objective/kl": "KL {:.2f}",
+    "learning_rate": "lr {:.1e}",
+    "tokens_per_second": "{:.0f} tok/s",
+}
 
 
-class Watch:
-    """A progress bar with loss, learning rate, tokens/s, memory and time left; plain lines where there is no terminal.
+@contextmanager
+def watch(
+    num_steps: int, first_step: int, device: torch.device, console: Console | None = None, *, what: str = "step"
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """The bar of a training job, as a function told a step and its metrics; those not given keep their last value.
 
-    console: where to show it, standard error by default. what: what is counted.
+    first_step: where this process goes on. device: whose memory is told. what: what is counted.
     """
+    newest: dict[str, float] = {}
+    memory = partial(memory_in_use_bytes, device)
+    # Tokens a second are told instead of steps a second.
+    with Bar(num_steps, what, first=first_step, pace=False, memory_bytes=memory, console=console) as bar:
 
-    def __init__(
-        self,
-        num_steps: int,
-        first_step: int,
-        device: torch.device,
-        console: Console | None = None,
-        *,
-        what: str = "step",
-    ) -> None:
-        self.what = what
-        self.num_steps, self.first_step, self.device = num_steps, first_step, device
-        self._console = console or Console(stderr=True)
-        self._metrics: dict[str, float] = {}
-        self._began = self._last_line = time.perf_counter()
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-        if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn(what),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[text]}", markup=False),
-                TimeElapsedColumn(),
-                console=self._console,
-                expand=True,
-            )
-            self._task = self._progress.add_task("steps", total=num_steps, completed=first_step, text="")
+        def show(step: int, metrics: Mapping[str, float]) -> None:
+            newest.update(metrics)
+            bar.update(step, "  ".join(text.format(newest[key]) for key, text in SHOWN.items() if key in newest))
 
-    def __enter__(self) -> Watch:
-        if self._progress is not None:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the newest numbers of a step; numbers not given keep their last value."""
-        self._metrics.update(metrics)
-        now = time.perf_counter()
-        text = "  ".join([*self._numbers(), self._left(step, now - self._began)])
-        if self._progress is not None:
-            self._progress.update(self._task, completed=step, text=text)
-        elif now - self._last_line > QUIET_SECONDS or step == self.num_steps:
-            self._last_line = now
-            print(f"{self.what} {step}/{self.num_steps}  {text}", file=self._console.file, flush=True)
-
-    def _numbers(self) -> list[str]:
-        formats = {
-            "loss": "loss {:.3f}",
-            "eval_loss": "eval {:.3f}",
-            "objective/scores": "reward {:.3f}",
-            "objective/kl": "KL {:.2f}",
-            "learning_rate": "lr {:.1e}",
-            "tokens_per_second": "{:.0f} tok/s",
-        }
-        shown = [text.format(self._metrics[key]) for key, text in formats.items() if key in self._metrics]
-        return [*shown, f"{memory_in_use_bytes(self.device) / 1e9:.1f} GB"]
-
-    def _left(self, step: int, seconds: float) -> str:
-        """Time left at the pace since this process began, evaluations and checkpoints included."""
-        done = step - self.first_step
-        return f"{_clock(seconds / done * (self.num_steps - step))} left" if done > 0 else "-:-- left"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        yield show
 
 
 class Trackers:

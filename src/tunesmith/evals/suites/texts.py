@@ -63,7 +63,7 @@ def _build_oasst(config: SuiteConfig) -> Task:
     return _task(OASST, config, items)
 
 
-TINY_SHAKESPEARE = Suite(
+TINY_SHAKESPEARE: Suite = Suite(
     name="tiny_shakespeare",
     version=1,
     source="github.com/karpathy/char-rnn",
@@ -73,7 +73,7 @@ TINY_SHAKESPEARE = Suite(
     headline="bits_per_byte",
     build=_of_text(lambda: TINY_SHAKESPEARE, "tiny_shakespeare/valid.txt"),
 )
-BOTCHAN = Suite(
+BOTCHAN: Suite = Suite(
     name="botchan",
     version=1,
     source="github.com/google/sentencepiece",

@@ -1,0 +1,5 @@
+"""``python -m tunesmith``: the command without its console script."""
+
+from tunesmith.cli.main import main
+
+main()
