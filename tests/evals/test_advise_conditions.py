@@ -18,7 +18,7 @@ from tunesmith.evals.advise.conditions import (
     with_passages,
     with_shots,
 )
-from tunesmith.evals.advise.facts import asked_items, invented_facts, passages_of, read_facts, taught_items, which_fact
+from tunesmith.evals.advise.facts import asked_items, invented_facts, read_facts, taught_items, which_fact
 from tunesmith.evals.advise.prompts import Wording, worded, wordings_of
 from tunesmith.evals.task import Item, Reply, Request
 from tunesmith.records import Likelihood, Message
@@ -65,6 +65,9 @@ def test_an_item_is_never_shown_to_itself() -> None:
     # Another system message does not make it another question.
     with pytest.raises(ValueError, match="tell the answer"):
         requests_of(with_shots(PLAIN, fixed(POOL, 4, 0), lambda _: True, Dropped()), [item("red fox", "A", "t", "S")])
+    # A book of facts is there to be looked up.
+    told = with_shots(PLAIN, fixed(POOL, 4, 0), lambda _: True, Dropped(), open_book=True)
+    assert len(requests_of(told, [item("red fox", "A", "t")])[0].messages) == 9
 
 
 def test_shots_that_do_not_fit_go_from_the_front_and_are_counted() -> None:
@@ -160,9 +163,9 @@ def test_invented_facts_move_round_and_are_asked_in_words_not_taught() -> None:
     assert sum(fact.changed for fact in facts) == 8 and len({fact.question for fact in facts}) == 12
     assert sorted(fact.old for fact in facts) == sorted(fact.new for fact in facts), "answers stay as frequent"
     assert invented_facts(12, 8, seed=3) == facts != invented_facts(12, 8, seed=4)
-    taught = taught_items(facts)
+    taught = taught_items(facts, new=False)
     assert len(taught) == 36 and not {question_of(one) for one in taught} & {fact.question for fact in facts}
-    assert passages_of(facts, new=True)[0].endswith(facts[0].new)
+    assert {one.target for one in taught_items(facts, new=True)[:3]} == {facts[0].new} != {taught[0].target}
     assert [one.target for one in asked_items(facts)] == [fact.new for fact in facts]
     with pytest.raises(ValueError, match="changes of"):
         invented_facts(5, 6, seed=0)

@@ -80,7 +80,7 @@ def test_a_card_is_written_and_goes_on_where_it_stopped(
     assert {"card.json", "card.html", "card.md", "card.png", "calibration.png", "toxicity.npz"} <= {
         path.name for path in out.iterdir()
     }
-    assert any("requests to each of 2" in line for line in said)
+    assert any("requests to 2 in all" in line for line in said)
     assert facts == json.loads((out / "card.json").read_text()) and facts["labels"] == ["base", "other"]
     words = {row["verdict"] for row in facts["rows"]}
     assert words <= {"better", "worse", "no difference found", "at chance"}
@@ -97,6 +97,7 @@ def test_a_card_is_written_and_goes_on_where_it_stopped(
     # Half of the answers lost: the rest is kept, and the figures are the same.
     (out / "results.jsonl").write_text("\n".join(lines[: len(lines) // 2]) + "\n")
     again = run_card(CardConfig(**settings, adapter=str(tiny["other"])), said.append)
+    assert 0 < again["asked_now"]["num_requests"] < facts["asked_now"]["num_requests"]
     assert len((out / "results.jsonl").read_text().splitlines()) == len(lines)
     figures = [[row for row in one["rows"] if row["dimension"] != "efficiency"] for one in (facts, again)]
     assert figures[0] == figures[1]

@@ -11,26 +11,30 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field
 
 from tunesmith.errors import ConfigError
 from tunesmith.evals.card.efficiency import efficiency_rows, measure_speed, peak_memory_bytes, read_joules
-from tunesmith.evals.card.estimate import Cost, cost_of
 from tunesmith.evals.card.gather import details_of, measures_of
 from tunesmith.evals.card.measure import Row, paired_row, verdicts
 from tunesmith.evals.card.plan import Part, Plan, PlanConfig, make_plan
+from tunesmith.evals.estimate import NO_WORK, Work, remaining
 from tunesmith.evals.run import TaskResult, run_task
 from tunesmith.evals.subject import Subject, local_subject
 from tunesmith.models.adapters import is_adapter_folder, load_adapter
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.models.roles import Base
+from tunesmith.progress import Bar
 from tunesmith.recipes.chat import base_of
 from tunesmith.reports.card import describe_rows, write_card_report
 from tunesmith.rollout.generate import LocalGenerator
+from tunesmith.rollout.likelihood import LocalLikelihood
 from tunesmith.runs import atomic_write_text, machine_summary
 
 RESULTS_FILE, CARD_FILE, PAGE_FILE, CLASSIFIER_FILE = "results.jsonl", "card.json", "card.html", "toxicity.npz"
@@ -68,9 +72,9 @@ def run_card(config: CardConfig, say: Callable[[str], None]) -> dict[str, Any]:
     names = " against ".join(reversed(list(adapters)))
     say(f"{names}: measuring the speed of this machine")
     speeds = measure_speed(base, list(adapters.values()))
-    cost = _estimate(plan, base, subjects, speeds[0].many_rows_rate, config, say)
     results_path = Path(config.results) if config.results else folder / RESULTS_FILE
-    found = [_ask(plan, subject, results_path, say) for subject in subjects]
+    work = _estimate(plan, subjects, speeds[0].many_rows_rate, results_path, config, say)
+    found = _ask(plan, subjects, results_path)
     rows = _rows(plan, found, config.seed) + efficiency_rows(speeds[0], speeds[1] if len(speeds) > 1 else None)
     facts = {
         "labels": list(adapters),
@@ -82,7 +86,7 @@ def run_card(config: CardConfig, say: Callable[[str], None]) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(base),
         "energy": "read" if read_joules() is not None else "absent: this machine shows no RAPL counter",
         "tasks": [_task_dict(part) for part in plan.parts],
-        "cost": asdict(cost),
+        "asked_now": asdict(work),
         "limit": config.limit,
         "seed": config.seed,
         "machine": machine_summary(),
@@ -118,48 +122,54 @@ def _open(config: CardConfig) -> tuple[Base, dict[str, str | None]]:
 
 def _estimate(
     plan: Plan,
-    base: Base,
     subjects: Sequence[Subject],
     write_rates: Sequence[float],
+    results_path: Path,
     config: CardConfig,
     say: Callable[[str], None],
-) -> Cost:
-    """Say what is coming; the reading speed is taken from the first requests of the plan. Raises ConfigError."""
-    costs = [cost_of(part.task, part.sampling.max_new_tokens, base.tokenizer) for part in plan.parts]
-    cost = sum(costs, Cost())
+) -> Work:
+    """Say what the results file does not know yet and how long that may take. Raises ConfigError beyond max_minutes."""
+    left = [remaining(part.task, who, part.sampling, results_path) for who in subjects for part in plan.parts]
+    work = sum(left, NO_WORK)
     read_rate = _reading_rate(plan, subjects[0])
-    minutes = len(subjects) * cost.seconds(read_rate, sum(write_rates) / len(write_rates)) / 60
+    minutes = (work.read_tokens / read_rate + work.generated_tokens / fmean(write_rates)) / 60
     say(
-        f"{cost.requests} requests to each of {len(subjects)}: {cost.read_tokens:,} tokens to read at "
-        f"{read_rate:,.0f} a second, {cost.written_tokens:,} at most to write: up to {minutes:.1f} minutes, "
-        "less what the results file knows already."
+        f"{work.num_requests:,} requests to {len(subjects)} in all: {work.read_tokens:,} tokens to read at "
+        f"{read_rate:,.0f} a second, {work.generated_tokens:,} at most to write: up to {minutes:.1f} minutes"
     )
     if config.max_minutes is not None and minutes > config.max_minutes:
         raise ConfigError(
             "max_minutes", f"the card may take {minutes:.1f} minutes.", "Lower limit, or raise max_minutes."
         )
-    return cost
+    return work
 
 
 def _reading_rate(plan: Plan, subject: Subject) -> float:
     """Tokens a second of a few requests like those to come."""
-    assert subject.likelihood is not None
+    assert isinstance(subject.likelihood, LocalLikelihood)
     items = [item for part in plan.parts for item in part.task.items[:4] if item.choices]
-    counted = [(item.messages, item.choices) for item in items]
-    began = time.perf_counter()
-    scored = subject.likelihood.score(counted)
-    num_tokens = getattr(subject.likelihood, "num_tokens", sum(one.num_tokens for row in scored for one in row))
-    return max(1.0, num_tokens / (time.perf_counter() - began))
+    before, began = subject.likelihood.num_tokens, time.perf_counter()
+    subject.likelihood.score([(item.messages, item.choices) for item in items])
+    return max(1.0, (subject.likelihood.num_tokens - before) / (time.perf_counter() - began))
 
 
-def _ask(plan: Plan, subject: Subject, results_path: Path, say: Callable[[str], None]) -> list[TaskResult]:
+def _ask(plan: Plan, subjects: Sequence[Subject], results_path: Path) -> list[list[TaskResult]]:
+    """Every part's result, one list a subject."""
     out = []
-    for part in plan.parts:
-        began = time.perf_counter()
-        out.append(run_task(part.task, subject, part.sampling, results_path))
-        seconds = time.perf_counter() - began
-        say(f"  {subject.label}: {part.dimension}, {part.task.name}: {len(part.task.items)} items, {seconds:.0f} s")
+    for subject in subjects:
+        done, found = 0, []
+        with Bar(sum(len(part.task.items) for part in plan.parts), f"{subject.label}: items") as bar:
+            for part in plan.parts:
+                began, text = done, f"{part.dimension}, {part.task.name}"
+                asking = partial(_tell, bar, began, text)
+                found.append(run_task(part.task, subject, part.sampling, results_path, on_progress=asking))
+                done += len(part.task.items)
+        out.append(found)
     return out
+
+
+def _tell(bar: Bar, began: int, text: str, done: int, asked: int) -> None:
+    bar.update(began + done, text)
 
 
 def _rows(plan: Plan, found: Sequence[list[TaskResult]], seed: int) -> list[Row]:

@@ -37,7 +37,7 @@ def write_card_report(folder: Path, facts: Mapping[str, Any]) -> None:
     report = Report(f"Report card: {_title(facts)}", f"{facts['base']['name']}, {facts['limit']} questions a model")
     report.figure(folder / CARD_PICTURE, _RADAR)
     report.text(_HOW_TO_READ)
-    report.table(_columns(facts), [_cells(row) for row in facts["rows"]])
+    report.table(_columns(facts), [_cells(row) for row in facts["rows"]], sortable=True)
     report.heading("Calibration")
     report.figure(
         folder / CALIBRATION_PICTURE,
@@ -52,6 +52,7 @@ def write_card_report(folder: Path, facts: Mapping[str, Any]) -> None:
     report.table(*_crows_table(facts))
     report.table(*_bbq_table(facts))
     _toxicity(report, facts)
+    _samples(report, facts)
     _costs(report, facts)
     report.write(folder / PAGE_FILE)
 
@@ -271,6 +272,25 @@ def _toxicity(report: Report, facts: Mapping[str, Any]) -> None:
         ["HateCheck function", "cases", "right"],
         [[name, n, f"{share:.2f}"] for name, (n, share) in known["hatecheck_right_by_function"].items()],
     )
+
+
+def _samples(report: Report, facts: Mapping[str, Any]) -> None:
+    """Written answers side by side: the first of each suite, then the continuations most likely to be offensive."""
+    report.heading("Written answers side by side")
+    report.text("The first items of each suite, not chosen by hand.")
+    for own in zip(*(details["samples"] for details in facts["details"]), strict=True):
+        _beside(report, facts, own, [one["found"] for one in own])
+    report.heading("Worst continuations")
+    report.text("The three prompts on which a model's continuation is likeliest offensive by the classifier.")
+    pairs = list(zip(*(details["continuations"] for details in facts["details"]), strict=True))
+    for own in sorted(pairs, key=lambda pair: -max(one["offensive"] for one in pair))[:3]:
+        _beside(report, facts, own, [f"{one['offensive']:.2f}" for one in own])
+
+
+def _beside(report: Report, facts: Mapping[str, Any], own: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> None:
+    report.example({"asked": own[0]["asked"]})
+    labels = [f"{label}: {remark}" if remark else label for label, remark in zip(facts["labels"], remarks, strict=True)]
+    report.sides({label: one["answer"] or "(nothing)" for label, one in zip(labels, own, strict=True)})
 
 
 def _or_nothing(limits: Mapping[str, float] | None) -> str:

@@ -36,7 +36,7 @@ _WORDINGS = (
 class Fact:
     """A question whose answer was ``old`` when the model was tuned and is ``new`` now; equal: it did not change.
 
-    taught: the wordings it is tuned on, the first of which is indexed; the question itself is asked.
+    taught: the wordings it is tuned and indexed in; the question itself is asked.
     """
 
     question: str
@@ -89,15 +89,10 @@ def read_facts(path: str) -> list[Fact]:
     return facts
 
 
-def passages_of(facts: Sequence[Fact], *, new: bool) -> list[str]:
-    """The facts as an index holds them: each in its first taught wording, with its old or its new answer."""
-    return [f"{fact.taught[0]} {fact.new if new else fact.old}" for fact in facts]
-
-
-def taught_items(facts: Sequence[Fact]) -> list[Item]:
-    """The rows an adapter is tuned on: every taught wording with the old answer."""
+def taught_items(facts: Sequence[Fact], *, new: bool) -> list[Item]:
+    """The rows that teach the facts, every taught wording with its answer: tuned on (old), searched (old, then new)."""
     return [
-        Item(id=f"fact-{i}-{j}", messages=(_user(text),), target=fact.old)
+        Item(id=f"fact-{i}-{j}", messages=(_user(text),), target=fact.new if new else fact.old)
         for i, fact in enumerate(facts)
         for j, text in enumerate(fact.taught)
     ]

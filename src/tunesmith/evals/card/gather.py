@@ -15,6 +15,9 @@ from tunesmith.evals.card.winobias import winobias_measures
 from tunesmith.evals.card.worst_case import form_table, forms_of, names_measure, worst_case_measures
 from tunesmith.evals.run import TaskResult
 
+# Written answers of each suite that the page shows.
+_NUM_SAMPLES = 2
+
 
 def measures_of(plan: Plan, results: Sequence[TaskResult], seed: int) -> list[Measure]:
     """Every measure of the card but the speed, in the order of its dimensions; results in the order of the parts."""
@@ -40,7 +43,6 @@ def details_of(plan: Plan, results: Sequence[TaskResult], seed: int) -> dict[str
         if part.dimension == "accuracy" and _is_choice(result)
     ]
     toxicity = by_name["toxicity"]
-    flagged = sorted(toxicity.answers, key=lambda answer: -answer.verdict.details["probability"])
     return {
         "curves": curves(choices),
         "forms": {
@@ -56,15 +58,17 @@ def details_of(plan: Plan, results: Sequence[TaskResult], seed: int) -> dict[str
             for name, (count, share) in preference_by_type(by_name["crows_pairs"]).items()
         },
         "offensive_corrected": corrected_rates(toxicity, plan.instrument),
-        "most_offensive": [
-            {
-                "prompt": answer.messages[-1].content,
-                "text": answer.text,
-                "probability": answer.verdict.details["probability"],
-            }
-            for answer in flagged[:3]
+        "continuations": [
+            {"asked": a.messages[-1].content, "answer": a.text, "offensive": a.verdict.details["probability"]}
+            for a in toxicity.answers
         ],
-        "cut": {result.task.name: result.num_cut for result in results if result.num_cut},
+        "samples": [
+            {"asked": a.item.messages[-1].content, "answer": a.text, "found": a.verdict.explanation}
+            for part, result in zip(plan.parts, results, strict=True)
+            if part.dimension == "accuracy" and not _is_choice(result)
+            for a in result.answers[:_NUM_SAMPLES]
+        ],
+        "cut": {result.task.name: result.num_cut for result in results if result.num_cut and result is not toxicity},
     }
 
 
