@@ -69,7 +69,8 @@ def say_verbatim(facts: Facts) -> str:
     verdict = "no more than held-out rows are" if kept["seen_over_unseen"]["low"] <= 0 else "MEMORISED"
     return (
         f"{verdict}: {len(kept['rows'])} of {kept['num_seen']} trained rows are completed exactly by the tuned model "
-        f"alone; tuned {_percent(seen['tuned'])} (base {_percent(seen['base'])}), of held-out rows {_percent(unseen['tuned'])}"
+        f"alone; tuned {_percent(seen['tuned'])} (base {_percent(seen['base'])}), of held-out rows "
+        f"{_percent(unseen['tuned'])}"
     )
 
 
