@@ -66,20 +66,27 @@ def say_verbatim(facts: Facts) -> str:
     if kept is None:
         return ""
     seen, unseen = kept["seen"], kept["unseen"]
+    verdict = "no more than held-out rows are" if kept["seen_over_unseen"]["low"] <= 0 else "MEMORISED"
     return (
-        f"{len(kept['rows'])} of {kept['num_seen']} trained rows are completed exactly by the tuned model alone; "
-        f"tuned {_percent(seen['tuned'])} (base {_percent(seen['base'])}), of held-out rows {_percent(unseen['tuned'])}"
+        f"{verdict}: {len(kept['rows'])} of {kept['num_seen']} trained rows are completed exactly by the tuned model "
+        f"alone; tuned {_percent(seen['tuned'])} (base {_percent(seen['base'])}), of held-out rows "
+        f"{_percent(unseen['tuned'])}"
     )
 
 
 def say_overlaps(facts: Facts) -> str:
     """Which evaluation sets share runs of words with the training rows."""
     long = [one for one in facts["overlaps"] if one["size"] == max(o["size"] for o in facts["overlaps"])]
-    found = [f"{one['name']} {one['num_shared']} of {one['num_items']} items" for one in long if one["num_shared"]]
+    shared = [one for one in long if one["num_shared"]]
+    found = [f"{one['name']} {one['num_shared']} of {one['num_items']} items" for one in shared]
+    covered = sum(one["num_covered"] for one in shared)
     read = facts["rows"]
     of = "" if read["read"] == read["all"] else f", a sample of {read['all']}"
     what = f"runs of {long[0]['size']} words shared with {read['read']} training rows{of}"
-    return f"CONTAMINATED, {what}: {'; '.join(found)}" if found else f"{len(long)} evaluation sets, no {what}"
+    if not found:
+        return f"{len(long)} evaluation sets, no {what}"
+    verdict = f"CONTAMINATED, {covered} items nearly whole" if covered else "phrases, no item nearly whole"
+    return f"{verdict}; {what}: {'; '.join(found)}"
 
 
 def say_pii(facts: Facts) -> str:
