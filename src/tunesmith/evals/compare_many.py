@@ -67,10 +67,10 @@ def compare_many(
     """
     made = []
     for first, second in pairs:
-        if [a.messages for a in first.answers] != [a.messages for a in second.answers]:
-            raise ValueError(f"'{first.label}' and '{second.label}' were asked in different words")
         metrics = dict.fromkeys([headlines[first.task.name], *first.task.metrics])
         made.append([compare(first, second, metric, seed) for metric in metrics])
+        if [a.messages for a in first.answers] != [a.messages for a in second.answers]:
+            raise ValueError(f"'{first.label}' and '{second.label}' were asked in different words")
     adjusted = holm_adjusted([own[0].test.p for own in made])
     return [
         TaskComparison(
