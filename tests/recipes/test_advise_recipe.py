@@ -248,6 +248,29 @@ def test_on_a_tiny_model_adapters_are_trained_once_and_the_base_is_left_alone(
     assert "goes on where it was" in describe(other, halted)[0]
 
 
+def test_the_minutes_of_tuning_are_those_of_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes: list[Any] = []
+
+    def remember(recipe: Any, base: Any) -> Any:
+        recipes.append(recipe)
+        return SimpleNamespace(
+            interrupted=False, num_tokens=1, initial_eval_loss=2.0, final_eval_loss=1.0, best_step=1
+        )
+
+    monkeypatch.setattr(tuning, "train", remember)
+    for name in ("drop_adapter", "load_adapter"):
+        monkeypatch.setattr(tuning, name, lambda *_: None)
+    config = AdviseConfig(task=str(write_rows(tmp_path / "rows.jsonl")), output_dir=str(tmp_path / "out"))
+    rows = load_rows(config)
+    resolved = SimpleNamespace(name="scripted", base_digest="0", template_digest="0")
+    base: Any = SimpleNamespace(resolved=resolved, dtype="none")
+    tuning.tune(base, "tuned", rows.train, rows.validation, config, epochs=1)
+    # The look at what tuning broke would be booked as training, and asked anew of every adapter.
+    assert [recipe.after_training for recipe in recipes] == ["off"]
+
+
 def test_the_wordings_of_the_scripted_rows_are_no_near_copies() -> None:
     texts = [wording.format("heron") for wording in ASKED]
     assert len(set(near_clusters(texts, 0.8).tolist())) == len(texts)
