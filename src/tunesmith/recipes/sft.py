@@ -63,7 +63,7 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
         # 2. The run folder, and the state of a run that goes on.
         parameters = prepared.role.parameters
         optimizer = build_optimizer(parameters, config)
-        facts = {"budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
+        facts: dict[str, Any] = {"budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
         facts["num_examples"] = len(prepared.train)
         with open_session(prepared, checkpoint, optimizer, parameters, facts, prepared.world) as session:
             # 3. The loop, and 4. what it leaves.

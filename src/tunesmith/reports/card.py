@@ -77,7 +77,7 @@ def _cells(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
         two = [shown[0] + unit, shown[1] + unit, f"{row['p']:.2g}", f"{row['detectable']:.{digits}f}"]
     first = interval_text(row["first"], digits=digits) + unit
     notes = [row["note"]]
-    if row["second_note"] and len(labels) > 1:
+    if len(labels) > 1:
         own = zip(labels, (row["note"], row["second_note"]), strict=True)
         notes = [f"{label}: {note}" for label, note in own if note]
     note = "; ".join(part for part in (_aim(row), *notes) if part)
