@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +136,8 @@ def test_labels_are_written_where_they_are_many_or_one_begins_another() -> None:
 
 def test_choices_numbers_and_long_texts_are_scored_by_what_decides() -> None:
     labels = answers_of(["a", "b"] * 6, held_out=["c"])
+    # A prompt names what training rows say and nothing else.
+    assert labels.values == {"": ("a", "b")}
     assert labels.choices == ("a", "b", "c") and labels.metric == "acc", "a label no training row has is still a label"
     one = Item(id="i", messages=item("q", "").messages, target="b", choices=labels.choices)
     assert labels.scorer(one, reply(one, nats=(-2.0, -1.0, -3.0))).values["acc"] == 1.0
@@ -191,3 +194,15 @@ def test_facts_of_the_user_are_checked(tmp_path) -> None:  # type: ignore[no-unt
     path.write_text("\n".join(map(json.dumps, good[:2])))
     with pytest.raises(DataError, match="fewer than two facts change"):
         read_facts(str(path))
+
+
+def test_facts_whose_answers_hold_each_other_are_refused(tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "old": old, "new": new} for i, (old, new) in enumerate([("9", "12"), ("3", "4")])]
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(read_facts(str(tmp_path / "facts.jsonl"))) == 2
+    # Whoever says the new one says the old one too: it would always count as neither.
+    for old, new in (("14 days", "14 days after delivery"), ("Hall A", "hall a.")):
+        told = json.dumps({"question": "q", "old": old, "new": new})
+        (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + told + "\n")
+        with pytest.raises(DataError, match=r"held.jsonl:3:new.*one holds the other"):
+            read_facts(str(tmp_path / "held.jsonl"))

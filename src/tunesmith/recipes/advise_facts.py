@@ -87,12 +87,23 @@ def facts_of(config: AdviseConfig) -> list[Fact]:
 
 
 def run_freshness(
-    facts: Sequence[Fact], bench: Bench, tune_facts: TuneFacts, *, invented: bool, say: Callable[[str], None]
+    facts: Sequence[Fact],
+    bench: Bench,
+    tune_facts: TuneFacts,
+    *,
+    invented: bool,
+    say: Callable[[str], None],
+    dropped: Dropped,
 ) -> Freshness:
-    """Teach the old facts, change the index, ask; the base alone and the index before the change are the controls."""
+    """Teach the old facts, change the index, ask; the base alone and the index before the change are the controls.
+
+    dropped: counts the shown rows that a prompt had no room for.
+    """
     adapter = tune_facts(taught_items(facts, new=False), learnt_items(facts))
-    bench = replace(bench, sampling=Sampling(max_new_tokens=FACT_TOKENS))
-    plain, dropped = Wording(name="as it is"), Dropped()
+    # Half as much again as the longest answer: one that is cut off could not be found in what is said.
+    longest = max(bench.counter.text(answer) for fact in facts for answer in (fact.old, fact.new))
+    bench = replace(bench, sampling=Sampling(max_new_tokens=max(FACT_TOKENS, longest + longest // 2)))
+    plain = Wording(name="as it is")
 
     def searching(*, new: bool) -> Solver:
         rows = taught_items(facts, new=new)

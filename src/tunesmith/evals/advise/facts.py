@@ -83,6 +83,10 @@ def read_facts(path: str) -> list[Fact]:
         others = row.get("wordings") or [row["question"]]
         if not isinstance(others, list) or not all(isinstance(text, str) and text.strip() for text in others):
             raise DataError(where.at("wordings"), "a list of texts is expected.", "Correct it, or leave it out.")
+        new, old = (f" {normalised(row[name])} " for name in ("new", "old"))
+        if row["new"] != row["old"] and (new in old or old in new):
+            cause = "of the old and the new answer one holds the other, so that nobody can tell which was said."
+            raise DataError(where.at("new"), cause, "Write both so that neither stands in the other.")
         facts.append(Fact(question=row["question"], old=row["old"], new=row["new"], taught=tuple(others)))
     if sum(fact.changed for fact in facts) < 2:
         raise DataError(Path(path), "fewer than two facts change.", "Write some whose old and new answers differ.")
