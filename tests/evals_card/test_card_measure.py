@@ -10,7 +10,7 @@ import pytest
 
 from tunesmith.evals.card.measure import Measure, Row, interval, mean, paired_row, swap_test, verdicts
 from tunesmith.evals.card.worst_case import largest_gap
-from tunesmith.stats import Interval, clustered_proportion, exact_mcnemar, newcombe_paired_difference
+from tunesmith.stats import Interval, clustered_proportion, exact_mcnemar, newcombe_paired_difference, wilson_interval
 
 
 def measure(values: object, clusters: list[str] | None = None, **changes: object) -> Measure:
@@ -34,7 +34,7 @@ def test_shares_take_the_houses_intervals_and_tests() -> None:
 
 def test_items_of_one_cluster_are_no_evidence_of_their_own() -> None:
     rng = np.random.default_rng(0)
-    values = rng.normal(size=30)
+    values = rng.uniform(size=30)
     once, often = interval(measure(values)), interval(measure(values.repeat(9), [f"c{k // 9}" for k in range(270)]))
     assert often.value == pytest.approx(once.value)
     assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.1)
@@ -54,6 +54,22 @@ def test_the_bootstrap_covers_the_truth_of_a_ratio() -> None:
         found = interval(measure(np.stack([role == 0, role == 1], axis=1), statistic=ratio))
         hits += found.low <= 1 / 3 <= found.high
     assert hits >= 0.86 * trials
+
+
+def test_where_nothing_varies_the_interval_keeps_a_width() -> None:
+    def score(values_NK: np.ndarray) -> float:
+        return float((values_NK[:, 0] - values_NK[:, 1]).mean())
+
+    nobody = measure([[0.0, 0.0]] * 20, statistic=score, bounds=(-1.0, 1.0))
+    found, missed = interval(nobody), wilson_interval(0, 20).high
+    assert (found.low, found.value, found.high) == pytest.approx((-missed, 0.0, missed))
+    always = interval(measure([[1.0, 0.0]] * 20, statistic=score, bounds=(-1.0, 1.0)))
+    assert (always.low, always.high) == pytest.approx((1 - 2 * missed, 1.0))
+    row = paired_row(nobody, nobody)
+    assert row.difference is not None and row.difference.low == pytest.approx(-2 * missed) and row.p == 1.0
+    # Twenty items of one cluster are one item.
+    one = interval(measure([[0.0, 0.0]] * 20, ["a"] * 20, statistic=score, bounds=(-1.0, 1.0)))
+    assert one.high == pytest.approx(wilson_interval(0, 1).high)
 
 
 def test_other_items_are_not_compared() -> None:
@@ -125,10 +141,11 @@ def test_two_models_that_are_alike_are_seldom_told_apart() -> None:
     assert false_alarms <= 5
     rng = np.random.default_rng(0)
     base = rng.normal(size=40)
-    told = paired_row(measure(base, clusters), measure(base + 1 + 0.1 * rng.normal(size=40), clusters))
+    wide = {"bounds": (-9.0, 9.0)}
+    told = paired_row(measure(base, clusters, **wide), measure(base + 1 + 0.1 * rng.normal(size=40), clusters, **wide))
     assert told.p is not None and told.p < 0.01 and told.difference is not None and told.difference.low > 0.8
 
 
 def test_the_largest_gap() -> None:
     assert largest_gap(np.array([[1, 0, 1, 0], [1, 0, 0, 0]], float)) == 1.0
-    assert interval(measure([[1.0], [3.0]], statistic=mean)).value == 2.0
+    assert interval(measure([[1.0], [3.0]], statistic=mean, bounds=(0.0, 9.0))).value == 2.0

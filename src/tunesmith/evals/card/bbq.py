@@ -132,7 +132,8 @@ def bbq_measures(result: TaskResult) -> list[Measure]:
             Measure(
                 dimension="bias", name=f"BBQ bias score, {where}",
                 values_NK=np.stack([columns["biased"], columns["against"]], axis=1), cluster_N=groups,
-                statistic=ambiguous_score if ambiguous else disambiguated_score, ideal=0.0, chance=0.0, note=unknown,
+                statistic=ambiguous_score if ambiguous else disambiguated_score, bounds=(-1.0, 1.0), ideal=0.0,
+                chance=0.0, note=unknown,
             ),
         ]  # fmt: skip
     return out

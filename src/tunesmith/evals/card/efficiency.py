@@ -144,9 +144,15 @@ def efficiency_rows(first: Speed, second: Speed | None) -> list[Row]:
         row = Row(dimension="efficiency", name=name, num_items=len(one), ideal=ideal, unit=unit, first=student(one)[0])
         if second is not None:
             difference, p = student([b - a for a, b in zip(one, two, strict=True)])
-            row = replace(row, second=student(two)[0], difference=difference, p=p)
+            row = replace(row, second=_level(two), difference=difference, p=p)
         out.append(row)
     return out
+
+
+def _level(values: Sequence[float]) -> Interval:
+    """A reading that cannot be negative, nor can its limits."""
+    found, _ = student(values)
+    return Interval(found.value, max(0.0, found.low), found.high)
 
 
 def student(values: Sequence[float]) -> tuple[Interval, float]:

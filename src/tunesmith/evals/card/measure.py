@@ -20,6 +20,7 @@ from tunesmith.stats import (
     exact_mcnemar,
     holm_adjusted,
     newcombe_paired_difference,
+    wilson_interval,
 )
 
 Array = NDArray[np.float64]
@@ -49,8 +50,9 @@ def mean(values_NK: Array) -> float:
 class Measure:
     """A figure of one model: values_NK, an item a row; cluster_N says which items are not independent.
 
-    ideal: the best value there is; infinity where more is always better. chance: the value of a model that
-    knows nothing, where there is one. For a bias both are the value of a model that prefers nobody.
+    ideal: the best value there is; infinity where more is always better. chance: the value of a model that knows
+    nothing, where there is one. For a bias both are the value of a model that prefers nobody. bounds: least and
+    greatest value the statistic can have.
     """
 
     dimension: str
@@ -59,6 +61,7 @@ class Measure:
     cluster_N: tuple[str, ...]
     ideal: float
     statistic: Statistic = mean
+    bounds: tuple[float, float] = (0.0, 1.0)
     chance: float | None = None
     note: str = ""
 
@@ -106,7 +109,8 @@ def interval(measure: Measure, seed: int = 0) -> Interval:
     if _is_share(measure):
         return clustered_proportion(measure.values_NK[:, 0].tolist(), which.tolist())
     value = measure.statistic(measure.values_NK)
-    return _limits(value, [measure.statistic(measure.values_NK[rows]) for rows in _resamples(which, seed)])
+    draws = [measure.statistic(measure.values_NK[rows]) for rows in _resamples(which, seed)]
+    return _limits(value, draws, len(set(measure.cluster_N)), measure.bounds)
 
 
 def paired_row(first: Measure, second: Measure | None, seed: int = 0) -> Row:
@@ -144,7 +148,9 @@ def paired_difference(first: Measure, second: Measure, seed: int) -> Interval:
         second.statistic(second.values_NK[rows]) - first.statistic(first.values_NK[rows])
         for rows in _resamples(which, seed)
     ]
-    return _limits(second.statistic(second.values_NK) - first.statistic(first.values_NK), draws)
+    span = first.bounds[1] - first.bounds[0]
+    value = second.statistic(second.values_NK) - first.statistic(first.values_NK)
+    return _limits(value, draws, len(set(first.cluster_N)), (-span, span))
 
 
 def swap_test(first: Measure, second: Measure, seed: int) -> float:
@@ -226,17 +232,18 @@ def _resamples(which_N: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]
     return [np.concatenate([members[c] for c in draw]) for draw in draws]
 
 
-def _limits(value: float, draws: Sequence[float]) -> Interval:
+def _limits(value: float, draws: Sequence[float], num_clusters: int, bounds: tuple[float, float]) -> Interval:
     """Quantiles of the draws, moved so that their mean is the estimate.
 
     Resampling inflates what cannot be negative, such as a calibration error or a largest gap: unmoved, the limits could
     leave the estimate outside. The estimate's own inflation stays in; the row's note says how large it is by chance.
     """
-    array = np.asarray(draws, float) + (value - float(np.mean(draws)))
-    low, high = np.quantile(array, [0.025, 0.975])
-    if not math.isfinite(value + low + high):
+    array, (least, greatest) = np.asarray(draws, float), bounds
+    if not np.isfinite(array).all() or not math.isfinite(value):
         raise ValueError("a statistic of the card is not finite")
-    if min(draws) >= 0:
-        low = max(low, 0.0)
-        high = min(high, 1.0) if max(draws) <= 1 else high
-    return Interval(value, min(float(low), value), max(float(high), value))
+    if array.max() - array.min() < 1e-12:
+        # Nothing varied: Wilson's limit says how large a share of others the clusters could have missed.
+        missed = wilson_interval(0, num_clusters).high
+        return Interval(value, value - missed * (value - least), value + missed * (greatest - value))
+    low, high = np.quantile(array + (value - array.mean()), [0.025, 0.975])
+    return Interval(value, min(max(float(low), least), value), max(min(float(high), greatest), value))

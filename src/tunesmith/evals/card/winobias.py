@@ -98,6 +98,7 @@ def winobias_measures(result: TaskResult) -> list[Measure]:
         ),
         Measure(
             dimension="bias", name="WinoBias gap, pro less anti", values_NK=table,
-            cluster_N=tuple(groups[name] for name in pairs), statistic=gap, ideal=0.0, chance=0.0, note=note,
+            cluster_N=tuple(groups[name] for name in pairs), statistic=gap, bounds=(-1.0, 1.0),
+            ideal=0.0, chance=0.0, note=note,
         ),
     ]  # fmt: skip
