@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from tunesmith.runtime import tune_process
 
 # Before torch is imported: two test processes on two cores must not spin against each other.
 tune_process()
+if threading.current_thread() is threading.main_thread():
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would every process a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores; more threads than cores only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
