@@ -13,7 +13,9 @@ from tunesmith.data.mixture import MixtureConfig
 from tunesmith.data.mixture_task import ModeShares, TaskConfig
 from tunesmith.data.templates import TemplateConfig, ThoughtConfig
 from tunesmith.models.adapters import AdapterConfig
+from tunesmith.recipes.evaluate_config import EvalConfig
 from tunesmith.recipes.prepare import SFTConfig
+from tunesmith.rollout.endpoint import EndpointConfig
 
 HEAD = """# Recipe keys
 
@@ -22,12 +24,14 @@ A recipe is a YAML file; `key=value` on the command line overrides it, with dots
 `scripts/write_recipe_docs.py` from the config classes.
 """
 
-MIXTURE_TABLES: dict[str, type[Config]] = {
+OTHER_TABLES: dict[str, type[Config]] = {
     "The file of a mixture (`data.train: mixture.yaml`, see [mixtures.md](mixtures.md))": MixtureConfig,
     "A mixture's `tasks`": TaskConfig,
     "A task's `templates`, and `plain`": TemplateConfig,
     "`modes`": ModeShares,
     "`thought`": ThoughtConfig,
+    "The file of an evaluation (`tunesmith eval --recipe`, see [eval.md](eval.md))": EvalConfig,
+    "An evaluation's `endpoint`": EndpointConfig,
 }
 
 
@@ -56,7 +60,7 @@ def table(kind: type[Config], prefix: str, skip: tuple[str, ...] = ()) -> list[s
 def page() -> str:
     """The whole page."""
     parts = [HEAD, *table(SFTConfig, "", ("data", "adapter")), "", "## data", "", *table(DataConfig, "data.")]
-    for heading, kind in MIXTURE_TABLES.items():
+    for heading, kind in OTHER_TABLES.items():
         parts += ["", f"## {heading}", "", *table(kind, "")]
     parts += ["", "## adapter", "", *table(AdapterConfig, "adapter."), "", "## Names other tools use", ""]
     parts += [f"- `{alias}` is taken as `{name}`, with a note." for alias, name in ALIASES.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from tunesmith.evals.advise.conditions import (
     with_passages,
     with_shots,
 )
-from tunesmith.evals.advise.facts import asked_items, invented_facts, passages_of, read_facts, taught_items, which_fact
+from tunesmith.evals.advise.facts import asked_items, invented_facts, read_facts, taught_items, which_fact
 from tunesmith.evals.advise.prompts import Wording, worded, wordings_of
 from tunesmith.evals.task import Item, Reply, Request
 from tunesmith.records import Likelihood, Message
@@ -65,6 +66,9 @@ def test_an_item_is_never_shown_to_itself() -> None:
     # Another system message does not make it another question.
     with pytest.raises(ValueError, match="tell the answer"):
         requests_of(with_shots(PLAIN, fixed(POOL, 4, 0), lambda _: True, Dropped()), [item("red fox", "A", "t", "S")])
+    # A book of facts is there to be looked up.
+    told = with_shots(PLAIN, fixed(POOL, 4, 0), lambda _: True, Dropped(), open_book=True)
+    assert len(requests_of(told, [item("red fox", "A", "t")])[0].messages) == 9
 
 
 def test_shots_that_do_not_fit_go_from_the_front_and_are_counted() -> None:
@@ -132,6 +136,8 @@ def test_labels_are_written_where_they_are_many_or_one_begins_another() -> None:
 
 def test_choices_numbers_and_long_texts_are_scored_by_what_decides() -> None:
     labels = answers_of(["a", "b"] * 6, held_out=["c"])
+    # A prompt names what training rows say and nothing else.
+    assert labels.values == {"": ("a", "b")}
     assert labels.choices == ("a", "b", "c") and labels.metric == "acc", "a label no training row has is still a label"
     one = Item(id="i", messages=item("q", "").messages, target="b", choices=labels.choices)
     assert labels.scorer(one, reply(one, nats=(-2.0, -1.0, -3.0))).values["acc"] == 1.0
@@ -160,9 +166,9 @@ def test_invented_facts_move_round_and_are_asked_in_words_not_taught() -> None:
     assert sum(fact.changed for fact in facts) == 8 and len({fact.question for fact in facts}) == 12
     assert sorted(fact.old for fact in facts) == sorted(fact.new for fact in facts), "answers stay as frequent"
     assert invented_facts(12, 8, seed=3) == facts != invented_facts(12, 8, seed=4)
-    taught = taught_items(facts)
+    taught = taught_items(facts, new=False)
     assert len(taught) == 36 and not {question_of(one) for one in taught} & {fact.question for fact in facts}
-    assert passages_of(facts, new=True)[0].endswith(facts[0].new)
+    assert {one.target for one in taught_items(facts, new=True)[:3]} == {facts[0].new} != {taught[0].target}
     assert [one.target for one in asked_items(facts)] == [fact.new for fact in facts]
     with pytest.raises(ValueError, match="changes of"):
         invented_facts(5, 6, seed=0)
@@ -188,3 +194,15 @@ def test_facts_of_the_user_are_checked(tmp_path) -> None:  # type: ignore[no-unt
     path.write_text("\n".join(map(json.dumps, good[:2])))
     with pytest.raises(DataError, match="fewer than two facts change"):
         read_facts(str(path))
+
+
+def test_facts_whose_answers_hold_each_other_are_refused(tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "old": old, "new": new} for i, (old, new) in enumerate([("9", "12"), ("3", "4")])]
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(read_facts(str(tmp_path / "facts.jsonl"))) == 2
+    # Whoever says the new one says the old one too: it would always count as neither.
+    for old, new in (("14 days", "14 days after delivery"), ("Hall A", "hall a.")):
+        told = json.dumps({"question": "q", "old": old, "new": new})
+        (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + told + "\n")
+        with pytest.raises(DataError, match=r"held.jsonl:3:new.*one holds the other"):
+            read_facts(str(tmp_path / "held.jsonl"))

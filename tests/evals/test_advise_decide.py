@@ -12,7 +12,9 @@ from tunesmith.evals.advise.decide import (
     Rules,
     break_even,
     decide,
+    difference,
     sensitivity,
+    takes_less,
     what_would_change,
 )
 from tunesmith.evals.advise.words import reasons, verdict
@@ -113,6 +115,32 @@ def test_break_even(first: tuple[float, float], second: tuple[float, float], req
         assert one.minutes(requests) == pytest.approx(two.minutes(requests))
 
 
+@pytest.mark.parametrize(
+    ("tuned", "other", "when", "says"),
+    [
+        ((10, 100), (0, 200), ("from", 6000.0), "has paid for itself against other after 6,000 requests"),
+        # Quicker to set up and slower to answer: ahead first, behind later.
+        ((1, 200), (5, 100), ("up to", 2400.0), "ahead of other up to 2,400 requests"),
+        ((1, 100), (5, 200), ("always", None), "from the first request"),
+        ((5, 100), (5, 200), ("always", None), "from the first request"),
+        ((10, 200), (1, 100), ("never", None), "never pays for itself"),
+        ((5, 100), (5, 100), ("never", None), "never pays for itself"),
+    ],
+)
+def test_which_side_of_the_break_even_tuning_is_ahead_on(
+    tuned: tuple[float, float], other: tuple[float, float], when: tuple[str, float | None], says: str
+) -> None:
+    one, two = (
+        option(name, family, 60, ms=ms, setup=setup)
+        for name, family, (setup, ms) in (("tuned", "tune", tuned), ("other", "retrieve", other))
+    )
+    assert takes_less(one, two) == when
+    for number in (1, 1_000, 10_000):
+        ahead = {"always": True, "never": False, "from": number > 6000, "up to": number < 2400}[when[0]]
+        assert (one.minutes(number) < two.minutes(number)) == ahead
+    assert says in " ".join(reasons(decide([one, two], Rules(), FOLLOWS), [one, two], Rules(), []))
+
+
 def test_what_would_change_it_is_a_threshold_at_which_it_does() -> None:
     near = option("retrieve", "retrieve", 88, ms=300, setup=1)
     options, rules = [PROMPT, near, TUNE], Rules()
@@ -140,8 +168,14 @@ def test_reasons_carry_the_numbers_they_stand_on() -> None:
     near = option("retrieve", "retrieve", 88, ms=300, setup=1)
     said = " ".join(reasons(decide([PROMPT, near, TUNE], Rules(), FOLLOWS), [PROMPT, near, TUNE], Rules(), []))
     assert TUNE.quality.percent() in said and "after 3,000 requests" in said and "120 ms" in said
-    rising = [(25, wilson_interval(50, 100)), (50, wilson_interval(70, 100))]
-    flat = [(25, wilson_interval(70, 100)), (50, wilson_interval(70, 100))]
     decision = decide([PROMPT, TUNE], Rules(), FOLLOWS)
-    assert "still rising" in " ".join(reasons(decision, [PROMPT, TUNE], Rules(), rising))
-    assert "no longer rising" in " ".join(reasons(decision, [PROMPT, TUNE], Rules(), flat))
+
+    def told(before: int, after: int, of: int = 100) -> str:
+        """Of the tuned model with half of the rows and with all of them."""
+        curve = [(25, wilson_interval(before, of)), (50, wilson_interval(after, of))]
+        gain = difference(*([float(i < right) for i in range(of)] for right in (before, after)))
+        return reasons(decision, [PROMPT, TUNE], Rules(), curve, gain)[-1]
+
+    assert "still rising" in told(50, 70) and "no longer rising" in told(900, 900, of=1000)
+    # Two rows of sixty are no rise, nor are twenty equal ones an end of it.
+    assert all("too few test rows" in one for one in (told(40, 42, of=60), told(10, 10, of=20)))

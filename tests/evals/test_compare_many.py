@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from tunesmith.evals.compare_many import compare_many
 from tunesmith.evals.run import Answer, TaskResult
 from tunesmith.evals.task import Item, Reply, Request, Task, bare_prompt
-from tunesmith.records import Verdict
+from tunesmith.records import Message, Verdict
 from tunesmith.stats import exact_mcnemar_p
 
 
@@ -127,3 +128,11 @@ def test_items_of_one_group_are_no_independent_evidence() -> None:
 def test_other_items_are_refused() -> None:
     with pytest.raises(ValueError, match="different items"):
         compare_many([(result("t", "a", [1.0]), result("t", "b", [1.0, 0.0]))], {"t": "exact"})
+
+
+def test_other_words_are_refused() -> None:
+    first, second = pair("t", 1, 2)
+    said = (Message(role="user", content="Mind the units."),)
+    answers = tuple(replace(a, reply=Reply(request=Request(item=a.item, messages=said))) for a in second.answers)
+    with pytest.raises(ValueError, match="'base' and 'tuned' were asked in different words"):
+        compare_many([(first, replace(second, answers=answers))], {"t": "exact"})

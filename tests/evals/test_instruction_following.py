@@ -275,3 +275,11 @@ def test_every_published_prompt_can_be_scored() -> None:
     # The requests themselves, given as answers, keep few of the constraints: no check holds whatever is said.
     followed = [is_followed(row["prompt"], *one) for row, names in zip(rows, known, strict=True) for one in names]
     assert 0.05 < sum(followed) / len(followed) < 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"relation": "about", "num_words": 3}, {"relation": "at least", "num_words": "3"}]
+)
+def test_arguments_that_cannot_be_used_name_their_item(arguments: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="'length_constraints:number_words' cannot use its arguments"):
+        verdict("one two three", item(("length_constraints:number_words", arguments)))

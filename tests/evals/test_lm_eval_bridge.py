@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from tunesmith.errors import DataError
+from tunesmith.evals.compare_many import compare_many
 from tunesmith.evals.lm_eval import HarnessResult, item_values, lm_eval_suite
 from tunesmith.evals.lm_eval_model import cut_at_stop, harness_model, harness_parts, sampling_of
 from tunesmith.evals.results import ResultsFile
@@ -133,7 +134,10 @@ def test_whole_texts_agree_beyond_the_context_too(
     assert np.abs(np.array(said(ours))[:, 0] - expected).max() < 1e-4
     assert len(LONG) > 500, "one text has several windows of 255 tokens"
     assert ours.result.interval("bits_per_byte").value == pytest.approx(ours.reported["bits_per_byte"], rel=1e-6)
-    assert ours.left_out == ("word_perplexity",)
+    assert ours.left_out == ("word_perplexity",) and ours.result.task.metrics == ("bits_per_byte",)
+    # Every item has a value of its own, which comparisons and the page show.
+    (made,) = compare_many([(ours.result, ours.result)], {ours.result.task.name: "bits_per_byte"})
+    assert made.p == 1.0 and len(ours.result.values("bits_per_byte")) == len(ours.result.answers)
 
 
 def test_answers_agree_and_stop_where_the_task_says(
@@ -206,7 +210,9 @@ def test_generation_settings_become_ours() -> None:
     assert (drawn.temperature, drawn.top_k, drawn.seed) == (0.7, 5, 3)
     assert cut_at_stop("one two three", ["three", "two", ""]) == "one "
     assert cut_at_stop("one", ["two"]) == "one"
-    assert item_values("bits_per_byte", (-np.log(2) * 8, 4)) == pytest.approx({"bits": 8, "bytes": 4})
+    assert item_values("bits_per_byte", (-np.log(2) * 8, 4)) == pytest.approx(
+        {"bits": 8, "bytes": 4, "bits_per_byte": 2}
+    )
     assert (item_values("f1", ("a", "b")), item_values("perplexity", -2.0)) == ({}, {"logprob": -2.0})
 
 

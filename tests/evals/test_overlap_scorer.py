@@ -12,7 +12,7 @@ pytest.importorskip("sacrebleu")
 pytest.importorskip("rouge_score")
 
 from tunesmith.errors import DataError
-from tunesmith.evals.overlap import OVERLAP_METRICS, corpus_bleu, overlap
+from tunesmith.evals.overlap import OVERLAP_METRICS, corpus_bleu, overlap, references_of
 from tunesmith.evals.task import Item, Reply, Request
 
 SCORE = overlap()
@@ -93,3 +93,8 @@ def test_texts_without_their_references_are_refused() -> None:
         corpus_bleu(["a", "b"], [["a"]], seed=0)
     with pytest.raises(ValueError, match="0 texts"):
         corpus_bleu([], [], seed=0)
+
+
+def test_one_reference_may_be_a_text_and_is_not_its_letters() -> None:
+    item = Item(id="a", messages=(), target="t", metadata={"references": "the cat sat"})
+    assert references_of(item) == ["the cat sat"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.evals.python_run import RunLimits, extract_program, python_tests, run_python
 from tunesmith.evals.task import Item, Reply, Request
 from tunesmith.records import Verdict
@@ -92,3 +92,10 @@ def test_the_last_block_is_the_program() -> None:
     assert extract_program("```python\na\n```\nbetter:\n```py\nb\n```") == "b\n"
     assert extract_program("x = 1") == "x = 1"
     assert extract_program("```\nx\n```") == "x\n"
+
+
+def test_a_backslash_at_the_end_swallows_no_test_and_an_item_without_tests_is_an_error() -> None:
+    assert said("if False: \\", tests="assert False").values == {"passes": 0.0}
+    for tests in ("", None):
+        with pytest.raises(DataError, match="item a: no tests"):
+            said("pass", tests=tests)  # type: ignore[arg-type]

@@ -225,3 +225,21 @@ def test_a_file_alone_has_no_validation_rows_and_no_examples(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="shots: 1 are more than the 0 examples"):
         suite.build(SuiteConfig(shots=1))
     assert len(suite.build(SuiteConfig(limit=50)).items) == 1, "a limit is the most there may be"
+
+
+def test_a_folder_of_texts_brings_its_parts_too(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write(tmp_path / f"{part}.jsonl", [{"text": f"{part} {i}"} for i in range(3)])
+    suite = find_suite(f"rows:{tmp_path}")
+    assert len(suite.build(ASKED).items) == 3
+    write(tmp_path / "train.jsonl", [{"text": "test 1"}])
+    with pytest.raises(DataError, match="1 questions also stand among the examples"):
+        suite.build(ASKED)
+
+
+def test_what_is_reported_is_not_what_was_chosen_on(tmp_path: Path) -> None:
+    rows = write(tmp_path / "r.jsonl", [{"question": f"q {i}", "answer": "a"} for i in range(3)])
+    suite = find_suite(yaml(tmp_path / "s.yaml", f"type: rows\nrows: {rows}\nvalidation: {rows}\n"))
+    with pytest.raises(ConfigError, match=r"validation: 3 of 3 rows also stand among the test rows"):
+        suite.build(SuiteConfig(split="validation"))
+    assert len(suite.build(ASKED).items) == 3

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith.data.examples import support_desk
+from tunesmith.errors import DataError
+from tunesmith.evals.patterns import pattern_answer
 from tunesmith.evals.scorers import (
     exact_text,
     json_fields,
@@ -213,3 +215,17 @@ def test_an_expansion_is_matched_whole(answer: str, exact: int, contained: int) 
 def test_normalising_twice_changes_nothing_more_than_once_and_a_text_equals_itself(text: str) -> None:
     assert by_text(exact_text)(Item(id="e", messages=(), target=text), text).values["exact"] == 1.0
     assert normalised(f" {text}! ") == normalised(text)
+
+
+@pytest.mark.parametrize(("answer", "exact"), [("+", 1), (" + ", 1), ("＋", 1), ("-", 0), ("", 0), ("plus", 0)])
+def test_a_target_of_marks_alone_is_not_every_such_answer(answer: str, exact: int) -> None:
+    item = Item(id="a", messages=(), target="+")
+    assert by_text(exact_text)(item, answer).values["exact"] == exact
+    taken = by_text(pattern_answer("<(.*)>"))
+    assert taken(item, f"<{answer}>").values["match"] == exact
+
+
+@pytest.mark.parametrize("target", ["Lisbon", "[1]", '{"town": 1}', '{"city": 1, "city": 2}'])
+def test_a_target_that_is_no_such_object_names_its_item(target: str) -> None:
+    with pytest.raises(DataError, match="item a: its target is no JSON object with city"):
+        by_text(json_fields(("city",)))(Item(id="a", messages=(), target=target), '{"city": "Lisbon"}')

@@ -89,6 +89,16 @@ def test_a_query_without_end_is_stopped_and_so_is_a_flood_of_rows() -> None:
     assert said(flood, limits=QueryLimits(max_rows=50)).values["executes"] == 1.0
 
 
+def test_long_values_and_large_results_are_stopped() -> None:
+    # Within one call nobody looks at the clock: the sizes must keep it short.
+    long = "replace(hex(zeroblob({0})), '0', 'a')"
+    slow = f"SELECT instr({long.format(400_000)}, {long.format(200_000)} || 'b')"
+    start = time.monotonic()
+    assert said(slow).values["executes"] == 0.0 and time.monotonic() - start < 2
+    large = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 300) SELECT hex(zeroblob(45000)) FROM n"
+    assert said(large).explanation == "returns more than 10000000 bytes"
+
+
 @pytest.mark.parametrize(
     ("query", "ordered"),
     [
@@ -125,6 +135,8 @@ def test_a_target_or_tables_that_cannot_be_made_are_errors() -> None:
         said(CATS, gold="SELECT * FROM cats")
     with pytest.raises(DataError, match=r"item a: its tables cannot be made: .*4 columns but 1 values"):
         said(CATS, rows={"pets": [["Rex"]]})
+    with pytest.raises(DataError, match="a row of pets is no list of values"):
+        said(CATS, rows={"pets": [{"name": "Rex", "kind": "dog", "kilos": 2, "age": 3}]})
     with pytest.raises(DataError, match="item a: its tables cannot be made"):
         said(CATS, schema="ATTACH 'x.db' AS x")
     with pytest.raises(DataError, match="item a: no schema"):

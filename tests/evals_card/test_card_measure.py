@@ -24,6 +24,8 @@ def test_shares_take_the_houses_intervals_and_tests() -> None:
     one, two = [1, 0, 1, 1, 0, 0, 1, 0], [1, 1, 1, 1, 1, 1, 1, 0]
     row = paired_row(measure(one), measure(two))
     assert row.first == clustered_proportion(one, range(8))
+    noted = paired_row(measure(one, note="of one"), measure(two, note="of two"))
+    assert (noted.note, noted.second_note) == ("of one", "of two")
     assert row.difference == newcombe_paired_difference(one, two) and row.p == exact_mcnemar(one, two).p
     clusters = ["a", "a", "b", "b", "c", "c", "d", "d"]
     assert interval(measure(one, clusters)) == clustered_proportion(one, [0, 0, 1, 1, 2, 2, 3, 3])
@@ -102,6 +104,9 @@ def test_one_word_a_row() -> None:
         # Of a bias the better model is nearer to none, from whichever side.
         (row(0.4, -0.1, 1e-4, ideal=0.0, chance=0.0), "better"),
         (row(0.1, -0.5, 1e-4, ideal=0.0, chance=0.0), "worse"),
+        # From one side to the other, as far: the difference is sure, which is nearer is not.
+        (row(0.2, -0.15, 1e-4, ideal=0.0, chance=0.0), "turned round"),
+        (row(0.62, 0.39, 1e-4, ideal=0.5, chance=0.5), "turned round"),
         (row(30, 45, 1e-4, ideal=math.inf), "better"),
         (row(30, 25, 1e-4, ideal=math.inf), "worse"),
         (row(0.8), "measured"),

@@ -133,8 +133,8 @@ def test_the_verb_measures_one_model_and_refuses_what_it_cannot_do(
     rows = json.loads((tmp_path / "one" / "card.json").read_text())["rows"]
     assert all(row["second"] is None and row["p"] is None for row in rows)
     refused = {
-        # Another seed asks other items, so something is left to ask.
-        ("--seed", "1", "--max-minutes", "0.000001"): "may take",
+        # Nothing is left to ask of what has been answered, so that this one begins anew.
+        ("--max-minutes", "0.000001", "--results", str(tmp_path / "new.jsonl")): "may take",
         ("--compare", "base"): "nothing to compare",
         ("--adapter", str(tmp_path)): "no folder of an adapter",
         ("--limit", "5"): "limit",
@@ -169,6 +169,14 @@ def test_energy_is_read_where_there_is_a_counter_and_else_said_absent(tmp_path: 
         first_token_ms=(20.0, 21.0, 20.6), one_row_rate=(15.0, 15.4, 15.2), many_rows_rate=(45.0, 45.1, 47.0), joules=()
     )
     assert all(row.p is not None and row.p < 0.01 for row in efficiency.efficiency_rows(speed, slower))
+    # A counter that began anew in another turn of each: what is left is paired turn by turn, and both are there.
+    one, two = (
+        efficiency.Speed(first_token_ms=(), one_row_rate=(), many_rows_rate=(), joules=joules)
+        for joules in ((1.0, None, 3.0, 4.0), (2.0, 9.0, None, 5.0))
+    )
+    (joules,) = efficiency.efficiency_rows(one, two)
+    assert joules.num_items == 2 and joules.difference is not None and joules.difference.value == 1.0
+    assert joules.second is not None and joules.second.value == 3.5
 
 
 def test_the_page_calls_the_verb_as_it_is_and_explains_every_word(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,3 +177,12 @@ def test_a_win_rate_by_a_judge_that_writes_says_so_too(tmp_path: Path) -> None:
 
     assert match({"judge.weight": "1.0", "judge.template": "ab12"}).judge_agreement == NOT_CALIBRATED
     assert match({"reward.weight": "1.0", "reward.reward_model": "cd34"}).judge_agreement is None
+
+
+def test_answers_to_one_question_are_one_observation_in_a_recall() -> None:
+    labels = ["yes"] * 8 + ["no"] * 4
+    labelled = [Labelled(question=f"q{i // 4}", people=(1.0,)) for i in range(12)]
+    alone = agreement_facts(REFUSAL, people(*[1.0] * 12), said(REFUSAL, *labels))["recall"]["yes"]
+    together = agreement_facts(REFUSAL, labelled, said(REFUSAL, *labels))["recall"]["yes"]
+    assert together["value"] == alone["value"]
+    assert together["high"] - together["low"] > 1.3 * (alone["high"] - alone["low"])

@@ -142,6 +142,8 @@ def test_a_rubric_of_ones_own(tmp_path: Path) -> None:
     for bad in ({"a]": 1, "b": 0}, {"a": 1, "A": 0}, {"a": 1, "b": 1}):
         with pytest.raises(ValueError, match="label"):
             Rubric(name="x", ask="?", labels=bad, scale="classes")
+    with pytest.raises(ValueError, match=r"labels A: 1, B: 0 and C: 0\.5"):
+        Rubric(name="x", ask="?", labels={"one": 1, "two": 0, "tie": 0.5}, scale="pair")
 
 
 def test_the_tokens_of_a_real_tiny_model(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def test_faulty_questions_are_named(tmp_path: Path, changed: dict[str, Any], sai
     assert ":2" in str(caught.value)
     with pytest.raises(DataError, match="no question 3"):
         load_questions(write(tmp_path / "q.jsonl", QUESTIONS[:2]), write(tmp_path / "r.jsonl", REFERENCES))
+    with pytest.raises(DataError, match="an earlier reference has the same id"):
+        load_questions(write(tmp_path / "q.jsonl", QUESTIONS), write(tmp_path / "r.jsonl", [*REFERENCES, *REFERENCES]))
 
 
 def test_turns_follow_each_other_and_nothing_is_answered_twice(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tunesmith.data.near import near_clusters
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.evals.advise.conditions import question_of, requests_of
 from tunesmith.models.adapters import add_adapter
-from tunesmith.recipes.advise import describe, measure_all, run_advise, write_all
+from tunesmith.recipes.advise import describe, markdown, measure_all, run_advise, write_all
 from tunesmith.recipes.advise_config import AdviseConfig
 from tunesmith.recipes.advise_plan import Budget, Part
 from tunesmith.recipes.advise_result import facts_of_advice
@@ -113,6 +113,10 @@ def test_the_page_the_markdown_and_json_tell_the_same(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_all(out, facts)
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    # Keys of the rows' answers are names of metrics and stand in the note.
+    facts["answers"]["note"] += " <img src=x>"
+    pictures = {name: out / f"{name}.png" for name in ("quality", "cost", "curve", "freshness")}
+    assert "<img" not in markdown(facts, pictures)
     told = json.loads((out / "advise.json").read_text())
     assert told["decision"] == facts["decision"] and told["conditions"] == facts["conditions"]
     for said in (facts["decision"]["verdict"], facts["answers"]["note"][1:40], "index of now", "Holm"):
@@ -170,6 +174,13 @@ def test_near_copies_never_stand_on_two_sides(tmp_path: Path) -> None:
     files = {"validation": str(tmp_path / "valid.jsonl"), "test": str(tmp_path / "test.jsonl")}
     split = load_rows(AdviseConfig(task=str(tmp_path / "rows.jsonl"), **files))
     assert split.num_leaks == 18 and len(split.train) == len(base) - 18 and "18 training rows" in split.notes()[1]
+    # Nothing is chosen on near copies of test questions either, and every test row stays.
+    near = [json.dumps({"input": f"{said} one {i}", "output": "x"}) for i in range(2)]
+    (tmp_path / "test.jsonl").write_text("\n".join([*base[:12], near[0]]) + "\n")
+    (tmp_path / "valid.jsonl").write_text("\n".join([*base[12:18], base[0], near[1]]) + "\n")
+    split = load_rows(AdviseConfig(task=str(tmp_path / "rows.jsonl"), **files))
+    assert len(split.test) == 13 and len(split.validation) == 6 and split.num_not_chosen_on == 2
+    assert "2 validation rows were left out" in split.notes()[-1]
 
 
 def test_limits_are_samples_not_beginnings(tmp_path: Path) -> None:
@@ -246,6 +257,25 @@ def test_on_a_tiny_model_adapters_are_trained_once_and_the_base_is_left_alone(
     halted = run_advise(other, said.append)
     assert halted == {"interrupted": True, "output_dir": other.output_dir}
     assert "goes on where it was" in describe(other, halted)[0]
+
+
+def test_the_minutes_of_tuning_are_those_of_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes: list[Any] = []
+
+    def remember(recipe: Any, base: Any) -> Any:
+        recipes.append(recipe)
+        return SimpleNamespace(interrupted=False, num_tokens=1, initial_eval_loss=2.0, final_eval_loss=1.0, best_step=1)
+
+    monkeypatch.setattr(tuning, "train", remember)
+    for name in ("drop_adapter", "load_adapter"):
+        monkeypatch.setattr(tuning, name, lambda *_: None)
+    config = AdviseConfig(task=str(write_rows(tmp_path / "rows.jsonl")), output_dir=str(tmp_path / "out"))
+    rows = load_rows(config)
+    resolved = SimpleNamespace(name="scripted", base_digest="0", template_digest="0")
+    base: Any = SimpleNamespace(resolved=resolved, dtype="none")
+    tuning.tune(base, "tuned", rows.train, rows.validation, config, epochs=1)
+    # The look at what tuning broke would be booked as training, and asked anew of every adapter.
+    assert [recipe.after_training for recipe in recipes] == ["off"]
 
 
 def test_the_wordings_of_the_scripted_rows_are_no_near_copies() -> None:

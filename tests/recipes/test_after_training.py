@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from tunesmith.config import build_config
 from tunesmith.data import canaries as planted
 from tunesmith.errors import DataError, RunError
 from tunesmith.evals.after import retained
+from tunesmith.randomness import permutation
 from tunesmith.recipes import after_training
-from tunesmith.recipes.after_ask import AfterConfig
+from tunesmith.recipes.after_ask import AfterConfig, _seen_places
 from tunesmith.recipes.after_training import ANSWERS_FILE, REPORT_FILE, RESULT_FILE, look_at_run
 from tunesmith.recipes.prepare import SFTConfig
 from tunesmith.recipes.sft import describe_result, train
@@ -92,6 +94,21 @@ def test_an_adapter_that_learnt_nothing_is_not_accused(recipe: dict[str, Any], t
         look_at_run(tmp_path, AfterConfig(), lambda _: None)
 
 
+@pytest.mark.parametrize(("epoch", "num_examples", "seen"), [(0.5, 8, 4), (0.5, 9, 0), (1.0, 9, 8)])
+def test_rows_are_called_seen_only_where_that_can_be_told(
+    tmp_path: Path, epoch: float, num_examples: int, seen: int
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "epoch": epoch, "loss": 1.0}) + "\n")
+    (tmp_path / "run.json").write_text(json.dumps({"result": {"best_step": 1}, "num_examples": num_examples}))
+    config = SimpleNamespace(canaries=0, seed=0, shuffle=True)
+    run: Any = SimpleNamespace(folder=tmp_path, data=SimpleNamespace(train=range(8)), config=config)
+    # One row made two examples: half of the epoch's order says nothing about rows.
+    places = _seen_places(run)
+    assert len(places) == seen and set(places) <= set(range(8))
+    if seen == 4:
+        assert places == sorted(permutation(8, 0, "row_order", 0)[:4])
+
+
 def test_off_measures_nothing_and_the_verb_does_it_later(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,4 +131,5 @@ def test_off_measures_nothing_and_the_verb_does_it_later(
     monkeypatch.setattr(after_training, "read_rows", lambda *_, **__: (_ for _ in ()).throw(DataError("f", "c.", "x.")))
     again = train(config.model_copy(update={"after_training": "panel", "output_dir": str(tmp_path / "other")}))
     assert again.after is not None and "tunesmith after" in again.after["skipped"]
+    assert REPORT_FILE not in "\n".join(describe_result(again, config, "r.yaml"))
     assert "finished" in json.loads((tmp_path / "other" / "run.json").read_text())

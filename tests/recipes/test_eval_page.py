@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -68,3 +69,32 @@ def test_the_list_names_every_suite_with_its_source() -> None:
     assert done.exit_code == 0
     for name, suite in SUITES.items():
         assert re.search(rf"^{re.escape(name)} .*{re.escape(suite.licence)}", done.stdout, re.MULTILINE), name
+
+
+def test_an_endpoint_is_measured_by_its_answers_and_a_failing_one_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.rollout.test_endpoint import JSON, Server, completion
+
+    monkeypatch.delenv("TUNESMITH_API_KEY", raising=False)
+    server = Server()
+    try:
+        call = [
+            "eval", "jargon", "--endpoint", server.url, "--endpoint-model", "served", "--limit", "5", "--output",
+            str(tmp_path / "e"), "endpoint.max_attempts=1", "endpoint.num_connections=1", "--json",
+        ]  # fmt: skip
+        bad = (400, JSON, b'{"error": {"message": "no more"}}')
+        server.replies = [(200, JSON, completion("Oral mucosa graft."))] * 3 + [bad]
+        failed = CliRunner().invoke(app, call)
+        assert failed.exit_code == 2 and "the same command goes on from there" in failed.stderr
+        assert len((tmp_path / "e" / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+        server.replies, before = [(200, JSON, completion("No idea."))], len(server.bodies)
+        done = CliRunner().invoke(app, call)
+        assert done.exit_code == 0, done.output
+        # What was answered is not asked again.
+        assert len(server.bodies) - before == 2
+    finally:
+        server.close()
+    facts = json.loads(done.stdout)
+    assert facts["subjects"][0]["label"] == "served" and facts["subjects"][0]["likelihood_identity"] is None
+    assert facts["suites"][0]["results"]["served"]["metrics"]["exact"]["high"] < 1

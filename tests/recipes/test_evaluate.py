@@ -206,6 +206,7 @@ def test_what_cannot_be_measured_is_refused_with_its_reason(made: dict[str, str]
     for changed, says in (
         ({"endpoint": endpoint}, "suites odd: ask how likely given words are, which 'm' does not tell"),
         ({"suites": ["jargn"]}, "jargon"),
+        ({"suites": [made["odd"], made["odd"].replace("/odd.yaml", "//odd.yaml")]}, "are all called 'odd'"),
         ({"compare": ["no/such"]}, "there is no such folder"),
         ({"compare": ["base"]}, "the same weights"),
         ({"suites": ["jargon"], "select_shots": [0, 10_000]}, "examples that may be shown"),

@@ -113,3 +113,11 @@ def test_what_cannot_be_asked_is_told_with_its_place(load: Callable[..., Any], a
     with pytest.raises(DataError, match=said) as caught:
         LocalLikelihood(load("llama")).score([(QUESTION, CHOICES), asked])
     assert caught.value.place == "request:2"
+
+
+def test_the_identity_tells_weights_and_number_format_apart(load: Callable[..., Any]) -> None:
+    base = load("llama")
+    one = LocalLikelihood(base).identity
+    assert one["dtype"] == str(base.dtype).removeprefix("torch.")
+    tuned = LocalLikelihood(base, model_digest="tuned").identity
+    assert tuned == {**one, "model_digest": "tuned"} != one

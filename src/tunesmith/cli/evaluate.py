@@ -24,6 +24,7 @@ _OVERRIDE = re.compile(r"^[a-z_]+(\.[a-z_]+)*=")
 class Verbs(TyperGroup):
     """The verbs; ``eval mt-bench`` leads to the one of that name."""
 
+    # typer brings a click of its own in some versions, so that neither's types can be named.
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args[1:] if args[:2] == ["eval", MT_BENCH] else args)
 

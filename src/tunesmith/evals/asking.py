@@ -142,7 +142,8 @@ def suite_task(
         scorer=_first_paragraph(scorer) if cut else scorer,
         metrics=tuple(metrics),
         chance=chance(chosen) if chance is not None else {},
-        ratios=ratios or {},
+        # Several samples are scored by pass@k, which has no sums to divide.
+        ratios=ratios if ratios and config.samples == 1 else {},
     )
 
 
@@ -156,15 +157,17 @@ def _first_paragraph(scorer: Scorer) -> Scorer:
 
 def refuse_overlap(examples: Sequence[Item], items: Sequence[Item]) -> None:
     """Raise DataError where an example that may be shown asks what an item asks, letter case and punctuation aside."""
-    shown = {_asked(example): example.id for example in examples}
-    if told := [(item.id, shown[_asked(item)]) for item in items if _asked(item) in shown]:
+    shown = {question_words(example): example.id for example in examples}
+    if told := [(item.id, shown[question_words(item)]) for item in items if question_words(item) in shown]:
         item, example = told[0]
         cause = f"{len(told)} questions also stand among the examples shown, {example} for one: they tell the answer."
         raise DataError(f"item {item}", cause, "Remove them from one of the two.")
 
 
-def _asked(item: Item) -> str:
-    return normalised("\n".join(message.content for message in item.messages if message.role != "system"))
+def question_words(item: Item) -> str:
+    """The question's words; of a text that is read and asks nothing, its own."""
+    said = "\n".join(message.content for message in item.messages if message.role != "system") or item.target
+    return normalised(said) or said
 
 
 def _solver(

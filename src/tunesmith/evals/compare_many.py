@@ -62,12 +62,15 @@ def compare_many(
 ) -> list[TaskComparison]:
     """Compare each pair of results of one task, second minus first; Holm's correction is over all pairs.
 
-    headlines: task name -> the metric that is tested. Raises ValueError for results over different items.
+    headlines: task name -> the metric that is tested. Raises ValueError for results over different items,
+    and where an item was put in other words or after other examples.
     """
     made = []
     for first, second in pairs:
         metrics = dict.fromkeys([headlines[first.task.name], *first.task.metrics])
         made.append([compare(first, second, metric, seed) for metric in metrics])
+        if [a.messages for a in first.answers] != [a.messages for a in second.answers]:
+            raise ValueError(f"'{first.label}' and '{second.label}' were asked in different words")
     adjusted = holm_adjusted([own[0].test.p for own in made])
     return [
         TaskComparison(

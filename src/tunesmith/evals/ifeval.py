@@ -31,10 +31,15 @@ def instruction_following() -> Scorer:
     """
 
     def score(item: Item, reply: Reply) -> Verdict:
-        asked = instructions_of(item)
-        strict = [is_followed(reply.text, name, arguments) for name, arguments in asked]
-        variants = loose_variants(reply.text)
-        loose = [ok or any(is_followed(text, *one) for text in variants) for ok, one in zip(strict, asked, strict=True)]
+        asked, variants = instructions_of(item), loose_variants(reply.text)
+        strict, loose = list[bool](), list[bool]()
+        for name, arguments in asked:
+            try:
+                strict.append(is_followed(reply.text, name, arguments))
+                loose.append(strict[-1] or any(is_followed(text, name, arguments) for text in variants))
+            except (TypeError, ValueError, AttributeError) as error:
+                cause = f"'{name}' cannot use its arguments: {error}."
+                raise DataError(f"item {item.id}", cause, "Correct its entry in kwargs.") from None
         values = {
             "prompt_strict": float(all(strict)),
             "prompt_loose": float(all(loose)),
@@ -65,7 +70,7 @@ def instructions_of(item: Item) -> list[tuple[str, dict[str, Any]]]:
             near = get_close_matches(str(name), CHECKS, n=1)
             hint = f"Did you mean '{near[0]}'?" if near else f"Known are {', '.join(CHECKS)}."
             raise DataError(place, f"unknown instruction '{name}'.", hint)
-        known = {key: value for key, value in given.items() if value is not None}
+        known = {key: value for key, value in (given or {}).items() if value is not None}
         wanted = set(inspect.signature(CHECKS[name]).parameters) - {"response"}
         if known.keys() != wanted:
             cause = f"'{name}' takes the arguments {sorted(wanted)}, not {sorted(known)}."

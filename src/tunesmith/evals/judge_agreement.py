@@ -22,7 +22,7 @@ from tunesmith.evals.rubrics import Rubric
 from tunesmith.feedback.agreement import agreement_with_rest, cohen_kappa, krippendorff_alpha, without_minus_with
 from tunesmith.randomness import generator
 from tunesmith.runs import atomic_write_text
-from tunesmith.stats import Interval, wilson_interval
+from tunesmith.stats import Interval, clustered_proportion
 
 NOT_CALIBRATED = "not calibrated"
 _NUM_RESAMPLES = 2000
@@ -73,10 +73,10 @@ def _of_classes(rubric: Rubric, labelled: Sequence[Labelled], rulings: Sequence[
     name_of = {value: label for label, value in rubric.labels.items()}
     recalls, pessimist, optimist = {}, [], []
     for value in sorted(set(truth)):
-        own = [said[i] for i in range(len(truth)) if truth[i] == value]
-        right, unread = sum(v == value for v in own), sum(v is None for v in own)
-        pessimist.append(wilson_interval(right, len(own)))
-        optimist.append(wilson_interval(right + unread, len(own)))
+        own = [i for i in range(len(truth)) if truth[i] == value]
+        places = [clusters[i] for i in own]
+        pessimist.append(clustered_proportion([float(said[i] == value) for i in own], places))
+        optimist.append(clustered_proportion([float(said[i] in (value, None)) for i in own], places))
         recalls[name_of.get(value, f"{value:g}")] = {**(limits(pessimist[-1]) or {}), "num": len(own)}
     worst, best = mean_of_independent(pessimist), mean_of_independent(optimist)
     facts: dict[str, Any] = {
@@ -108,10 +108,10 @@ def _of_numbers(rubric: Rubric, labelled: Sequence[Labelled], rulings: Sequence[
     error = bounded_grade(told, 0.0, span)
     middle = float(np.median(people))
     constant = bounded_grade([Told(q, *[abs(middle - h)] * 3) for q, h in zip(questions, people, strict=True)], 0, span)
-    raters = max(len(case.people) for case in labelled)
+    raters = max(len(one.people) for one in labelled)
     matrix = np.full((len(labelled), raters + 1), np.nan)
-    for i, case in enumerate(labelled):
-        matrix[i, : len(case.people)] = case.people
+    for i, thing in enumerate(labelled):
+        matrix[i, : len(thing.people)] = thing.people
         if (value := rulings[i].value) is not None:
             matrix[i, raters] = value
     clusters = _numbered(questions)

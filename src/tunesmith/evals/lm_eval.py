@@ -132,7 +132,7 @@ def _result(name: str, found: Mapping[str, Any], label: str, num_cut: int) -> Ha
         answers.append(_answer(by_item[doc_id][0], values))
     names = list(dict.fromkeys(key for answer in answers for key in answer.verdict.values))
     is_ratio = "bits" in names and "bytes" in names
-    metrics = [key for key in names if key not in ("bits", "bytes")] + (["bits_per_byte"] if is_ratio else [])
+    metrics = [key for key in names if key not in ("bits", "bytes")]
     if not metrics:
         raise DataError(f"lm-eval:{name}", f"no metric with a value an item, but {sorted(left_out)}.", "Use lm-eval.")
     verdicts = {answer.item.id: answer.verdict for answer in answers}
@@ -161,13 +161,14 @@ def _result(name: str, found: Mapping[str, Any], label: str, num_cut: int) -> Ha
 
 
 def item_values(metric: str, value: Any) -> dict[str, float]:
-    """One metric of one item: a number as it is, bits per byte as its two parts; nothing for what is no number."""
+    """One metric of one item: a number as it is, bits per byte with its two parts; nothing for what is no number."""
     if isinstance(value, bool | int | float | np.number | np.bool_):
         # The harness's perplexity is made of log-likelihoods, whose mean is none.
         return {"logprob" if metric == "perplexity" else metric: float(value)}
     if metric == "bits_per_byte":
         nats, num_bytes = value
-        return {"bits": -float(nats) / math.log(2), "bytes": float(num_bytes)}
+        bits, size = -float(nats) / math.log(2), float(num_bytes)
+        return {"bits": bits, "bytes": size, metric: bits / size if size else 0.0}
     return {}
 
 

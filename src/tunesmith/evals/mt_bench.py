@@ -110,7 +110,10 @@ def _references(source: str) -> tuple[dict[str, tuple[str, ...]], str]:
             turns = row["choices"][0].get("turns")
         if row.get("question_id") is None:
             raise RowError(where.at("question_id"), "the column is missing or null.", "Give every reference one.")
-        told[str(row["question_id"])] = _texts(turns, where.at("turns"))
+        name = str(row["question_id"])
+        if name in told:
+            raise RowError(where.at("question_id"), "an earlier reference has the same id.", "Keep one.", detail=name)
+        told[name] = _texts(turns, where.at("turns"))
 
     rows = open_rows(source)
     each_row(rows, one)

@@ -17,8 +17,12 @@ OVERLAP_METRICS = ("rouge1", "rouge2", "rougeL", "bleu", "chrf")
 
 
 def references_of(item: Item) -> list[str]:
-    """The texts an answer is compared with: metadata ``references``, else the target. Raises DataError for none."""
-    references = [str(text) for text in item.metadata.get("references") or [item.target]]
+    """The texts an answer is compared with: metadata ``references`` (texts, or one), else the target.
+
+    Raises DataError for none.
+    """
+    given = item.metadata.get("references") or [item.target]
+    references = [given] if isinstance(given, str) else [str(text) for text in given]
     if not any(text.strip() for text in references):
         raise DataError(f"item {item.id}", "no reference text.", "Give it a target or metadata.references.")
     return references

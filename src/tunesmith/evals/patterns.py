@@ -8,7 +8,7 @@ from typing import Any
 import regex  # type: ignore[import-untyped]
 
 from tunesmith.errors import DataError
-from tunesmith.evals.scorers import normalised
+from tunesmith.evals.scorers import comparable
 from tunesmith.evals.task import Item, Reply, Scorer
 from tunesmith.records import Verdict
 
@@ -51,7 +51,7 @@ def pattern_answer(
     def score(item: Item, reply: Reply) -> Verdict:
         found, fault = _search(compiled, reply.text, max_characters, seconds, last=last)
         said = None if found is None else found.group(1 if compiled.groups else 0)
-        right = said is not None and normalised(said) == normalised(item.target)
+        right = said is not None and comparable(said, item.target) == comparable(item.target, item.target)
         wrong = fault or ("no match" if said is None else f"'{said}' instead of '{item.target}'")
         values = {"extracted": float(said is not None), "match": float(right)}
         return Verdict(values=values, explanation="" if right else wrong)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.evals.task import Item, Reply, Scorer
 from tunesmith.records import Verdict
 
@@ -71,7 +71,7 @@ def python_tests(*, allow_execution: bool = False, limits: RunLimits = RunLimits
 
     The program is the reply's last ```python block, else the whole text; metadata ``before`` (a function's head, say)
     stands before it. Value (0 or 1): passes. Limits are no sandbox, see above: allow_execution must be said. Raises
-    ConfigError without it and where the system knows no such limits.
+    ConfigError without it and where the system knows no such limits, DataError for an item without tests.
     """
     if not allow_execution:
         raise ConfigError(
@@ -83,8 +83,11 @@ def python_tests(*, allow_execution: bool = False, limits: RunLimits = RunLimits
         raise ConfigError("allow_execution", "this system has no limits for processes.", "Use Linux or macOS.")
 
     def score(item: Item, reply: Reply) -> Verdict:
-        parts = [item.metadata.get("before", ""), extract_program(reply.text), item.metadata["tests"]]
-        run = run_python("\n".join(parts), limits)
+        before, tests = item.metadata.get("before") or "", item.metadata.get("tests")
+        if not isinstance(tests, str) or not tests.strip() or not isinstance(before, str):
+            raise DataError(f"item {item.id}", "no tests, or they are no text.", "Give metadata.tests statements.")
+        # An empty line between: a backslash at the end of a reply must not swallow the first test.
+        run = run_python("\n\n".join([before, extract_program(reply.text), tests]), limits)
         explanation = "" if run.status == "passed" else f"{run.status}: {run.output[-500:].strip()}"
         details = {"status": run.status, "seconds": run.seconds}
         return Verdict(values={"passes": float(run.status == "passed")}, explanation=explanation, details=details)

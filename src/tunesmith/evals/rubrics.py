@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.config import Config, load_config
 from tunesmith.errors import ConfigError
@@ -50,6 +50,12 @@ class Rubric(Config):
         if len({label.upper() for label in labels}) < len(labels) or len(set(labels.values())) < len(labels):
             raise ValueError("two labels, or the values of two, are the same")
         return labels
+
+    @model_validator(mode="after")
+    def _of_two(self) -> Self:
+        if self.scale == "pair" and self.labels != {"A": 1.0, "B": 0.0, "C": 0.5}:
+            raise ValueError("a rubric of pairs has the labels A: 1, B: 0 and C: 0.5")
+        return self
 
     @property
     def least(self) -> float:

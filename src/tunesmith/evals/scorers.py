@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.errors import DataError
 from tunesmith.evals.task import Item, Reply, Scorer
 from tunesmith.records import Verdict
 
@@ -40,11 +41,15 @@ def json_fields(fields: Sequence[str]) -> Scorer:
     """Score a JSON answer against the item's target, itself a JSON object.
 
     Values (0 or 1): valid_json (one object with the target's keys and no others), one a field (equal to the target's,
-    letter by letter and of the same type), all_fields (valid and every field right).
+    letter by letter and of the same type), all_fields (valid and every field right). Raises DataError for a target that
+    is no such object.
     """
 
     def score(item: Item, reply: Reply) -> Verdict:
-        target, answer = json.loads(item.target), parse_json_object(reply.text)
+        target, answer = parse_json_object(item.target), parse_json_object(reply.text)
+        if target is None or not set(fields) <= target.keys():
+            cause = f"its target is no JSON object with {', '.join(fields)}."
+            raise DataError(f"item {item.id}", cause, "Correct the target, or the scorer's fields.")
         right = {field: answer is not None and _same(answer, target, field) for field in fields}
         valid = answer is not None and answer.keys() == target.keys()
         values = {
@@ -128,14 +133,22 @@ def json_ticket(fields: Sequence[str], tone_field: str, rules: ToneRules) -> Sco
 
 
 def exact_text(item: Item, reply: Reply) -> Verdict:
-    """Whether an answer is the target, letter case and punctuation aside.
+    """Whether an answer is the target, letter case and punctuation aside; of a target of marks alone, mark by mark.
 
     Values (0 or 1): exact (the target and nothing else), contained (the target's words stand in the answer, in a row).
     """
-    said, target = normalised(reply.text), normalised(item.target)
+    said, target = comparable(reply.text, item.target), comparable(item.target, item.target)
     exact, contained = said == target, f" {target} " in f" {said} "
     explanation = "" if exact else f"'{target}' was expected"
     return Verdict(values={"exact": float(exact), "contained": float(contained)}, explanation=explanation)
+
+
+def comparable(text: str, target: str) -> str:
+    """A text as it is compared with a target: its words, or where the target has none (``+``) its marks as they are.
+
+    Without that, an empty answer would be every such target.
+    """
+    return normalised(text) if normalised(target) else unicodedata.normalize("NFKC", text).strip()
 
 
 def normalised(text: str) -> str:

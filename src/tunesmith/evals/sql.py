@@ -21,7 +21,9 @@ _READING = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, getattr(sqlite3, "SQLITE_RECURSIVE", 33)}
 )
 _INSTRUCTIONS_BETWEEN_LOOKS = 1000
-_MAX_VALUE_BYTES = 1_000_000
+# One call of instr() on two long texts is one instruction, within which nobody looks at the clock: 1 MB took 75 s.
+_MAX_VALUE_BYTES = 100_000
+_MAX_RESULT_BYTES = 10_000_000
 # Strings, quoted names and comments, in which words are no keywords and brackets are none.
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
@@ -102,7 +104,12 @@ def run_query(connection: sqlite3.Connection, query: str, limits: QueryLimits) -
     connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY)
     try:
         cursor = connection.execute(query)
-        rows = cursor.fetchmany(limits.max_rows + 1)
+        rows, num_bytes = [], 0
+        for row in cursor:
+            rows.append(row)
+            num_bytes += sum(len(value) for value in row if isinstance(value, str | bytes))
+            if len(rows) > limits.max_rows or num_bytes > _MAX_RESULT_BYTES:
+                break
     # OverflowError, UnicodeError and ValueError: texts that are no SQL at all, such as one with a null character.
     except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError, ValueError) as error:
         late = time.monotonic() > end
@@ -114,6 +121,10 @@ def run_query(connection: sqlite3.Connection, query: str, limits: QueryLimits) -
         raise QueryError("it is no query")
     if len(rows) > limits.max_rows:
         raise QueryError(f"returns more than {limits.max_rows} rows")
+    if num_bytes > _MAX_RESULT_BYTES:
+        raise QueryError(f"returns more than {_MAX_RESULT_BYTES} bytes")
+    if time.monotonic() > end:
+        raise QueryError(f"took longer than {limits.seconds} s")
     return rows
 
 
@@ -129,6 +140,9 @@ def _tables_of(item: Item) -> sqlite3.Connection:
         for table, values in rows.items():
             name = '"' + str(table).replace('"', '""') + '"'
             for row in values:
+                # Of a mapping the names would be inserted, of a text its letters.
+                if not isinstance(row, list | tuple):
+                    raise TypeError(f"a row of {table} is no list of values")
                 connection.execute(f"INSERT INTO {name} VALUES ({', '.join('?' * len(row))})", tuple(row))
     except (sqlite3.Error, sqlite3.Warning, OverflowError, TypeError) as error:
         connection.close()

@@ -58,7 +58,7 @@ def local_subject(
         portion=portion,
         chat_template=chat_template,
     )
-    likelihood = LocalLikelihood(base, adapter, chat_template=chat_template)
+    likelihood = LocalLikelihood(base, adapter, chat_template=chat_template, model_digest=model_digest)
     return Subject(label=label, writer=writer, likelihood=likelihood)
 
 

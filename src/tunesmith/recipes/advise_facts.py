@@ -6,14 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tunesmith.evals.advise.bench import Bench
-from tunesmith.evals.advise.conditions import Condition, Dropped, Family, with_passages, with_prompt
+from tunesmith.evals.advise.conditions import (
+    Condition,
+    Dropped,
+    Family,
+    question_of,
+    retrieved,
+    with_prompt,
+    with_shots,
+)
 from tunesmith.evals.advise.facts import (
     METRICS,
     Fact,
     asked_items,
     invented_facts,
     learnt_items,
-    passages_of,
     read_facts,
     taught_items,
     which_fact,
@@ -25,7 +32,9 @@ from tunesmith.retrieval.lexical import Lexical
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.stats import Interval, exact_mcnemar, wilson_interval
 
-NUM_FACTS, NUM_CHANGED, NUM_PASSAGES = 12, 8, 2
+NUM_FACTS, NUM_CHANGED = 12, 8
+# A small base copies an answer that it is shown thrice; from passages, or one row, it does not.
+NUM_SHOWN = 3
 FACT_TOKENS = 24
 # Rows that teach, and rows that hold back, to the adapter that is to know the facts.
 TuneFacts = Callable[[Sequence[Item], Sequence[Item]], str]
@@ -78,17 +87,28 @@ def facts_of(config: AdviseConfig) -> list[Fact]:
 
 
 def run_freshness(
-    facts: Sequence[Fact], bench: Bench, tune_facts: TuneFacts, *, invented: bool, say: Callable[[str], None]
+    facts: Sequence[Fact],
+    bench: Bench,
+    tune_facts: TuneFacts,
+    *,
+    invented: bool,
+    say: Callable[[str], None],
+    dropped: Dropped,
 ) -> Freshness:
-    """Teach the old facts, change the index, ask; the base alone and the index before the change are the controls."""
-    adapter = tune_facts(taught_items(facts), learnt_items(facts))
-    bench = replace(bench, sampling=Sampling(max_new_tokens=FACT_TOKENS))
-    plain, dropped = Wording(name="as it is"), Dropped()
+    """Teach the old facts, change the index, ask; the base alone and the index before the change are the controls.
+
+    dropped: counts the shown rows that a prompt had no room for.
+    """
+    adapter = tune_facts(taught_items(facts, new=False), learnt_items(facts))
+    # Half as much again as the longest answer: one that is cut off could not be found in what is said.
+    longest = max(bench.counter.text(answer) for fact in facts for answer in (fact.old, fact.new))
+    bench = replace(bench, sampling=Sampling(max_new_tokens=max(FACT_TOKENS, longest + longest // 2)))
+    plain = Wording(name="as it is")
 
     def searching(*, new: bool) -> Solver:
-        passages = passages_of(facts, new=new)
-        nearest = Lexical(passages).nearest
-        return with_passages(plain, passages, nearest, NUM_PASSAGES, bench.fits, dropped)
+        rows = taught_items(facts, new=new)
+        nearest = Lexical([question_of(row) for row in rows]).nearest
+        return with_shots(plain, retrieved(rows, nearest, NUM_SHOWN), bench.fits, dropped, open_book=True)
 
     conditions: list[tuple[Condition, Family | None]] = [
         (Condition(name="base alone", family="prompt", solver=with_prompt(plain)), None),

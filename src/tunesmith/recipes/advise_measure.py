@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from tunesmith.evals.advise.bench import Bench, Measured
 from tunesmith.evals.advise.conditions import Condition, with_prompt
-from tunesmith.evals.advise.decide import Option
+from tunesmith.evals.advise.decide import Option, difference
 from tunesmith.evals.advise.facts import Fact
 from tunesmith.evals.advise.prompts import Wording
+from tunesmith.evals.run import TaskResult
 from tunesmith.evals.task import Item
 from tunesmith.recipes.advise_choose import PROMPTS, SHOTS, Chooser, Index
 from tunesmith.recipes.advise_config import AdviseConfig
@@ -26,11 +27,15 @@ Tuner = Callable[[str, Sequence[Item], Sequence[Item], float], Tuned]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """Quality on the test items with a share of the training rows, tuned on them and retrieved from them."""
+    """Quality on the test items with a share of the training rows, tuned on them and retrieved from them.
+
+    gain: what all rows add to the tuned model, on the same test items; None where these are all of them.
+    """
 
     num_rows: int
     tuned: Interval
     retrieved: Interval
+    gain: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +114,8 @@ class Job:
         over_rows = {name: search for name, search in self.searches.items() if search[0].rows}
         name = self.best_search(over_rows)
         index, number = over_rows[name]
-        points = []
+        metric, points = self.bench.answers.metric, []
+        whole = {measured.condition.name: measured.result for measured in self.measured}
         for share in sorted(set(self.config.curve), reverse=True):
             part = curve_part(share)
             rows = self.rows.train[: max(1, round(share * len(self.rows.train)))]
@@ -125,11 +131,17 @@ class Job:
                 family="retrieve",
                 solver=self.chooser.searching(index.over(rows), self.wording, min(number, len(rows))),
             )
+            tuned, retrieved = (self._on_test(condition) for condition in (alone, searching))
             points.append(
-                CurvePoint(num_rows=len(rows), tuned=self._quality(alone), retrieved=self._quality(searching))
+                CurvePoint(
+                    num_rows=len(rows),
+                    tuned=tuned.interval(metric),
+                    retrieved=retrieved.interval(metric),
+                    gain=difference(tuned.values(metric), whole[TUNED].values(metric)),
+                )
             )
-        whole = {measured.condition.name: self._interval(measured) for measured in self.measured}
-        points.append(CurvePoint(num_rows=len(self.rows.train), tuned=whole[TUNED], retrieved=whole[name]))
+        ends = [whole[which].interval(metric) for which in (TUNED, name)]
+        points.append(CurvePoint(num_rows=len(self.rows.train), tuned=ends[0], retrieved=ends[1]))
         return sorted(points, key=lambda point: point.num_rows)
 
     def changing(self, facts: Sequence[Fact]) -> Freshness | None:
@@ -143,6 +155,7 @@ class Job:
             lambda taught, learnt: self.tuner("facts", taught, learnt, self.config.fact_epochs).adapter,
             invented=self.config.facts is None,
             say=self.say,
+            dropped=self.chooser.dropped,
         )
 
     def options(self) -> tuple[Option, ...]:
@@ -184,9 +197,8 @@ class Job:
         quality = self._interval(measured).percent()
         self.say(f"{condition.name}: {self.bench.answers.metric} {quality}, {measured.median_ms:.0f} ms a request")
 
-    def _quality(self, condition: Condition) -> Interval:
-        result = self.bench.score("test", self.rows.test, condition, f"curve: {condition.name}")
-        return result.interval(self.bench.answers.metric)
+    def _on_test(self, condition: Condition) -> TaskResult:
+        return self.bench.score("test", self.rows.test, condition, f"curve: {condition.name}")
 
     def _interval(self, measured: Measured) -> Interval:
         return measured.result.interval(self.bench.answers.metric)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tunesmith.evals.advise.conditions import Family
-from tunesmith.evals.advise.decide import Decision, Option, break_even, decide, sensitivity, what_would_change
+from tunesmith.evals.advise.decide import Decision, Option, decide, sensitivity, takes_less, what_would_change
 from tunesmith.evals.advise.words import reasons, verdict
 from tunesmith.recipes.advise_config import AdviseConfig
 from tunesmith.recipes.advise_measure import Advised
@@ -15,6 +15,7 @@ from tunesmith.runs import machine_summary
 
 # Where freshness was not tried: what reads an index can follow a change of it, weights cannot.
 BY_CONSTRUCTION: dict[Family, bool] = {"retrieve": True, "tune+retrieve": True}
+_NOT_TRIED = "Facts that change were not tried: what reads an index is taken to follow them, and nothing else."
 
 
 def facts_of_advice(config: AdviseConfig, advised: Advised, base: dict[str, str]) -> dict[str, Any]:
@@ -43,12 +44,12 @@ def facts_of_advice(config: AdviseConfig, advised: Advised, base: dict[str, str]
             "best": decision.best.name if decision.best else None,
             "usable": decision.usable,
             "unsure": list(decision.unsure),
-            "reasons": reasons(decision, options, rules, curve),
+            "reasons": reasons(decision, options, rules, curve, advised.curve[-2].gain if len(curve) > 1 else None),
             "would_change": [asdict(change) for change in what_would_change(options, rules, follows)],
         },
         "sensitivity": sensitivity(options, rules, follows),
         "rules": asdict(rules),
-        "notes": list(advised.notes),
+        "notes": [*advised.notes, *([] if fresh else [_NOT_TRIED])],
         "examples": _examples(advised),
         "settings": config.model_dump(mode="json"),
         "base": base,
@@ -95,14 +96,13 @@ def _freshness(fresh: Any) -> dict[str, Any]:
 
 
 def _break_even(options: tuple[Option, ...]) -> list[dict[str, Any]]:
-    """Tuning alone against each condition without tuning: requests from which its setup has paid, None: never."""
+    """Tuning alone against each condition without tuning: when it takes less time, and the requests it hangs on."""
     tuned = next((option for option in options if option.family == "tune"), None)
     others = [option for option in options if option.family in ("prompt", "shots", "retrieve")]
-    return [
-        {"tuned": tuned.name, "against": option.name, "requests": break_even(tuned, option)}
-        for option in others
-        if tuned is not None
-    ]
+    if tuned is None:
+        return []
+    found = [(option.name, *takes_less(tuned, option)) for option in others]
+    return [{"tuned": tuned.name, "against": name, "when": when, "requests": n} for name, when, n in found]
 
 
 def _examples(advised: Advised, count: int = 3) -> list[dict[str, str]]:

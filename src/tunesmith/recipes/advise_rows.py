@@ -25,12 +25,14 @@ class TaskRows:
     """Rows to learn from (in a seeded order, so that a share of them is a sample), to choose on, to measure on.
 
     num_leaks: training rows left out because their question is a near copy of a validation or test question.
+    num_not_chosen_on: validation rows left out because theirs is one of a test question.
     """
 
     train: tuple[Item, ...]
     validation: tuple[Item, ...]
     test: tuple[Item, ...]
     num_leaks: int
+    num_not_chosen_on: int
     num_read: int
 
     def with_choices(self, choices: tuple[str, ...]) -> TaskRows:
@@ -50,6 +52,10 @@ class TaskRows:
             lines.append(
                 f"{self.num_leaks} training rows were left out: their questions are near copies of held-out ones."
             )
+        if self.num_not_chosen_on:
+            lines.append(
+                f"{self.num_not_chosen_on} validation rows were left out: their questions are near copies of test ones."
+            )
         return lines
 
 
@@ -64,19 +70,26 @@ def load_rows(config: RowsConfig) -> TaskRows:
     # Copies may also stand in two files.
     texts = [question_of(item) for item in (*train, *validation, *test)]
     clusters = near_clusters(texts, config.near_threshold)
-    held_out = set(clusters[len(train) :].tolist())
-    clean = [item for item, cluster in zip(train, clusters.tolist(), strict=False) if cluster not in held_out]
+    held_out = clusters[len(train) :].tolist()
+    known, asked = set(held_out), set(held_out[len(validation) :])
+    chosen_on = [item for item, cluster in zip(validation, held_out, strict=False) if cluster not in asked]
+    clean = [item for item, cluster in zip(train, clusters.tolist(), strict=False) if cluster not in known]
     sides = {
         "train": _sample(clean, config.limit, config.seed, "train"),
-        "validation": _sample(validation, config.validation_limit, config.seed, "validation"),
-        "test": _sample(_apart(test, validation), config.test_limit, config.seed, "test"),
+        "validation": _sample(chosen_on, config.validation_limit, config.seed, "validation"),
+        "test": _sample(test, config.test_limit, config.seed, "test"),
     }
     for (name, items), least in zip(sides.items(), (8, 4, 8), strict=True):
         if len(items) < least:
             raise ConfigError(
                 config.task, f"{len(items)} {name} rows are left, {least} at least are needed.", "Bring more rows."
             )
-    return TaskRows(**sides, num_leaks=len(train) - len(clean), num_read=num_read)
+    return TaskRows(
+        **sides,
+        num_leaks=len(train) - len(clean),
+        num_not_chosen_on=len(validation) - len(chosen_on),
+        num_read=num_read,
+    )
 
 
 def _items(config: RowsConfig, source: str, side: str) -> list[Item]:
@@ -109,12 +122,6 @@ def _held_out(items: list[Item], config: RowsConfig, wanted: Sequence[bool]) -> 
     sides = [[item for item, part in zip(items, part_N, strict=True) if part == p] for p in range(len(shares) + 1)]
     held = iter(sides[1:])
     return sides[0], [next(held) if take else [] for take in wanted]
-
-
-def _apart(test: Sequence[Item], validation: Sequence[Item]) -> list[Item]:
-    """Test items that nothing was chosen on: a question of a validation file is not asked again."""
-    seen = {question_of(item) for item in validation}
-    return [item for item in test if question_of(item) not in seen]
 
 
 def _sample(items: Sequence[Item], limit: int | None, seed: int, side: str) -> tuple[Item, ...]:

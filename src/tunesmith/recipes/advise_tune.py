@@ -92,6 +92,8 @@ def _train(
         eval_steps=max(1, round(steps / 4)),
         save_total_limit=1,
         early_stopping_patience=0,
+        # What it broke is not asked here, and would count as time to set up.
+        after_training="off",
         **settings,
     )
     # Beside the adapter: what an earlier call that was broken off has spent counts too.

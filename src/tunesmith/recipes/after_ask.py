@@ -74,13 +74,20 @@ def what_to_ask(run: Tuned, config: AfterConfig, rows: RowFacts, base: Base, ada
 def _seen_places(run: Tuned) -> list[int]:
     """Places of the training rows that the kept weights have seen: all of them after a whole epoch.
 
-    Before its end they are the first of the epoch's order; where a row makes several examples that is near, not exact.
+    Before its end they are the first of the epoch's order; none where some rows made no example, or several, for then
+    that order is not one of rows.
     """
     num_rows = len(run.data.train)
     metrics, kept = read_metrics(run.folder / METRICS_FILE), kept_step(run)
     epochs = [line["epoch"] for line in metrics if line["step"] <= kept and "epoch" in line]
     share = epochs[-1] if epochs else 1.0
     num_examples = num_rows + sum(canary.copies for canary in make_canaries(run.config.canaries, run.config.seed))
+    if share >= 1:
+        return list(range(num_rows))
+    record = json.loads((run.folder / RECORD_FILE).read_text(encoding="utf-8"))
+    # Runs of before this was noted say nothing.
+    if record.get("num_examples", num_examples) != num_examples:
+        return []
     order = list(range(num_examples))
     if run.config.shuffle:
         order = permutation(num_examples, run.config.seed, "row_order", 0)

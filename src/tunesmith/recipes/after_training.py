@@ -92,9 +92,9 @@ def look_back(run: Tuned, config: AfterConfig, say: Say) -> dict[str, Any]:
         }  # fmt: skip
         atomic_write_text(run.folder / RESULT_FILE, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         # As JSON has it, so that a page does not depend on when it is written.
-        facts = dict(json.loads((run.folder / RESULT_FILE).read_text(encoding="utf-8")))
-        write_after_report(run.folder / REPORT_FILE, facts)
-    return facts
+        written: dict[str, Any] = json.loads((run.folder / RESULT_FILE).read_text(encoding="utf-8"))
+        write_after_report(run.folder / REPORT_FILE, written)
+    return written
 
 
 def _key(run: Tuned, config: AfterConfig, base: Base, adapter: str | None) -> str:

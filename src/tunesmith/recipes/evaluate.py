@@ -62,6 +62,9 @@ def run_eval(config: EvalConfig, say: Callable[[str], None]) -> dict[str, Any]:
             measured = measure_all(plans, opened, replayed, results_path, say)
             for name in harness:
                 for plan, own in measure_harness(config, name, opened.subjects, results_path):
+                    if plan.suite.name in {one.suite.name for one in plans}:
+                        say(f"{plan.suite.name} is also part of an earlier suite; it is counted once.")
+                        continue
                     plans, measured = [*plans, plan], [*measured, own]
                     for one in own:
                         say(figure(plan, one))

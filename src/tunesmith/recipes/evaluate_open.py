@@ -133,8 +133,13 @@ def make_plan(
 
 
 def find_suites(names: Sequence[str], subjects: Sequence[Subject], *, select_shots: bool) -> list[Suite]:
-    """The suites by their names. Raises ConfigError for one that a subject cannot answer, and names them all."""
+    """The suites by their names. Raises ConfigError for one that a subject cannot answer, and for two of one name."""
     suites = [find_suite(name) for name in names]
+    # Results, comparisons and choices of shots are kept by the suite's name: one of two would be lost.
+    for suite in suites:
+        if len(own := [n for s, n in zip(suites, names, strict=True) if s.name == suite.name]) > 1:
+            fix = "Give one another name in a .yaml file, or measure them in calls of their own."
+            raise ConfigError(f"suites {', '.join(own)}", f"are all called '{suite.name}'.", fix)
     mute = [subject.label for subject in subjects if subject.likelihood is None]
     if mute and (refused := [suite.name for suite in suites if suite.needs_likelihood]):
         raise ConfigError(

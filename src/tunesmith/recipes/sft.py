@@ -63,7 +63,8 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
         # 2. The run folder, and the state of a run that goes on.
         parameters = prepared.role.parameters
         optimizer = build_optimizer(parameters, config)
-        facts = {"budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
+        facts: dict[str, Any] = {"budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
+        facts["num_examples"] = len(prepared.train)
         with open_session(prepared, checkpoint, optimizer, parameters, facts, prepared.world) as session:
             # 3. The loop, and 4. what it leaves.
             plan = session.state.plan
@@ -160,7 +161,9 @@ def describe_result(trained: Trained, config: SFTConfig, recipe: str) -> list[st
         f"peak {trained.peak_bytes / 1e9:.2f} GB"
     )
     lines += [] if trained.after is None else say_after(trained.after)
-    wrote = "adapter, metrics.jsonl, loss.png" + ("" if trained.after is None else ", after_training.html")
+    wrote = "adapter, metrics.jsonl, loss.png" + (
+        "" if trained.after is None or "skipped" in trained.after else ", after_training.html"
+    )
     lines.append(f"wrote {trained.output_dir}: {wrote}")
     what = f"--adapter {trained.output_dir}" if config.adapter.method == "lora" else f"--model {trained.output_dir}"
     verb = "generate" if trained.base.is_encoder_decoder else "chat"

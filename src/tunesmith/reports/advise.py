@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunesmith.reports.advise_plots import write_pictures as write_pictures
 from tunesmith.reports.html import Report
+from tunesmith.reports.markdown import markdown_table, markdown_text
 
 CAPTIONS = {
     "quality": "Quality of every condition on the same test rows, with its 95 % interval; the arrow marks the advice.",
@@ -69,28 +70,28 @@ def write_report(path: Path, facts: Mapping[str, Any], pictures: Mapping[str, Pa
 def markdown(facts: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
     """The same without the side-by-side answers; pictures are named as files beside it."""
     decision = facts["decision"]
-    parts = [f"# Prompt, retrieve or tune?\n\n**{decision['verdict']}**", _bullets(decision["reasons"])]
+    parts = [f"# Prompt, retrieve or tune?\n\n**{markdown_text(decision['verdict'])}**", _bullets(decision["reasons"])]
     if decision["would_change"]:
         parts += ["## What would change it", _bullets(f"if {c['what']}: {c['then']}" for c in decision["would_change"])]
     parts += [
         "## Quality",
         _picture(pictures["quality"]),
-        _markdown_table(quality_table(facts)),
-        how_it_was_measured(facts),
+        markdown_table(*quality_table(facts)),
+        markdown_text(how_it_was_measured(facts)),
     ]
     if "curve" in pictures:
         parts += ["## Would more rows help?", _picture(pictures["curve"])]
     parts += [
         "## Cost", _picture(pictures["cost"]),
-        _markdown_table(cost_table(facts)), _markdown_table(break_even_table(facts)),
+        markdown_table(*cost_table(facts)), markdown_table(*break_even_table(facts)),
     ]  # fmt: skip
     if facts["freshness"] is not None:
         fresh = facts["freshness"]
-        parts += ["## Facts that change", about_freshness(fresh), _picture(pictures["freshness"])]
-        parts.append(_markdown_table(freshness_table(fresh)))
+        parts += ["## Facts that change", markdown_text(about_freshness(fresh)), _picture(pictures["freshness"])]
+        parts.append(markdown_table(*freshness_table(fresh)))
     parts.append("## Advice under other thresholds")
     for label in facts["sensitivity"]:
-        parts += [f"Where {label}:", _markdown_table(sensitivity_table(facts, label))]
+        parts += [f"Where {label}:", markdown_table(*sensitivity_table(facts, label))]
     parts += ["## Notes", _bullets([*facts["notes"], *(f"{k}: {v}" for k, v in _footer(facts).items())])]
     return "\n\n".join(parts) + "\n"
 
@@ -145,12 +146,12 @@ def cost_table(facts: Mapping[str, Any]) -> Table:
 
 
 def break_even_table(facts: Mapping[str, Any]) -> Table:
-    """From how many requests on tuning takes less time than each condition without it, whatever the quality."""
+    """For how many requests tuning takes less time than each condition without it, whatever the quality."""
     rows = []
     for even in facts["break_even"]:
         number = even["requests"]
-        rows.append([even["against"], "never" if number is None else f"{number:,.0f}"])
-    return ["tuning takes less time than", "from this number of requests on"], rows
+        rows.append([even["against"], even["when"] if number is None else f"{even['when']} {number:,.0f} requests"])
+    return ["tuning takes less time than", "when"], rows
 
 
 def about_freshness(fresh: Mapping[str, Any]) -> str:
@@ -214,17 +215,8 @@ def _footer(facts: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _bullets(lines: Any) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 def _picture(path: Path) -> str:
     return f"![{path.stem}]({path.name})"
-
-
-def _markdown_table(table: Table) -> str:
-    columns, rows = table
-    return "\n".join(_row(cells) for cells in (columns, ["---"] * len(columns), *rows))
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -105,7 +105,7 @@ def _cost(facts: Mapping[str, Any]) -> Any:
         axes.plot(REQUESTS, minutes, color=COLOURS[row["family"]], linestyle=style, label=row["name"])
     tuned = next((row for row in facts["conditions"] if row["family"] == "tune"), None)
     for even in facts["break_even"]:
-        if tuned is not None and even["requests"] and REQUESTS[0] <= even["requests"] <= REQUESTS[-1]:
+        if tuned is not None and even["when"] == "from" and REQUESTS[0] <= even["requests"] <= REQUESTS[-1]:
             spent = tuned["setup_minutes"] + even["requests"] * tuned["ms"]["median"] / 60_000
             axes.plot(even["requests"], spent, "o", color=COLOURS["tune"], markersize=5)
     axes.axvline(facts["rules"]["num_requests"], color="#999", linewidth=0.8)

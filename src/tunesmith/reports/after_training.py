@@ -12,6 +12,9 @@ from tunesmith.reports.html import Report
 from tunesmith.reports.winrate import interval_text
 
 Facts = Mapping[str, Any]
+# Of fewer trained or held-out rows no verdict is given.
+MIN_ROWS = 4
+_NO_GAP = "there are no held-out rows, or it cannot be told which rows less than one epoch has seen"
 
 
 def say_after(facts: Facts) -> list[str]:
@@ -37,7 +40,7 @@ def say_retained(facts: Facts) -> str:
     total, texts = abilities[0], abilities[-1]
     changed = {verdict: [a["kind"] for a in abilities if a["verdict"] == verdict] for verdict in ("lost", "gained")}
     said = [f"{verdict.upper()} {', '.join(kinds)}" for verdict, kinds in changed.items() if kinds]
-    verdict = "; ".join(said) if said else f"no forgetting seen ({_points(total['detectable'])} would have been)"
+    verdict = "; ".join(said) if said else f"no forgetting seen ({_could_show(total['detectable'])})"
     return (
         f"{verdict}. {total['num_items']} questions: {interval_text(total['base'], percent=True)} -> "
         f"{interval_text(total['tuned'], percent=True)} right; plain text {texts['base']['value']:.3f} -> "
@@ -49,9 +52,12 @@ def say_gap(facts: Facts) -> str:
     """How much better the rows trained on are known than held-out ones."""
     gap = facts["gap"]
     if gap is None:
-        return "not compared, for there are no held-out rows."
+        return f"not compared: {_NO_GAP}."
     verdict = "no sign of learning by heart" if _holds_zero(gap["widened"]) else "LEARNT BY HEART to some degree"
-    if gap["widened"]["high"] < 0:
+    if min(gap["num_seen"], gap["num_unseen"]) < MIN_ROWS:
+        # A bootstrap of so few is too narrow, and of one row has no width at all.
+        verdict = "too few rows for a verdict (--row-tokens reads more)"
+    elif gap["widened"]["high"] < 0:
         verdict = "held-out rows gained more than those trained on"
     return (
         f"{verdict}: tuning widened the gap between {gap['num_unseen']} held-out and {gap['num_seen']} trained rows by "
@@ -66,20 +72,27 @@ def say_verbatim(facts: Facts) -> str:
     if kept is None:
         return ""
     seen, unseen = kept["seen"], kept["unseen"]
+    verdict = "no more than held-out rows are" if kept["seen_over_unseen"]["low"] <= 0 else "MEMORISED"
     return (
-        f"{len(kept['rows'])} of {kept['num_seen']} trained rows are completed exactly by the tuned model alone; "
-        f"tuned {_percent(seen['tuned'])} (base {_percent(seen['base'])}), of held-out rows {_percent(unseen['tuned'])}"
+        f"{verdict}: {len(kept['rows'])} of {kept['num_seen']} trained rows are completed exactly by the tuned model "
+        f"alone; tuned {_percent(seen['tuned'])} (base {_percent(seen['base'])}), of held-out rows "
+        f"{_percent(unseen['tuned'])}"
     )
 
 
 def say_overlaps(facts: Facts) -> str:
     """Which evaluation sets share runs of words with the training rows."""
     long = [one for one in facts["overlaps"] if one["size"] == max(o["size"] for o in facts["overlaps"])]
-    found = [f"{one['name']} {one['num_shared']} of {one['num_items']} items" for one in long if one["num_shared"]]
+    shared = [one for one in long if one["num_shared"]]
+    found = [f"{one['name']} {one['num_shared']} of {one['num_items']} items" for one in shared]
+    covered = sum(one["num_covered"] for one in shared)
     read = facts["rows"]
     of = "" if read["read"] == read["all"] else f", a sample of {read['all']}"
     what = f"runs of {long[0]['size']} words shared with {read['read']} training rows{of}"
-    return f"CONTAMINATED, {what}: {'; '.join(found)}" if found else f"{len(long)} evaluation sets, no {what}"
+    if not found:
+        return f"{len(long)} evaluation sets, no {what}"
+    verdict = f"CONTAMINATED, {covered} items nearly whole" if covered else "phrases, no item nearly whole"
+    return f"{verdict}; {what}: {'; '.join(found)}"
 
 
 def say_pii(facts: Facts) -> str:
@@ -154,13 +167,13 @@ def _retained(report: Report, abilities: Sequence[Facts], picture: Path) -> None
         "Easy questions with four answers (chance 25 %) and plain English text, on the same items. Intervals are "
         "Wilson's, of differences Newcombe's, of bits a bootstrap over texts; p is the exact McNemar test, of bits the "
         "exact sign test, Holm-adjusted for all lines. Detectable: the smallest difference that so many items show in "
-        "four of five cases, before that adjustment."
+        "four of five cases, before that adjustment; none: items that differ so seldom could show none."
     )
     rows = []
     for one in abilities:
         percent = one["unit"] == "right"
         cells = [interval_text(one[key], percent=percent) for key in ("base", "tuned", "difference")]
-        seen = "-" if one["detectable"] is None else _points(one["detectable"])
+        seen = "-" if one["detectable"] is None else "none" if one["detectable"] >= 1 else _points(one["detectable"])
         rows.append(
             [f"{one['kind']} ({one['unit']})", one["num_items"], *cells, f"{one['only_base']} : {one['only_tuned']}",
              f"{one['p_holm']:.2g}", seen, one["verdict"]]
@@ -179,7 +192,7 @@ def _gap(report: Report, facts: Facts) -> None:
         )
     gap, kept = facts["gap"], facts["verbatim"]
     if gap is None:
-        report.text("There are no held-out rows to compare with.")
+        report.text(f"Not compared: {_NO_GAP}.")
         return
     report.text(
         "Losses of whole samples in nats a token, with a bootstrap over rows. What the base already finds easier or "
@@ -263,6 +276,13 @@ def _percent_of(share: float) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:.0f} points"
+
+
+def _could_show(detectable: float) -> str:
+    """What a loss would have to be for these questions to show it."""
+    if detectable >= 1:
+        return "questions that differ so seldom could show none"
+    return f"one of {_points(detectable)} would have been, 4 times in 5, before Holm's adjustment"
 
 
 def _bits(canaries: Facts) -> float:

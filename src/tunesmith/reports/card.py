@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.reports.html import Report
+from tunesmith.reports.markdown import markdown_table, markdown_text
 from tunesmith.reports.winrate import interval_text
 from tunesmith.runs import atomic_write_bytes, atomic_write_text
 
@@ -19,7 +20,8 @@ _HOW_TO_READ = (
     "Every figure stands with its 95 % interval, by groups where items are variants of each other. Both models were "
     "asked the same items; the difference is the second less the first, its p adjusted by Holm over all rows before "
     "the verdict. 'better' and 'worse' say where the second is nearer to the best value, or farther, than chance "
-    "explains; 'at chance' that neither can be told from a model that knows nothing, or in a bias row from one that "
+    "explains; 'turned round' that it leans the other way, perhaps as far; 'at chance' that neither can be told from a "
+    "model that knows nothing, or in a bias row from one that "
     "prefers nobody. detectable is the difference that four of five such cards would find, before Holm."
 )
 _RADAR = (
@@ -37,7 +39,7 @@ def write_card_report(folder: Path, facts: Mapping[str, Any]) -> None:
     report = Report(f"Report card: {_title(facts)}", f"{facts['base']['name']}, {facts['limit']} questions a model")
     report.figure(folder / CARD_PICTURE, _RADAR)
     report.text(_HOW_TO_READ)
-    report.table(_columns(facts), [_cells(row) for row in facts["rows"]], sortable=True)
+    report.table(_columns(facts), [_cells(row, facts["labels"]) for row in facts["rows"]], sortable=True)
     report.heading("Calibration")
     report.figure(
         folder / CALIBRATION_PICTURE,
@@ -66,7 +68,7 @@ def _columns(facts: Mapping[str, Any]) -> list[str]:
     return ["dimension", "what", "items", *facts["labels"], *two, "verdict", "note"]
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
     digits = 1 if row["unit"] in ("ms", "tokens/s") else 3
     unit = f" {row['unit']}" if row["unit"] else ""
     two = []
@@ -74,20 +76,27 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         shown = [interval_text(row[key], digits=digits) for key in ("second", "difference")]
         two = [shown[0] + unit, shown[1] + unit, f"{row['p']:.2g}", f"{row['detectable']:.{digits}f}"]
     first = interval_text(row["first"], digits=digits) + unit
-    note = "; ".join(part for part in (_aim(row), row["note"]) if part)
+    notes = [row["note"]]
+    if len(labels) > 1:
+        own = zip(labels, (row["note"], row["second_note"]), strict=True)
+        notes = [f"{label}: {note}" for label, note in own if note]
+    note = "; ".join(part for part in (_aim(row), *notes) if part)
     return [row["dimension"], row["name"], str(row["num_items"]), first, *two, row["verdict"], note]
 
 
 def _aim(row: Mapping[str, Any]) -> str:
     best = "more is better" if row["ideal"] is None else f"best {row['ideal']:g}"
-    return best if row["chance"] is None or row["chance"] == row["ideal"] else f"{best}, chance {row['chance']:.2f}"
+    if row["chance"] is None or row["chance"] == row["ideal"]:
+        return best
+    chances = [f"{row[key]:.2f}" for key in ("chance", "second_chance") if row[key] is not None]
+    return f"{best}, chance {' and '.join(dict.fromkeys(chances))}"
 
 
 def describe_rows(facts: Mapping[str, Any]) -> list[str]:
     """The rows as lines of a terminal: what, the models' figures, the verdict."""
     table = [["", *facts["labels"], "verdict"]]
     for row in facts["rows"]:
-        cells = _cells(row)
+        cells = _cells(row, facts["labels"])
         figures = cells[3:5] if row["second"] is not None else cells[3:4]
         empty = [""] * (len(facts["labels"]) - len(figures))
         table.append([row["name"], *figures, *empty, row["verdict"]])
@@ -98,12 +107,8 @@ def describe_rows(facts: Mapping[str, Any]) -> list[str]:
 def markdown(facts: Mapping[str, Any]) -> str:
     """The card as a Markdown page with its picture."""
     columns = _columns(facts)
-    lines = [f"# Report card: {_title(facts)}", "", f"![Report card]({CARD_PICTURE})", ""]
-    lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    for row in facts["rows"]:
-        cells = _cells(row)
-        cells += [""] * (len(columns) - len(cells))
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    lines = [f"# Report card: {markdown_text(_title(facts))}", "", f"![Report card]({CARD_PICTURE})", ""]
+    lines.append(markdown_table(columns, [_cells(row, facts["labels"]) for row in facts["rows"]]))
     machine = facts["machine"]
     lines += ["", _HOW_TO_READ, "", f"{facts['seconds']:.0f} s on {machine['processor']}, {machine['cores']} cores."]
     return "\n".join(lines) + "\n"
@@ -166,7 +171,7 @@ def draw_card(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _picture_cells(row: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    cells = _cells(row)
+    cells = _cells(row, facts["labels"])
     figures = cells[3 : -2 if row["second"] is None else -4]
     width = 1 if len(facts["labels"]) == 1 else 3
     return [row["name"], *figures, *[""] * (width - len(figures)), row["verdict"]]

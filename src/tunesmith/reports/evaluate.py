@@ -17,7 +17,7 @@ Example = tuple[str, Mapping[str, Any]]
 _METHOD = (
     "Intervals are 95 %: Wilson's score interval of shares, a bootstrap of other means, both over groups where items "
     "belong together. Comparisons are over the same items, asked in the same words and with the same settings: "
-    "p is the exact two-sided McNemar test (on graded values the sign test) of the one metric a suite that decides, "
+    "p is the exact two-sided McNemar test (on graded values the sign test) of the metric that decides in a suite, "
     "and p (Holm) holds for all tests of this evaluation together. Other metrics are shown and not tested."
 )
 
@@ -34,7 +34,9 @@ def sentence(one: Mapping[str, Any], num_tests: int) -> str:
         said = f"{one['second']} and {one['first']} differ, the number of items and the mean not in one direction"
         return f"{one['task']}: {said}: {figures}."
     could = "how much it varies cannot be told from these items"
-    if one["smallest"] is not None:
+    if one["smallest"] is not None and one["smallest"] >= 1:
+        could = f"{one['num_items']} items that differ so seldom could show none"
+    elif one["smallest"] is not None:
         could = f"{one['num_items']} items would show {one['smallest']:.3f} or more, 4 times in 5"
     return f"{one['task']}: no difference found between {one['second']} and {one['first']}: {figures}; {could}."
 

@@ -44,19 +44,22 @@ class LocalLikelihood:
     adapter: str | None = None
     chat_template: bool = True
     micro_batch_tokens: int = 2048
+    model_digest: str | None = None
+    """Of weights that are no longer those on the disk, as after full tuning."""
     num_tokens: int = 0
     """Tokens worked through since it was made."""
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Digests of base, tokenizer, template and adapter, and the arithmetic."""
+        """Digests of base, tokenizer, template and adapter, and the number format it computes in."""
         resolved = self.base.resolved
         return {
             "model": resolved.name,
-            "model_digest": resolved.base_digest,
+            "model_digest": self.model_digest or resolved.base_digest,
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest if self.chat_template else "none",
             "adapter_digest": adapter_digest(self.base, self.adapter),
+            "dtype": str(self.base.dtype).removeprefix("torch."),
         }
 
     def score(self, asked: Sequence[Asked]) -> list[tuple[Likelihood, ...]]:

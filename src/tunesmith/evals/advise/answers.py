@@ -65,7 +65,7 @@ def answers_of(
         note = "answers are numbers: right if the last number of the answer equals the row's."
         return _plain(kind, "numeric", ("numeric",), numeric_answer(), note, longest)
     if kind == "label":
-        return _label_answers((*targets, *held_out), by_choice, longest)
+        return _label_answers(targets, held_out, by_choice, longest)
     if kind == "text":
         note = (
             "answers are short texts: right if the row's words stand in the answer in a row (case, punctuation aside)."
@@ -125,8 +125,8 @@ def _json_answers(targets: Sequence[str], longest: int) -> Answers:
     )
 
 
-def _label_answers(targets: Sequence[str], by_choice: bool | None, longest: int) -> Answers:
-    labels = tuple(sorted(set(targets)))
+def _label_answers(targets: Sequence[str], held_out: Sequence[str], by_choice: bool | None, longest: int) -> Answers:
+    labels = tuple(sorted({*targets, *held_out}))
     begins = [one for one in labels if any(other != one and other.startswith(one) for other in labels)]
     if by_choice and begins:
         raise ConfigError(
@@ -147,6 +147,7 @@ def _label_answers(targets: Sequence[str], by_choice: bool | None, longest: int)
         scorer=choice_scorer() if choose else exact_text,
         note=f"answers are {len(labels)} labels: {how}.",
         choices=labels if choose else (),
-        values={"": labels},
+        # Prompts name these: what only held-out rows say is not told.
+        values={"": tuple(sorted(set(targets)))},
         longest_words=longest,
     )

@@ -52,17 +52,26 @@ def with_prompt(wording: Wording) -> Solver:
     return solve
 
 
-def with_shots(wording: Wording, shots_of: Callable[[Item], Sequence[Item]], fits: Fits, dropped: Dropped) -> Solver:
+def with_shots(
+    wording: Wording,
+    shots_of: Callable[[Item], Sequence[Item]],
+    fits: Fits,
+    dropped: Dropped,
+    *,
+    open_book: bool = False,
+) -> Solver:
     """Ask each item after solved examples, the last next to the question; the first go where the prompt is too long.
 
-    Raises ValueError where an example asks what the item asks: it would tell the answer.
+    Raises ValueError where an example asks what the item asks and so tells the answer, unless that is what the index is
+    for (open_book).
     """
 
     def solve(items: Sequence[Item], generate: Generate) -> Sequence[Reply]:
         requests = []
         for item in items:
             shots = list(shots_of(item))
-            if told := [shot.id for shot in shots if question_of(shot) == question_of(item)]:
+            told = [shot.id for shot in shots if question_of(shot) == question_of(item)]
+            if told and not open_book:
                 raise ValueError(f"shots {told} tell the answer to {item.id}")
             messages = _after_shots(item, shots, wording)
             while shots and not fits(messages):

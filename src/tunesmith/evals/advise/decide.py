@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from tunesmith.evals.advise.conditions import Family
 from tunesmith.stats import (
@@ -121,15 +122,16 @@ def decide(options: Sequence[Option], rules: Rules, follows: Mapping[Family, boo
 def _against(best: Option, others: Sequence[Option]) -> list[Against]:
     tests = [exact_mcnemar(option.values, best.values).p for option in others]
     return [
-        Against(name=option.name, difference=_difference(best.values, option.values), p=p, holm_p=adjusted)
+        Against(name=option.name, difference=difference(best.values, option.values), p=p, holm_p=adjusted)
         for option, p, adjusted in zip(others, tests, holm_adjusted(tests), strict=True)
     ]
 
 
-def _difference(best: Sequence[float], other: Sequence[float]) -> Interval:
-    if set(best) | set(other) <= {0.0, 1.0}:
-        return newcombe_paired_difference([v == 1 for v in best], [v == 1 for v in other])
-    return bootstrap_paired_difference(best, other, seed=0)
+def difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Mean of the second less the first over the same items, with its 95 % interval."""
+    if set(first) | set(second) <= {0.0, 1.0}:
+        return newcombe_paired_difference([v == 1 for v in first], [v == 1 for v in second])
+    return bootstrap_paired_difference(first, second, seed=0)
 
 
 def break_even(first: Option, second: Option) -> float | None:
@@ -143,6 +145,19 @@ def break_even(first: Option, second: Option) -> float | None:
     if extra == 0:
         return 0.0 if saved != 0 else None
     return extra / saved if saved > 0 else None
+
+
+def takes_less(first: Option, second: Option) -> tuple[Literal["always", "never", "from", "up to"], float | None]:
+    """For which numbers of requests the first takes less time than the second, setting up included.
+
+    From or up to their break-even, which is given; up to it where the first is quicker to set up and slower to answer.
+    """
+    extra, saved = first.setup_minutes - second.setup_minutes, second.ms - first.ms
+    if extra <= 0 and saved >= 0:
+        return ("always", None) if extra or saved else ("never", None)
+    if extra >= 0 and saved <= 0:
+        return "never", None
+    return "from" if saved > 0 else "up to", break_even(first, second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ _WORDINGS = (
 class Fact:
     """A question whose answer was ``old`` when the model was tuned and is ``new`` now; equal: it did not change.
 
-    taught: the wordings it is tuned on, the first of which is indexed; the question itself is asked.
+    taught: the wordings it is tuned and indexed in; the question itself is asked.
     """
 
     question: str
@@ -83,21 +83,20 @@ def read_facts(path: str) -> list[Fact]:
         others = row.get("wordings") or [row["question"]]
         if not isinstance(others, list) or not all(isinstance(text, str) and text.strip() for text in others):
             raise DataError(where.at("wordings"), "a list of texts is expected.", "Correct it, or leave it out.")
+        new, old = (f" {normalised(row[name])} " for name in ("new", "old"))
+        if row["new"] != row["old"] and (new in old or old in new):
+            cause = "of the old and the new answer one holds the other, so that nobody can tell which was said."
+            raise DataError(where.at("new"), cause, "Write both so that neither stands in the other.")
         facts.append(Fact(question=row["question"], old=row["old"], new=row["new"], taught=tuple(others)))
     if sum(fact.changed for fact in facts) < 2:
         raise DataError(Path(path), "fewer than two facts change.", "Write some whose old and new answers differ.")
     return facts
 
 
-def passages_of(facts: Sequence[Fact], *, new: bool) -> list[str]:
-    """The facts as an index holds them: each in its first taught wording, with its old or its new answer."""
-    return [f"{fact.taught[0]} {fact.new if new else fact.old}" for fact in facts]
-
-
-def taught_items(facts: Sequence[Fact]) -> list[Item]:
-    """The rows an adapter is tuned on: every taught wording with the old answer."""
+def taught_items(facts: Sequence[Fact], *, new: bool) -> list[Item]:
+    """The rows that teach the facts, every taught wording with its answer: tuned on (old), searched (old, then new)."""
     return [
-        Item(id=f"fact-{i}-{j}", messages=(_user(text),), target=fact.old)
+        Item(id=f"fact-{i}-{j}", messages=(_user(text),), target=fact.new if new else fact.old)
         for i, fact in enumerate(facts)
         for j, text in enumerate(fact.taught)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tunesmith.evals.advise.conditions import Family
-from tunesmith.evals.advise.decide import Against, Decision, Option, Rules, break_even
+from tunesmith.evals.advise.decide import Against, Decision, Option, Rules, takes_less
 from tunesmith.stats import Interval, smallest_detectable_difference
 
 VERDICTS: dict[Family, str] = {
@@ -27,11 +27,16 @@ def verdict(decision: Decision) -> str:
 
 
 def reasons(
-    decision: Decision, options: Sequence[Option], rules: Rules, curve: Sequence[tuple[int, Interval]]
+    decision: Decision,
+    options: Sequence[Option],
+    rules: Rules,
+    curve: Sequence[tuple[int, Interval]],
+    gain: Interval | None = None,
 ) -> list[str]:
     """Why, and how sure: the choice, the best, the rivals, what it costs, whether more rows would help.
 
-    curve: number of training rows and quality of the tuned model, by rising number.
+    curve: number of training rows and quality of the tuned model, by rising number. gain: what the last step of it
+    added, on the same test rows.
     """
     choice, best = decision.choice, decision.best
     if choice is None or best is None:
@@ -62,8 +67,8 @@ def reasons(
             f"not significantly. {num_items} rows find differences from about {least:.0f} points on: bring more."
         )
     out += _cost(choice, options)
-    if len(curve) > 1:
-        out.append(_more_rows(curve))
+    if len(curve) > 1 and gain is not None:
+        out.append(_more_rows(curve, gain, rules.margin))
     if len(options) > 2:
         out.append(
             f"The best of {len(options)} conditions on the same rows looks a little better than it is, which intervals "
@@ -104,19 +109,25 @@ def _cost(choice: Option, options: Sequence[Option]) -> list[str]:
     if not untuned or not tuned:
         return out
     rival = max(untuned, key=lambda option: (option.quality.value, -option.ms))
-    number = break_even(tuned[0], rival)
-    if number is None:
-        slower = "no faster" if tuned[0].ms >= rival.ms else "dearer to set up"
-        out.append(f"Tuning never pays for itself in time against {rival.name}: a request of it is {slower}.")
-    else:
-        out.append(f"In time alone, tuning has paid for itself against {rival.name} after {number:,.0f} requests.")
+    when, number = takes_less(tuned[0], rival)
+    number = number or 0.0
+    said = {
+        "always": f"In time alone, tuning is ahead of {rival.name} from the first request.",
+        "never": f"Tuning never pays for itself in time against {rival.name}: a request of it is no faster.",
+        "from": f"In time alone, tuning has paid for itself against {rival.name} after {number:,.0f} requests.",
+        "up to": f"In time alone, tuning is ahead of {rival.name} up to {number:,.0f} requests, and behind from there.",
+    }
+    out.append(said[when])
     return out
 
 
-def _more_rows(curve: Sequence[tuple[int, Interval]]) -> str:
+def _more_rows(curve: Sequence[tuple[int, Interval]], gain: Interval, margin: float) -> str:
+    """No more than the interval of the paired difference allows."""
     (fewer, before), (more, after) = curve[-2:]
-    gain = 100 * (after.value - before.value)
     share = f"From {fewer} to {more} training rows the tuned model went from {before.percent()} to {after.percent()}"
-    if gain >= 3:
+    share += f", {_points(gain)}"
+    if gain.low > 0:
         return f"{share}: still rising, so more rows should help."
-    return f"{share}: no longer rising visibly, so more rows of this kind should help little."
+    if gain.high < margin:
+        return f"{share}: no longer rising by what you care about, so more rows of this kind should help little."
+    return f"{share}: too few test rows to say whether more training rows would help."

@@ -34,12 +34,12 @@ RAPL = Path("/sys/class/powercap")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One model's readings, a value a repeat; joules is empty where no counter can be read."""
+    """One model's readings, a value a repeat; joules is None in a turn whose counter could not be read."""
 
     first_token_ms: tuple[float, ...]
     one_row_rate: tuple[float, ...]
     many_rows_rate: tuple[float, ...]
-    joules: tuple[float, ...]
+    joules: tuple[float | None, ...]
 
 
 def measure_speed(base: Base, adapters: Sequence[str | None], *, repeats: int = REPEATS) -> list[Speed]:
@@ -55,7 +55,7 @@ def measure_speed(base: Base, adapters: Sequence[str | None], *, repeats: int = 
             first_token_ms=tuple(r[0] for r in own),
             one_row_rate=tuple(r[1] for r in own),
             many_rows_rate=tuple(r[2] for r in own),
-            joules=tuple(r[3] for r in own if r[3] is not None),
+            joules=tuple(r[3] for r in own),
         )
         for own in readings
     ]
@@ -135,11 +135,14 @@ def efficiency_rows(first: Speed, second: Speed | None) -> list[Row]:
     )
     out = []
     for name, field, ideal, unit in described:
-        one, two = getattr(first, field), getattr(second, field) if second is not None else ()
-        if len(one) < 2:
+        # Turns in which both were read: a pair is of one turn.
+        turns = zip(*(getattr(speed, field) for speed in (first, second or first)), strict=True)
+        read = [pair for pair in turns if None not in pair]
+        if len(read) < 2:
             continue
+        one, two = zip(*read, strict=True)
         row = Row(dimension="efficiency", name=name, num_items=len(one), ideal=ideal, unit=unit, first=student(one)[0])
-        if len(two) == len(one):
+        if second is not None:
             difference, p = student([b - a for a, b in zip(one, two, strict=True)])
             row = replace(row, second=_level(two), difference=difference, p=p)
         out.append(row)

@@ -26,7 +26,15 @@ from tunesmith.stats import (
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], float]
 Judgement = Literal[
-    "better", "worse", "no difference found", "at chance", "above chance", "below chance", "biased", "measured"
+    "better",
+    "worse",
+    "turned round",
+    "no difference found",
+    "at chance",
+    "above chance",
+    "below chance",
+    "biased",
+    "measured",
 ]
 
 _NUM_RESAMPLES = 2000
@@ -66,7 +74,8 @@ class Measure:
 class Row:
     """A line of the card. second, difference (second - first) and p are there where two models were measured.
 
-    second_chance: where the value of a model that knows nothing depends on what the second one said.
+    second_chance: where the value of a model that knows nothing depends on what the second one said. note and
+    second_note: what else is to be known of either model's figure.
     """
 
     dimension: str
@@ -81,6 +90,7 @@ class Row:
     second_chance: float | None = None
     unit: str = ""
     note: str = ""
+    second_note: str = ""
 
     @property
     def detectable(self) -> float | None:
@@ -126,7 +136,8 @@ def paired_row(first: Measure, second: Measure | None, seed: int = 0) -> Row:
     else:
         difference = paired_difference(first, second, seed)
         p = swap_test(first, second, seed)
-    known |= {"second": interval(second, seed), "second_chance": second.chance, "difference": difference, "p": p}
+    known |= {"second": interval(second, seed), "second_chance": second.chance, "second_note": second.note}
+    known |= {"difference": difference, "p": p}
     return Row(**known)  # type: ignore[arg-type]
 
 
@@ -163,8 +174,9 @@ def swap_test(first: Measure, second: Measure, seed: int) -> float:
 def verdicts(rows: Sequence[Row]) -> list[Judgement]:
     """One word a row; with two models p is adjusted over all rows that have one (Holm).
 
-    better and worse: the second is nearer to the ideal, or farther, than chance explains. at chance: neither model's
-    interval leaves the value of one that knows nothing, or prefers nobody.
+    better and worse: the second is nearer to the ideal, or farther, than chance explains. turned round: the two differ,
+    on either side of the ideal, and their distances from it cannot be told apart. at chance: neither model's interval
+    leaves the value of one that knows nothing, or prefers nobody.
     """
     tested = [i for i, row in enumerate(rows) if row.p is not None]
     adjusted = dict(zip(tested, holm_adjusted([p for row in rows if (p := row.p) is not None]), strict=True))
@@ -173,6 +185,9 @@ def verdicts(rows: Sequence[Row]) -> list[Judgement]:
 
 def _judge(row: Row, p: float | None) -> Judgement:
     if row.second is not None and p is not None and p < _LEVEL:
+        low, high = sorted((row.first.value, row.second.value))
+        if low < row.ideal < high and not _apart(row.first, row.second, row.ideal):
+            return "turned round"
         first, second = (_distance(one.value, row.ideal) for one in (row.first, row.second))
         return "better" if second < first else "worse"
     if _holds(row.first, row.chance) and (row.second is None or _holds(row.second, row.second_chance)):
@@ -185,6 +200,13 @@ def _judge(row: Row, p: float | None) -> Judgement:
         return "biased"
     nearer = abs(row.first.value - row.ideal) < abs(row.chance - row.ideal)
     return "above chance" if nearer else "below chance"
+
+
+def _apart(first: Interval, second: Interval, ideal: float) -> bool:
+    """Whether the two intervals, both laid on one side of the ideal, leave each other."""
+    ends = [sorted((abs(one.low - ideal), abs(one.high - ideal))) for one in (first, second)]
+    nearest = [0.0 if _holds(one, ideal) else end[0] for one, end in zip((first, second), ends, strict=True)]
+    return ends[0][1] < nearest[1] or ends[1][1] < nearest[0]
 
 
 def _holds(limits: Interval, value: float | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tunesmith.evals.asking import divide, question, read_table, suite_task
-from tunesmith.evals.ifeval import IFEVAL_METRICS, instruction_following
+from tunesmith.evals.ifeval import IFEVAL_METRICS, IFEVAL_RATIOS, instruction_following
 from tunesmith.evals.suite import Suite, SuiteConfig, data_file
 from tunesmith.evals.task import Task
 
@@ -18,7 +18,8 @@ def _build(config: SuiteConfig) -> Task:
     for row, _ in read_table(path, ("prompt",), ("key", *_CHECKED)):
         item = question("ifeval", row["prompt"], "", **{name: row[name] for name in _CHECKED})
         items.append(replace(item, id=f"ifeval-{row['key']}"))
-    return suite_task(IFEVAL, config, divide("ifeval", items), instruction_following(), IFEVAL_METRICS)
+    parts, score = divide("ifeval", items), instruction_following()
+    return suite_task(IFEVAL, config, parts, score, IFEVAL_METRICS, ratios=IFEVAL_RATIOS)
 
 
 IFEVAL = Suite(

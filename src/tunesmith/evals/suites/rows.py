@@ -12,7 +12,7 @@ from tunesmith.config import Config, load_config
 from tunesmith.data.read import Split, find_split, open_rows
 from tunesmith.data.templates import TemplateConfig, compile_template
 from tunesmith.errors import ConfigError
-from tunesmith.evals.asking import Parts, suite_task
+from tunesmith.evals.asking import Parts, question_words, suite_task
 from tunesmith.evals.choice import choice_chance
 from tunesmith.evals.reading import READING_RATIOS
 from tunesmith.evals.suite import Answers, Suite, SuiteConfig
@@ -103,6 +103,8 @@ def _suite(config: RowsConfig, place: str, folder: Path) -> Suite:
 
     def build(asked: SuiteConfig) -> Task:
         parts = _parts(config, folder, place)
+        if asked.split == "validation":
+            _refuse_told(parts, place)
         _refuse_unfit(parts, scoring.answers, kind, place)
         chance = choice_chance if scoring.answers == "choice" else None
         ratios = READING_RATIOS if scoring.answers == "reading" else None
@@ -134,7 +136,9 @@ def _reading(config: RowsConfig, place: str) -> Reading:
         asked = TemplateConfig(input=config.prompt, target=config.target)
         template = compile_template(asked, config.name, "prompt", place)
     choices = tuple(config.choices) if isinstance(config.choices, list) else config.choices
-    if isinstance(choices, tuple) and (len(choices) < 2 or len(set(choices)) < len(choices) or not all(choices)):
+    if isinstance(choices, tuple) and (
+        len(choices) < 2 or len({choice.strip() for choice in choices} - {""}) < len(choices)
+    ):
         raise ConfigError(f"{place}:choices", "two or more different texts are expected.", "Write [red, blue].")
     return Reading(template=template, choices=choices, id=config.id, group=config.group)
 
@@ -160,6 +164,14 @@ def _read(source: str | list[dict[str, Any]], split: Split, folder: Path, place:
     if not source:
         raise ConfigError(f"{place}:rows", "there is no row to measure on.", "Give the suite rows.")
     return [(row, Where(place, None, f"rows[{i}]")) for i, row in enumerate(source)]
+
+
+def _refuse_told(parts: Parts, place: str) -> None:
+    """Raise ConfigError where rows to choose on are also rows to report: the choice would have seen the test."""
+    tested = {question_words(item) for item in parts.test}
+    if told := [item.id for item in parts.validation if question_words(item) in tested]:
+        cause = f"{len(told)} of {len(parts.validation)} rows also stand among the test rows, {told[0]} for one."
+        raise ConfigError(f"{place}:validation", cause, "Remove them from one of the two.")
 
 
 def _refuse_unfit(parts: Parts, answers: Answers, kind: str, place: str) -> None:
