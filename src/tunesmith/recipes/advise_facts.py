@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tunesmith.evals.advise.bench import Bench
@@ -125,7 +125,8 @@ def run_freshness(
             "tune+retrieve",
         ),
     ]
-    items, rows, said = asked_items(facts), [], {}
+    items, rows = asked_items(facts), []
+    said: dict[str, list[str]] = {}
     for condition, family in conditions:
         task = Task(
             name="advise-facts", version=1, items=items, solver=condition.solver, scorer=which_fact, metrics=METRICS
@@ -135,18 +136,22 @@ def run_freshness(
         say(f"  {row.name}: says the new {row.new.percent()}, the old {row.old.percent()} of {_changed(facts)} changed")
         rows.append(row)
         said[condition.name] = [answer.text for answer in result.answers]
-    shown = [i for i, fact in enumerate(facts) if fact.changed][:3]
-    examples = tuple(
-        {"question": facts[i].question, "before": facts[i].old, "now": facts[i].new}
-        | {name: texts[i] for name, texts in said.items()}
-        for i in shown
-    )
     return Freshness(
         rows=tuple(rows),
         num_changed=_changed(facts),
         num_kept=len(facts) - _changed(facts),
         invented=invented,
-        examples=examples,
+        examples=_examples(facts, said),
+    )
+
+
+def _examples(facts: Sequence[Fact], said: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], ...]:
+    """The first three facts that changed, and what every condition said of them."""
+    shown = [i for i, fact in enumerate(facts) if fact.changed][:3]
+    return tuple(
+        {"question": facts[i].question, "before": facts[i].old, "now": facts[i].new}
+        | {name: texts[i] for name, texts in said.items()}
+        for i in shown
     )
 
 
