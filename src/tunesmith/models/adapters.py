@@ -1,111 +1,81 @@
-"""Adapters on a base: made, saved and read through PEFT's layout, with a provenance block that refuses a wrong base."""
+"""Adapters on a base: made, saved and read through PEFT's layout, with a provenance block that refuses a wrong base.
+
+What a method is, is a module with the functions of ``Method``; which one an adapter has stands in ``Base.methods``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import check_target_module_exists
-from pydantic import Field
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor, nn
 
-from tunesmith.config import Config
 from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError
-from tunesmith.models import encoder_decoder
-from tunesmith.models.blocks import read_blocks
+from tunesmith.models import lora
+from tunesmith.models.adapter_config import AdapterConfig as AdapterConfig
 from tunesmith.models.extended import is_token_row, read_token_rows
 from tunesmith.models.heads import SCORE, SCORE_KEY, head_tensors, with_head
-from tunesmith.models.reference import route_lora_layers
 from tunesmith.models.roles import Base, Role
-from tunesmith.randomness import derive_seed
 
 PROVENANCE_FILE = "tunesmith_provenance.json"
 BASE_TOKENIZER = "base_tokenizer_digest"
 WEIGHTS_FILE = "adapter_model.safetensors"
-ATTENTION_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
-# Settings of PEFT that change what a LoRA layer or its base computes.
-VARIANTS = (
-    "use_dora", "lora_bias", "modules_to_save", "layer_replication", "target_parameters", "alora_invocation_tokens",
-    "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config", "megatron_config",
-)  # fmt: skip
 
 
-class AdapterConfig(Config):
-    """What is trained: LoRA matrices beside a frozen base, or all of the base's weights."""
+class Method(Protocol):
+    """What a module gives that implements a method; ``name`` is the adapter's."""
 
-    method: Literal["lora", "full"] = "lora"
-    """lora: low-rank matrices (arXiv:2106.09685); full: every weight, with fp32 master copies."""
-    r: int = Field(16, ge=1, le=4096)
-    """Rank of the LoRA matrices."""
-    lora_alpha: float = Field(32, gt=0)
-    """LoRA's numerator: the low-rank product is scaled by lora_alpha / r."""
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the input of the low-rank product."""
-    target_modules: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """Which linear maps get LoRA matrices; the head never does."""
-    use_rslora: bool = False
-    """Scale by lora_alpha / sqrt(r) instead (arXiv:2312.03732)."""
+    PEFT_TYPE: str
+
+    def place(self, base: Base, name: str, config: AdapterConfig, seed: int) -> None:
+        """Put a fresh adapter on the base: at the start it changes nothing. Raises ConfigError."""
+
+    def read(self, base: Base, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Put the adapter on the base that a folder's adapter_config.json describes. Raises ModelError."""
+
+    def load_tensors(self, base: Base, name: str, values: Mapping[str, Tensor]) -> None:
+        """Give the adapter the values of its file; names and shapes have been compared."""
+
+    def tensors(self, base: Base, name: str) -> dict[str, Tensor]:
+        """Its tensors on the CPU, under the names they have in its file."""
+
+    def parameters(self, base: Base, name: str) -> dict[str, nn.Parameter]:
+        """What learns, in a fixed order."""
+
+    def settings(self, base: Base, name: str) -> dict[str, Any]:
+        """What stands in adapter_config.json."""
+
+    def scalings(self, base: Base, name: str) -> Any:
+        """What decides its answers beside the tensors, as JSON takes it."""
+
+    def drop(self, base: Base, name: str) -> None:
+        """Take it off the base; those that stay keep what they were."""
+
+
+METHODS: Mapping[str, Method] = {"lora": lora}
 
 
 def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role:
     """Place a fresh adapter on the base and return the role that trains it; at the start it equals the base.
 
-    Raises ConfigError when no module of the model carries a target's name, one that does is no linear map inside a
-    layer, or the adapter's own name is a part of the model's names.
+    Raises ConfigError when the method cannot be had on this base or the adapter's own name is a part of the model's.
     """
     if config.method == "full":
         return full_role(base)
     _check_name(base, name)
-    targets = _attention_modules(base) if config.target_modules == "attention" else config.target_modules
-    lora = LoraConfig(
-        r=config.r,
-        # PEFT stores what it is given; a whole number keeps the file readable by strict readers.
-        lora_alpha=int(config.lora_alpha) if config.lora_alpha == int(config.lora_alpha) else config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=targets,
-        use_rslora=config.use_rslora,
-        # GPT-2 stores its weights (in, out).
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),
-        task_type="SEQ_2_SEQ_LM" if base.is_encoder_decoder else "CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "adapter_init", name))
-        try:
-            _place(base, name, lora)
-        except ValueError as error:
-            raise ConfigError(
-                "adapter.target_modules", f"{str(error).splitlines()[0].rstrip('.')}.", "Use 'all-linear'."
-            ) from None
-    return lora_role(base, name)
+    METHODS[config.method].place(base, name, config, seed)
+    base.methods[name] = config.method
+    return adapter_role(base, name)
 
 
-def _attention_modules(base: Base) -> list[str]:
-    if base.is_encoder_decoder:
-        return encoder_decoder.ATTENTION_MODULES[base.model.config.model_type]
-    return ATTENTION_MODULES
-
-
-def _place(base: Base, name: str, lora: LoraConfig) -> None:
-    _check_targets(base, lora)
-    with warnings.catch_warnings():
-        # PEFT asks transformers by an older name; nothing a user could do about it.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        # Which base an adapter belongs to is told by digests, not by the name its folder had on some machine.
-        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*was renamed", category=UserWarning)
-        if base.peft_model is None:
-            base.peft_model = get_peft_model(base.model, lora, adapter_name=name)
-        else:
-            base.peft_model.add_adapter(name, lora)
-    _refresh(base)
+def method_of(base: Base, name: str) -> Method:
+    """The method of an adapter on the base. Raises KeyError where none has this name."""
+    return METHODS[base.methods[name]]
 
 
 def _check_name(base: Base, name: str) -> None:
@@ -118,34 +88,9 @@ def _check_name(base: Base, name: str) -> None:
         raise ConfigError("adapter name", f"'{name}' is a part of the model's own names.", "Call it otherwise.")
 
 
-def _check_targets(base: Base, lora: LoraConfig) -> None:
-    """Raise ValueError where a matrix would stand on something we do not run it on: embedding, head, norm."""
-    if lora.target_modules == "all-linear":
-        return
-    output = base.model.get_output_embeddings()
-    for key, module in base.model.named_modules():
-        if "lora_" in key or key.endswith(".base_layer") or not check_target_module_exists(lora, key):
-            continue
-        inner = module.get_base_layer() if isinstance(module, LoraLayer) else module
-        if inner is output or not isinstance(inner, nn.Linear | Conv1D):
-            raise ValueError(f"'{key}' takes no LoRA matrices; only the linear maps inside the layers do")
-
-
-def _refresh(base: Base) -> None:
-    """The module tree has changed: rebuild both paths over it."""
-    route_lora_layers(base.model)
-    if base.decoder is not None:
-        decoder = read_blocks(base.model)
-        assert not isinstance(decoder, str), decoder
-        base.decoder = decoder
-
-
-def lora_role(base: Base, name: str, *, trainable: bool = True) -> Role:
+def adapter_role(base: Base, name: str, *, trainable: bool = True) -> Role:
     """The role of an adapter already on the base; its parameters are listed in module order."""
-    marker = f".{name}."
-    parameters = {
-        key: parameter for key, parameter in base.model.named_parameters() if "lora_" in key and marker in key
-    }
+    parameters = method_of(base, name).parameters(base, name)
     if name in base.token_rows:
         parameters.update(base.token_rows[name].parameters)
     # PEFT flips requires_grad for its notion of the active adapter; here each role states its own.
@@ -170,18 +115,10 @@ def full_role(base: Base) -> Role:
     return Role(name="full", adapter=None, parameters=parameters)
 
 
-def adapter_tensors(base: Base, name: str) -> dict[str, torch.Tensor]:
+def adapter_tensors(base: Base, name: str) -> dict[str, Tensor]:
     """An adapter's tensors under the names of PEFT's files."""
-    lora = {
-        key: tensor.detach().cpu().contiguous()
-        for key, tensor in get_peft_model_state_dict(
-            # Neither embedding nor head takes matrices here; "auto" would ask the hub what the base looked like.
-            base.peft_model,
-            adapter_name=name,
-            save_embedding_layers=False,
-        ).items()
-    }
-    return {**lora, **base.token_rows[name].peft_tensors()} if name in base.token_rows else lora
+    own = method_of(base, name).tensors(base, name)
+    return {**own, **base.token_rows[name].peft_tensors()} if name in base.token_rows else own
 
 
 def adapter_digest(base: Base, name: str | None) -> str:
@@ -191,8 +128,7 @@ def adapter_digest(base: Base, name: str | None) -> str:
     """
     if name is None:
         return "base"
-    layers = [module for module in base.model.modules() if isinstance(module, LoraLayer) and name in module.scaling]
-    digest = hashlib.sha256(json.dumps([float(layer.scaling[name]) for layer in layers]).encode())
+    digest = hashlib.sha256(json.dumps(method_of(base, name).scalings(base, name)).encode())
     for key, tensor in sorted(adapter_tensors(base, name).items()):
         digest.update(key.encode())
         digest.update(tensor.float().numpy().tobytes())
@@ -226,11 +162,9 @@ def save_role(base: Base, role: Role, folder: Path, extra: Mapping[str, Any] | N
     else:
         tensors = {**adapter_tensors(base, role.adapter), **head_tensors(role)}
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        lora = base.peft_model.peft_config[role.adapter]
-        settings = lora.to_dict()
+        settings = method_of(base, role.adapter).settings(base, role.adapter)
         settings["base_model_name_or_path"] = base.resolved.name
         settings["inference_mode"] = True
-        settings["target_modules"] = sorted(settings["target_modules"])
         if role.head is not None:
             settings.update({"task_type": "SEQ_CLS", "modules_to_save": [SCORE]})
         if role.adapter in base.token_rows:
@@ -245,33 +179,47 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     """Read an adapter from PEFT's layout onto the base.
 
     Raises AdapterMismatchError naming both digests when it was trained on another base, tokenizer or template, and
-    ModelError when files are missing, do not fit or ask for more than plain LoRA. An adapter without our provenance
-    (stock PEFT's) is taken with a note in ``base.notes``.
+    ModelError when files are missing, do not fit or ask for what its method does not have. An adapter without our
+    provenance (stock PEFT's) is taken with a note in ``base.notes``.
     """
     if not (folder / "adapter_config.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise ModelError(folder, "no adapter here (adapter_config.json, adapter_model.safetensors).", "Check the path.")
     _check_name(base, name)
     written_tokenizer = _check_provenance(base, folder)
-    lora = LoraConfig.from_pretrained(folder.as_posix())
+    settings = json.loads((folder / "adapter_config.json").read_text())
     # A scalar head lies beside the adapter, and is none of PEFT's business on a causal model.
-    has_head = lora.modules_to_save == [SCORE]
+    has_head = settings.get("modules_to_save") == [SCORE]
     if has_head:
-        lora.modules_to_save, lora.task_type = None, "CAUSAL_LM"
-    _refuse_variants(folder, lora)
-    # PEFT warns where the base it was trained on has another name now; its digest was compared above.
-    lora.base_model_name_or_path = None
-    if lora.trainable_token_indices is not None:
-        read_token_rows(base, name, folder, lora.trainable_token_indices, written_tokenizer)
-        lora.trainable_token_indices = None
-    try:
-        _place(base, name, lora)
-    except ValueError as error:
-        cause = str(error).splitlines()[0].rstrip(".")
-        raise ModelError(folder, f"does not fit '{base.resolved.name}': {cause}.", "Use its own base.") from None
+        settings.update({"modules_to_save": None, "task_type": "CAUSAL_LM"})
+    method = _method_named(folder, settings.get("peft_type"))
+    token_rows = settings.pop("trainable_token_indices", None)
+    METHODS[method].read(base, name, folder, settings)
+    base.methods[name] = method
+    if token_rows is not None:
+        read_token_rows(base, name, folder, token_rows, written_tokenizer)
     tensors = load_file(folder / WEIGHTS_FILE)
     expected = adapter_tensors(base, name)
     if has_head:
         expected[SCORE_KEY] = torch.empty(1, base.head.weight_VD.shape[1])
+    _compare(folder, expected, tensors, base.resolved.name)
+    if name in base.token_rows:
+        base.token_rows[name].load_peft_tensors(tensors)
+    own = {key: tensor for key, tensor in tensors.items() if not is_token_row(key) and key != SCORE_KEY}
+    METHODS[method].load_tensors(base, name, own)
+    role = adapter_role(base, name, trainable=trainable)
+    return with_head(base, role, tensors[SCORE_KEY], trainable=trainable) if has_head else role
+
+
+def _method_named(folder: Path, peft_type: str | None) -> str:
+    for name, method in METHODS.items():
+        if peft_type == method.PEFT_TYPE:
+            return name
+    known = ", ".join(method.PEFT_TYPE for method in METHODS.values())
+    raise ModelError(folder, f"adapter type {peft_type} is not supported.", f"Use one of {known}.")
+
+
+def _compare(folder: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], base_name: str) -> None:
+    """Raise AdapterMismatchError where a file's tensors are not those the adapter on the base has."""
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     shapes = [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
     if missing or unknown or shapes:
@@ -280,35 +228,8 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
             folder,
             f"does not fit the base: {len(missing)} tensors missing, {len(unknown)} unknown, {len(shapes)} of another "
             f"shape (first: {first}).",
-            f"Use it with the base it was trained on, not '{base.resolved.name}'.",
+            f"Use it with the base it was trained on, not '{base_name}'.",
         )
-    if name in base.token_rows:
-        base.token_rows[name].load_peft_tensors(tensors)
-    own = {key: tensor for key, tensor in tensors.items() if not is_token_row(key) and key != SCORE_KEY}
-    set_peft_model_state_dict(base.peft_model, own, adapter_name=name)
-    role = lora_role(base, name, trainable=trainable)
-    return with_head(base, role, tensors[SCORE_KEY], trainable=trainable) if has_head else role
-
-
-def _refuse_variants(folder: Path, lora: LoraConfig) -> None:
-    """Raise ModelError for what PEFT computes beside W x + s B A x, which would otherwise be left out in silence."""
-    if lora.peft_type != "LORA":
-        raise ModelError(folder, f"adapter type {lora.peft_type} is not supported.", "Use a LoRA adapter.")
-    found = [name for name in VARIANTS if getattr(lora, name, None)]
-    if lora.bias != "none":
-        found.append("bias")
-    if found:
-        raise ModelError(
-            folder, f"uses {', '.join(found)}, which is not supported.", "Train a plain LoRA adapter, or merge it."
-        )
-    if lora.init_lora_weights not in (True, False, "gaussian", "eva", "orthogonal"):
-        raise ModelError(
-            folder,
-            f"began as {lora.init_lora_weights}, which changes the base's own weights; the base is shared here.",
-            "Convert it to plain LoRA: save_pretrained(..., path_initial_model_for_weight_conversion=...).",
-        )
-    # The values come from the file.
-    lora.init_lora_weights = True
 
 
 def _check_provenance(base: Base, folder: Path) -> str | None:
@@ -335,17 +256,9 @@ def _check_provenance(base: Base, folder: Path) -> str | None:
 
 def drop_adapter(base: Base, name: str) -> None:
     """Take an adapter off the base; those that stay keep what they were. Raises KeyError for one that is not there."""
-    if base.peft_model is None or name not in base.peft_model.peft_config:
-        raise KeyError(name)
-    learning = {key: p.requires_grad for key, p in base.model.named_parameters()}
-    with warnings.catch_warnings():
-        # Which adapter PEFT holds for active means nothing here.
-        warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")
-        base.peft_model.delete_adapter(name)
+    method_of(base, name).drop(base, name)
+    del base.methods[name]
     base.token_rows.pop(name, None)
-    for key, parameter in base.model.named_parameters():
-        parameter.requires_grad_(learning[key])
-    _refresh(base)
 
 
 def trainable_share(base: Base, role: Role) -> float:

@@ -54,7 +54,8 @@ class Base:
     activations are computed in. decoder: the fast path, or None with the reason in ``reference_reason``.
     decoder_prefix: of an encoder-decoder model, what its decoder is given before the first word. pads: whether its
     rows may share a padded batch.
-    token_rows: adapter -> the new vocabulary rows it owns.
+    token_rows: adapter -> the new vocabulary rows it owns. methods: adapter -> its method's name. own: adapter -> the
+    module of its parameters, where they are not PEFT's.
     """
 
     resolved: ResolvedModel
@@ -68,6 +69,8 @@ class Base:
     notes: list[str] = field(default_factory=list)
     peft_model: Any = None
     token_rows: dict[str, TokenRows] = field(default_factory=dict)
+    methods: dict[str, str] = field(default_factory=dict)
+    own: dict[str, nn.Module] = field(default_factory=dict)
     decoder_prefix: tuple[int, ...] = ()
     pads: bool = False
 

@@ -181,6 +181,6 @@ def describe_result(aligned: Aligned, config: DPOConfig, recipe: str) -> list[st
         f"peak {aligned.peak_bytes / 1e9:.2f} GB"
     )
     lines.append(f"wrote {aligned.output_dir}: adapter, metrics.jsonl, loss.png")
-    is_adapter = config.adapter.method == "lora" or config.adapter_name_or_path is not None
+    is_adapter = config.adapter.method != "full" or config.adapter_name_or_path is not None
     what = f"--adapter {aligned.output_dir}" if is_adapter else f"--model {aligned.output_dir}"
     return [*lines, f"next:  tunesmith chat {what}"]

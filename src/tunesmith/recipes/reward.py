@@ -95,7 +95,6 @@ def data_facts(prepared: PreparedReward) -> dict[str, Any]:
 def _gradients(prepared: PreparedReward, plan: Mapping[str, Any], step: int, tweak: TweakGradients | None) -> Gradients:
     """Fill the gradients of one step; the plan of the run is replayed on resume, never decided again."""
     config = prepared.config
-    dropout = prepared.base.peft_model.peft_config[prepared.role.adapter].lora_dropout
     sums = accumulate_reward_gradients(
         prepared.base,
         prepared.role,
@@ -103,7 +102,8 @@ def _gradients(prepared: PreparedReward, plan: Mapping[str, Any], step: int, twe
         prepared.world,
         prepared.loss,
         micro_batch_tokens=int(plan["micro_batch_tokens"]),
-        dropout_seed=(lambda row_id: derive_seed(config.seed, "lora_dropout", step, row_id)) if dropout else None,
+        # An adapter without dropout makes nothing of its seeds.
+        dropout_seed=lambda row_id: derive_seed(config.seed, "lora_dropout", step, row_id),
         checkpointing=bool(plan["checkpointing"]),
     )
     if tweak is not None:

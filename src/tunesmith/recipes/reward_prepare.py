@@ -50,8 +50,8 @@ class RewardConfig(ModelConfig, RenderConfig, TrainConfig):
 
     @model_validator(mode="after")
     def _one_start(self) -> RewardConfig:
-        if self.adapter.method != "lora":
-            raise ValueError("a reward model trains an adapter; set adapter.method: lora")
+        if self.adapter.method == "full":
+            raise ValueError("a reward model trains an adapter; adapter.method full is none")
         if self.adapter_path is not None and "adapter" in self.model_fields_set:
             raise ValueError("adapter_path brings its own settings; remove 'adapter'")
         if self.loss_type == "rating" and self.center_rewards_coefficient:

@@ -165,6 +165,6 @@ def describe_result(trained: Trained, config: SFTConfig, recipe: str) -> list[st
         "" if trained.after is None or "skipped" in trained.after else ", after_training.html"
     )
     lines.append(f"wrote {trained.output_dir}: {wrote}")
-    what = f"--adapter {trained.output_dir}" if config.adapter.method == "lora" else f"--model {trained.output_dir}"
+    what = f"--adapter {trained.output_dir}" if config.adapter.method != "full" else f"--model {trained.output_dir}"
     verb = "generate" if trained.base.is_encoder_decoder else "chat"
     return [*lines, f"next:  tunesmith {verb} {what}"]

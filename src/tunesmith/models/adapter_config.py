@@ -1,0 +1,45 @@
+"""What an adapter is asked to be: one key chooses the method, the others are that method's settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tunesmith.config import Config
+
+MethodName = Literal["lora", "bottleneck", "prefix", "prompt", "ia3", "full"]
+
+# Whose key is whose; what is not named here belongs to every method.
+KEYS: dict[str, tuple[MethodName, ...]] = {
+    "r": ("lora",),
+    "lora_alpha": ("lora",),
+    "lora_dropout": ("lora",),
+    "target_modules": ("lora", "ia3"),
+    "use_rslora": ("lora",),
+}
+
+
+class AdapterConfig(Config):
+    """What is trained: a few parameters beside a frozen base, or all of the base's weights."""
+
+    method: MethodName = "lora"
+    """lora: low-rank matrices (arXiv:2106.09685); full: every weight, with fp32 master copies."""
+    r: int = Field(16, ge=1, le=4096)
+    """Rank of the LoRA matrices."""
+    lora_alpha: float = Field(32, gt=0)
+    """LoRA's numerator: the low-rank product is scaled by lora_alpha / r."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the input of the low-rank product."""
+    target_modules: Literal["all-linear", "attention"] | list[str] = "all-linear"
+    """Which linear maps get LoRA matrices; the head never does."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead (arXiv:2312.03732)."""
+
+    @model_validator(mode="after")
+    def _keys_of_the_method(self) -> AdapterConfig:
+        for key in sorted(self.model_fields_set):
+            owners = KEYS.get(key)
+            if owners is not None and self.method not in owners:
+                raise ValueError(f"adapter.{key} is a setting of {' and '.join(owners)}; method is {self.method}")
+        return self
