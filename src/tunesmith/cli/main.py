@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import (
+    adapter,
     advise,
     after,
     card,
@@ -50,7 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (data, experiment, feedback, judge, tokenizer):
+for group in (adapter, data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for verb in (after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate, card.card, advise.advise):
     app.command()(verb)
