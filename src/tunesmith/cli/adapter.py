@@ -45,3 +45,72 @@ def merge(
         }  # fmt: skip
         merged = merge_adapter(build_config(MergeConfig, settings, place="command line"))
         print_lines([json.dumps(merged.as_dict())] if as_json else describe_merged(merged))
+
+
+@app.command("list")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Where to look; all folders below it too.")] = Path("runs"),
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Those inside runs too.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Every adapter below a folder, problems named. Example: tunesmith adapter list runs."""
+    with errors_in_one_paragraph(debug):
+        from tunesmith.recipes.adapter_folders import describe_list, find_adapters
+
+        found = find_adapters(folder, checkpoints=checkpoints)
+        print_lines([json.dumps([one.as_dict() for one in found])] if as_json else describe_list(found, folder))
+
+
+@app.command()
+def show(
+    adapter: Folder, model: ModelName = "smollm2-135m-instruct", as_json: Json = False, debug: Debug = False
+) -> None:
+    """Settings, origin and how far each layer is moved. Example: tunesmith adapter show runs/demo."""
+    with errors_in_one_paragraph(debug):
+        from tunesmith.recipes.adapter_compare import describe_shown, show_adapter
+
+        shown = show_adapter(adapter, model)
+        print_lines([json.dumps(shown.as_dict())] if as_json else describe_shown(shown))
+
+
+@app.command()
+def diff(
+    first: Folder,
+    second: Folder,
+    model: ModelName = "smollm2-135m-instruct",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Two adapters: settings, digests, angle and distance of their updates. Example: tunesmith adapter diff a b."""
+    with errors_in_one_paragraph(debug):
+        from tunesmith.recipes.adapter_compare import compare_adapters, describe_difference
+
+        found = compare_adapters(first, second, model)
+        print_lines([json.dumps(found.as_dict())] if as_json else describe_difference(found))
+
+
+@app.command()
+def combine(
+    adapters: Annotated[list[Path], typer.Argument(help="Folders of two or more adapters of one base.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the new adapter.")],
+    how: Annotated[str, typer.Option("--how", help="linear, cat, svd, ties, dare_linear, dare_ties, ...")] = "svd",
+    weights: Annotated[str | None, typer.Option("--weights", help="One an adapter: 0.7,0.3.")] = None,
+    density: Annotated[float | None, typer.Option("--density", help="Share of values ties and dare keep.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Rank of the new adapter, for the svd kinds.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Keys what dare drops.")] = 0,
+    model: ModelName = "smollm2-135m-instruct",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """One adapter from several. Example: tunesmith adapter combine a b --weights 0.7,0.3 --output both."""
+    with errors_in_one_paragraph(debug):
+        from tunesmith.config import build_config
+        from tunesmith.recipes.adapter_combine import CombineConfig, combine_adapters, describe_combined
+
+        settings = {
+            "adapters": [str(folder) for folder in adapters], "output": str(output), "how": how, "density": density,
+            "weights": weights.split(",") if weights else None, "rank": rank, "seed": seed, "model": model,
+        }  # fmt: skip
+        found = combine_adapters(build_config(CombineConfig, settings, place="command line"))
+        print_lines([json.dumps(found.as_dict())] if as_json else describe_combined(found))

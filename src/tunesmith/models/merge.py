@@ -8,7 +8,7 @@ Shape letters: I in features, O out features, T tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +58,8 @@ def merged_state(base: Base, name: str) -> dict[str, Tensor]:
     What the adapter leaves alone shares the base's memory. float32 is the precision to load a base in for this.
     """
     state = {key.replace(".base_layer.", "."): value for key, value in base.model.state_dict().items()}
-    for key, module in base.model.named_modules():
-        # A map inside PEFT's layer is read off that layer, which knows of both kinds of adapters.
-        own = isinstance(module, nn.Linear | Conv1D) and own_adapters(module) and not key.endswith(".base_layer")
-        if isinstance(module, LoraLayer) or own:
-            state.update(_merged_map(base, key, module, name))
+    for key, site in adapted_maps(base):
+        state.update(_merged_map(base, key, site, name))
     rows = base.token_rows.get(name)
     if rows is not None:
         embedding, output = base.model.get_input_embeddings(), base.model.get_output_embeddings()
@@ -72,15 +69,36 @@ def merged_state(base: Base, name: str) -> dict[str, Tensor]:
     return state
 
 
-def _merged_map(base: Base, key: str, module: nn.Module, name: str) -> dict[str, Tensor]:
-    """The weight and the bias of one linear map, in the layout they are stored in."""
-    site = Site(module, 0)
+def adapted_maps(base: Base) -> Iterator[tuple[str, Site]]:
+    """(name in the plain model, map) of every linear map that carries an adapter, whosever it is."""
+    for key, module in base.model.named_modules():
+        # A map inside PEFT's layer is read off that layer, which knows of both kinds of adapters.
+        own = isinstance(module, nn.Linear | Conv1D) and own_adapters(module) and not key.endswith(".base_layer")
+        if isinstance(module, LoraLayer) or own:
+            yield key, Site(module, 0)
+
+
+@torch.no_grad()
+def map_under(base: Base, site: Site, name: str | None) -> tuple[Tensor, Tensor]:
+    """(weight (I, O), bias (1, O)) of a linear map as it runs under an adapter; None: as the base has it."""
     num_in = site.layer.weight.shape[0] if isinstance(site.layer, Conv1D) else site.layer.in_features
     bias_1O = _call(site, torch.zeros(1, num_in, dtype=base.dtype, device=base.device), name)
     units_II = torch.eye(num_in, dtype=base.dtype, device=base.device)
     weight_IO = torch.cat([_call(site, units_NI, name) for units_NI in units_II.split(UNIT_VECTORS)])
-    if bool(bias_1O.any()):
-        weight_IO -= bias_1O
+    return (weight_IO - bias_1O if bool(bias_1O.any()) else weight_IO), bias_1O
+
+
+def updates(base: Base, name: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(map, what the adapter adds to its weight, that weight), both (I, O), for every map that it changes."""
+    for key, site in adapted_maps(base):
+        plain_IO, merged_IO = (map_under(base, site, adapter)[0] for adapter in (None, name))
+        if not torch.equal(plain_IO, merged_IO):
+            yield key, merged_IO - plain_IO, plain_IO
+
+
+def _merged_map(base: Base, key: str, site: Site, name: str) -> dict[str, Tensor]:
+    """The weight and the bias of one linear map, in the layout they are stored in."""
+    weight_IO, bias_1O = map_under(base, site, name)
     out = {f"{key}.weight": weight_IO if isinstance(site.layer, Conv1D) else weight_IO.T}
     if site.layer.bias is not None:
         out[f"{key}.bias"] = bias_1O[0]
@@ -89,7 +107,7 @@ def _merged_map(base: Base, key: str, module: nn.Module, name: str) -> dict[str,
     return out
 
 
-def _call(site: Site, x_NI: Tensor, name: str) -> Tensor:
+def _call(site: Site, x_NI: Tensor, name: str | None) -> Tensor:
     return site(x_NI, Routing(((0, x_NI.shape[0], name),)))
 
 
