@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError
-from tunesmith.models import lora
+from tunesmith.models import lora, prefix, prompt
 from tunesmith.models.adapter_config import AdapterConfig as AdapterConfig
 from tunesmith.models.extended import is_token_row, read_token_rows
 from tunesmith.models.heads import SCORE, SCORE_KEY, head_tensors, with_head
@@ -57,7 +57,7 @@ class Method(Protocol):
         """Take it off the base; those that stay keep what they were."""
 
 
-METHODS: Mapping[str, Method] = {"lora": lora}
+METHODS: Mapping[str, Method] = {"lora": lora, "prefix": prefix, "prompt": prompt}
 
 
 def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role:

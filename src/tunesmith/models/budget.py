@@ -70,7 +70,9 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool) -> Budget:
     """Predict the peak of a training step from what our kernels save a token and a layer."""
-    tokens = max(micro_batch_tokens, longest_tokens)
+    # Virtual tokens run once a pack, or not at all; attention sees them before every row.
+    num_virtual = base.num_virtual_of(role.adapter)
+    tokens = max(micro_batch_tokens, longest_tokens) + num_virtual
     config, element = base.model.config, torch.finfo(base.dtype).bits // 8
     width, layers = int(config.hidden_size), _num_layers(base)
     saved = _saved_per_token_bytes(base, role, element, longest_tokens)
@@ -130,7 +132,7 @@ def _saved_per_token_bytes(base: Base, role: Role, element: int, longest_tokens:
     head_width = int(getattr(config, "head_dim", None) or width // heads)
     kv = head_width * int(getattr(config, "num_key_value_heads", None) or heads)
     rank = 0
-    if role.adapter is not None and base.peft_model is not None:
+    if role.adapter is not None and base.peft_model is not None and role.adapter in base.peft_model.peft_config:
         rank = int(base.peft_model.peft_config[role.adapter].r)
     # norms: 2 inputs; sites: 2 normed inputs, mixed heads, feed-forward; attention: q, k, v, out; SwiGLU: gate, up
     values = 4 * width + 3 * heads * head_width + 2 * kv + 3 * inner + 7 * rank

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, EncoderDecoderCache
@@ -23,6 +23,7 @@ from tunesmith.kernels.head_loss import Head, logits_of
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
+from tunesmith.models.virtual import num_virtual_tokens, reference_inputs
 from tunesmith.tokens.pack import Packed, distinct_prompts
 
 # Model type -> names of the linear maps of its attention. Others (Marian, mBART, M2M100) write targets with another
@@ -100,7 +101,8 @@ def decoder_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None, ch
         routing = Routing(((0, 0, packed.adapter_S[rows[0]]),), seed_B, (0,) * len(rows))
         source_BS, mask_BS = _padded(source, rows)
         ids_BT, _ = _padded(packed, rows)
-        arguments = (base.model, routing, source_BS, ids_BT, mask_BS)
+        own = base.own.get(packed.adapter_S[rows[0]] or "")
+        arguments = (base.model, routing, source_BS, ids_BT, mask_BS, own)
         if recompute:
             states_BTD = checkpoint(_run, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -110,9 +112,22 @@ def decoder_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None, ch
     return torch.cat(out).to(base.dtype)
 
 
-def _run(model: Any, routing: Routing, source_BS: Tensor, ids_BT: Tensor, mask_BS: Tensor | None) -> Tensor:
-    """Padded ids -> decoder hidden states (B, T, D). A decoder token never sees the padding behind it."""
-    encoded = call_routed(model.get_encoder(), routing, input_ids=source_BS, attention_mask=mask_BS)
+def _run(
+    model: Any,
+    routing: Routing,
+    source_BS: Tensor,
+    ids_BT: Tensor,
+    mask_BS: Tensor | None,
+    own: nn.Module | None = None,
+) -> Tensor:
+    """Padded ids -> decoder hidden states (B, T, D). A decoder token never sees the padding behind it.
+
+    own: the adapter's soft prompt, which the encoder reads before every source.
+    """
+    if mask_BS is not None:
+        mask_BS = torch.cat([mask_BS.new_ones(len(mask_BS), num_virtual_tokens(own)), mask_BS], dim=1)
+    inputs = reference_inputs(model, source_BS, None, own, model.dtype)
+    encoded = call_routed(model.get_encoder(), routing, **inputs, attention_mask=mask_BS)
     out = call_routed(
         model.get_decoder(),
         routing,
@@ -164,7 +179,9 @@ class EncoderDecoderDecoding:
         encoder, routing = self.base.model.get_encoder(), Routing(((0, 0, self.adapter),))
         distinct, of_row = distinct_prompts(prompts)
         sources = [torch.from_numpy(prompt).to(self.base.device)[None] for prompt in distinct]
-        encoded = [call_routed(encoder, routing, input_ids=source).last_hidden_state for source in sources]
+        own, model = self.base.own.get(self.adapter or ""), self.base.model
+        inputs = [reference_inputs(model, source, None, own, model.dtype) for source in sources]
+        encoded = [call_routed(encoder, routing, **given).last_hidden_state for given in inputs]
         self.rows = [(encoded[number], EncoderDecoderCache(DynamicCache(), DynamicCache())) for number in of_row]
         prefix = torch.tensor(self.base.decoder_prefix, device=self.base.device)
         return torch.stack([self._append(row, prefix) for row in range(len(prompts))])

@@ -86,7 +86,7 @@ class LocalGenerator:
         """One Rollout a prompt, in the order of the prompts. Raises DataError for a prompt beyond the context."""
         digest = self.sync(adapter)
         rollouts: dict[int, Rollout] = {}
-        for batch in self._batches(prompts, sampling):
+        for batch in self._batches(prompts, sampling, adapter):
             rows = [_Row(prompts[i], _draws(sampling, prompts[i])) for i in batch]
             for _ in self._decode(rows, sampling, adapter):
                 pass
@@ -98,7 +98,7 @@ class LocalGenerator:
     def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None = None) -> Iterator[str]:
         """Pieces of the answer's text as they come; together they are the whole answer."""
         row = _Row(prompt, _draws(sampling, prompt))
-        self._check_length(prompt, sampling)
+        self._check_length(prompt, sampling, adapter)
         shown = ""
         for _ in self._decode([row], sampling, adapter):
             text = self._text(row, adapter)
@@ -110,13 +110,13 @@ class LocalGenerator:
         if rest != shown:
             yield rest[len(shown) :]
 
-    def _batches(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[list[int]]:
+    def _batches(self, prompts: Sequence[Prompt], sampling: Sampling, adapter: str | None) -> Iterator[list[int]]:
         """Neighbours in length share a batch; at most max_rows rows and max_cache_tokens slots."""
         for prompt in prompts:
-            self._check_length(prompt, sampling)
+            self._check_length(prompt, sampling, adapter)
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
         while order:
-            slots = len(prompts[order[0]].ids) + sampling.max_new_tokens
+            slots = self.base.num_virtual_of(adapter) + len(prompts[order[0]].ids) + sampling.max_new_tokens
             size = max(1, min(self.max_rows, self.max_cache_tokens // slots))
             yield order[:size]
             order = order[size:]
@@ -128,12 +128,13 @@ class LocalGenerator:
             return max(prompt_tokens, len(self.base.decoder_prefix) + max_new_tokens)
         return prompt_tokens + max_new_tokens
 
-    def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
-        need, limit = self.tokens_needed(len(prompt.ids), sampling.max_new_tokens), self.base.context_tokens
+    def _check_length(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> None:
+        need = self.tokens_needed(len(prompt.ids), sampling.max_new_tokens)
+        limit = self.base.context_tokens_of(adapter)
         if need > limit:
             raise DataError(
                 f"prompt {prompt.row_id}",
-                f"needs {need} tokens with its answer, the model reads {limit}.",
+                f"needs {need} tokens with its answer, the model reads {limit}{_behind(self.base, adapter)}.",
                 "Shorten it or lower max_new_tokens.",
             )
 
@@ -171,6 +172,12 @@ class LocalGenerator:
             adapter_digest=digest,
             row_id=row.prompt.row_id,
         )
+
+
+def _behind(base: Base, adapter: str | None) -> str:
+    """What takes a part of the context away, in words."""
+    number = base.num_virtual_of(adapter)
+    return f" behind {number} virtual tokens" if number else ""
 
 
 def _draws(sampling: Sampling, prompt: Prompt) -> np.random.Generator:
