@@ -64,14 +64,14 @@ def keys_values_of(base: Base, ids_L: NDArray[np.int64]) -> Tensor:
     if base.decoder is not None:
         state = FastDecoding(base, base.decoder, None, len(ids_L))
         state.prefill([ids_L])
-        pairs = zip(state.keys, state.values, strict=True)
+        pairs = list(zip(state.keys, state.values, strict=True))
     else:
         if any(not isinstance(layer, DynamicLayer) for layer in DynamicCache(config=base.model.config).layers):
             raise ValueError("its layers do not all keep keys and values")
         # Without the config nothing slides out of the cache.
         cache, ids_1L = DynamicCache(), torch.from_numpy(ids_L).to(base.device)[None]
         call_routed(base.model.get_decoder(), Routing(((0, 0, None),)), input_ids=ids_1L, past_key_values=cache)
-        pairs = ((layer.keys, layer.values) for layer in cache.layers)
+        pairs = [(layer.keys, layer.values) for layer in cache.layers]
     held = [x[0].transpose(0, 1) for pair in pairs for x in pair]
     if len({x.shape for x in held}) != 1:
         raise ValueError("its layers do not all keep keys and values of one shape")

@@ -55,13 +55,13 @@ class Prefix(nn.Module):
 
     def project(self, width: int, inner: int, *, from_start: bool) -> None:
         """Let an MLP of rows (P, width) learn in place of the numbers themselves; from_start: at first it adds 0."""
-        like, size = self.start, self.start.shape[1]
+        like, last = self.start, nn.Linear(inner, self.start.shape[1])
         self.start.requires_grad_(False)
         self.rows = nn.Parameter(torch.randn(self.num_tokens, width).to(like))
-        self.transform = nn.Sequential(nn.Linear(width, inner), nn.Tanh(), nn.Linear(inner, size)).to(like)
+        self.transform = nn.Sequential(nn.Linear(width, inner), nn.Tanh(), last).to(like)
         if from_start:
-            nn.init.zeros_(self.transform[2].weight)
-            nn.init.zeros_(self.transform[2].bias)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def learned(self) -> dict[str, nn.Parameter]:
         """Name -> what learns: the numbers themselves, or the projection's rows and matrices."""
