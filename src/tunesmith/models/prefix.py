@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.models.adapter_config import AdapterConfig
 from tunesmith.models.decoding import keys_values_of
-from tunesmith.models.prompt import FILE_KEY, check_place, check_room, own_dtype, start_ids
+from tunesmith.models.own import own_dtype
+from tunesmith.models.prompt import FILE_KEY, check_place, check_room, saved_by_attention, start_ids
 from tunesmith.models.roles import Base
 from tunesmith.models.virtual import Prefix
 from tunesmith.randomness import derive_seed, generator
@@ -112,6 +113,11 @@ def scalings(base: Base, name: str) -> list[float]:
 def drop(base: Base, name: str) -> None:
     """Take the prefix off the base."""
     del base.own[name]
+
+
+def saved_per_token(base: Base, name: str) -> int:
+    """Values it saves a token for the backward pass, all layers together: what attention has of the virtual tokens."""
+    return saved_by_attention(base, _own(base, name).num_tokens)
 
 
 def _kept(base: Base, ids: NDArray[np.int64], where: str) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.models.adapter_config import AdapterConfig
+from tunesmith.models.own import own_dtype
 from tunesmith.models.roles import Base
 from tunesmith.models.virtual import SoftPrompt
 from tunesmith.randomness import generator
@@ -101,6 +102,11 @@ def drop(base: Base, name: str) -> None:
     del base.own[name]
 
 
+def saved_per_token(base: Base, name: str) -> int:
+    """Values it saves a token for the backward pass, all layers together: what attention has of the virtual tokens."""
+    return saved_by_attention(base, _own(base, name).num_tokens)
+
+
 def start_ids(base: Base, name: str, config: AdapterConfig, seed: int) -> NDArray[np.int64] | None:
     """Ids (P,) of the words that virtual tokens begin as; None where they begin as noise.
 
@@ -143,9 +149,11 @@ def check_room(base: Base, place: str, num_tokens: int) -> None:
         )
 
 
-def own_dtype(base: Base) -> torch.dtype:
-    """What learns is held in fp32, in fp64 on an fp64 base."""
-    return torch.promote_types(base.dtype, torch.float32)
+def saved_by_attention(base: Base, num_tokens: int) -> int:
+    """Probabilities of the virtual tokens in every head, and the copies of keys and values that stand behind them."""
+    config = base.model.config
+    width, heads = int(config.hidden_size), int(config.num_attention_heads)
+    return int(config.num_hidden_layers) * (heads * num_tokens + 2 * width)
 
 
 def _own(base: Base, name: str) -> SoftPrompt:
