@@ -19,12 +19,14 @@ from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
 from tunesmith.tokens.pack import distinct_rows
 
 
-def with_adapters(base: Base, *names: str) -> Base:
-    for number, name in enumerate(names):
-        role = add_adapter(base, name, AdapterConfig(r=2), seed=number)
+def with_adapters(base: Base, *names: str, **methods: str) -> Base:
+    """Adapters far from their start: LoRA by name alone, others as name=method."""
+    for number, (name, method) in enumerate({**dict.fromkeys(names, "lora"), **methods}.items()):
+        config = AdapterConfig(r=2) if method == "lora" else AdapterConfig(method=method)
+        role = add_adapter(base, name, config, seed=number)
         for i, parameter in enumerate(role.parameters.values()):
             drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * number + i))
-            parameter.data = drawn.to(parameter.dtype) * 0.3
+            parameter.data += drawn.to(parameter.dtype) * 0.3
     return base
 
 
@@ -55,6 +57,21 @@ def test_a_mixed_batch_gives_what_each_adapter_gives_alone(load: Callable[..., A
         # A row that another adapter answered would be seen: no two answer a prompt alike.
         for row in (0, 3):
             assert len({tuple(r.ids.tolist()) for r in mixed[row : row + 3]}) == 3
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_methods_of_all_kinds_answer_in_one_batch(load: Callable[..., Any], kind: str) -> None:
+    own = {"narrow": "bottleneck", "vectors": "ia3", "before": "prefix", "soft": "prompt"}
+    base = with_adapters(load(kind), "low", **own)
+    adapters = [None, *base.methods]
+    prompts = [prompt for prompt in asked(9, 5) for _ in adapters]
+    sampling = Sampling(max_new_tokens=5)
+    mixed = LocalGenerator(base).generate_mixed(prompts, sampling, adapters * 2)
+    for prompt, adapter, rollout in zip(prompts, adapters * 2, mixed, strict=True):
+        (alone,) = LocalGenerator(base).generate([prompt], sampling, adapter)
+        assert rollout.ids.tolist() == alone.ids.tolist(), adapter
+        np.testing.assert_allclose(rollout.logprobs, alone.logprobs, rtol=1e-5, atol=1e-6)
+    assert len({r.logprobs.tobytes() for r in mixed}) == len(mixed)
 
 
 def test_an_adapter_with_new_tokens_answers_beside_others(load: Callable[..., Any]) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError, TunesmithError
-from tunesmith.models import bottleneck, ia3, lora
+from tunesmith.models import bottleneck, ia3, lora, prefix, prompt
 from tunesmith.models.adapter_config import AdapterConfig as AdapterConfig
 from tunesmith.models.extended import is_token_row, read_token_rows
 from tunesmith.models.heads import SCORE, SCORE_KEY, head_tensors, with_head
@@ -60,7 +60,7 @@ class Method(Protocol):
         """Values it saves a token for the backward pass, over all layers, beside what the layers save."""
 
 
-METHODS: Mapping[str, Method] = {"lora": lora, "bottleneck": bottleneck, "ia3": ia3}
+METHODS: Mapping[str, Method] = {"lora": lora, "bottleneck": bottleneck, "prefix": prefix, "prompt": prompt, "ia3": ia3}
 
 
 def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role:

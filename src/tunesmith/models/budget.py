@@ -72,7 +72,9 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool) -> Budget:
     """Predict the peak of a training step from what our kernels save a token and a layer."""
-    tokens = max(micro_batch_tokens, longest_tokens)
+    # Virtual tokens run once a pack, or not at all; attention sees them before every row.
+    num_virtual = base.num_virtual_of(role.adapter)
+    tokens = max(micro_batch_tokens, longest_tokens) + num_virtual
     config, element = base.model.config, torch.finfo(base.dtype).bits // 8
     width, layers = int(config.hidden_size), _num_layers(base)
     saved = _saved_per_token_bytes(base, role, element, longest_tokens)

@@ -8,7 +8,7 @@ L cache slots, D width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Protocol
@@ -16,21 +16,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from tunesmith.kernels.attention import packed_attention, plan_attention
 from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.encoder_decoder import EncoderDecoderDecoding
 from tunesmith.models.linear import Routing
-from tunesmith.models.reference import call_routed, embedded_or_ids
+from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import embed_runs
+from tunesmith.models.virtual import Run, at_sites, place_virtual, reference_inputs
 from tunesmith.tokens.pack import distinct_rows, pack_prompts
-
-# (first token, end token, adapter), as in ``Routing``.
-Run = tuple[int, int, str | None]
 
 
 class DecodeState(Protocol):
@@ -55,8 +53,33 @@ def start_decoding(
     if base.decoder is None:
         state: FastDecoding | ReferenceDecoding = ReferenceDecoding(base, adapter_B)
         return state, state.prefill(prompts)
-    state = FastDecoding(base, base.decoder, adapter_B, max(len(p) for p in prompts) + max_new_tokens)
+    rows = zip(prompts, adapter_B, strict=True)
+    num_slots = max(base.num_virtual_of(adapter) + len(prompt) for prompt, adapter in rows) + max_new_tokens
+    state = FastDecoding(base, base.decoder, adapter_B, num_slots)
     return state, state.prefill(prompts)
+
+
+@torch.no_grad()
+def keys_values_of(base: Base, ids_L: NDArray[np.int64]) -> Tensor:
+    """(L, 2 x layers, G, W): what the bare base keeps of some tokens, keys and values of each layer in turn.
+
+    Raises ValueError for a model whose layers do not all keep keys and values of one shape.
+    """
+    if base.decoder is not None:
+        state = FastDecoding(base, base.decoder, [None], len(ids_L))
+        state.prefill([ids_L])
+        pairs = list(zip(state.keys, state.values, strict=True))
+    else:
+        if any(not isinstance(layer, DynamicLayer) for layer in DynamicCache(config=base.model.config).layers):
+            raise ValueError("its layers do not all keep keys and values")
+        # Without the config nothing slides out of the cache.
+        cache, ids_1L = DynamicCache(), torch.from_numpy(ids_L).to(base.device)[None]
+        call_routed(base.model.get_decoder(), Routing(((0, 0, None),)), input_ids=ids_1L, past_key_values=cache)
+        pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    held = [x[0].transpose(0, 1) for pair in pairs for x in pair]
+    if len({x.shape for x in held}) != 1:
+        raise ValueError("its layers do not all keep keys and values of one shape")
+    return torch.stack(held, dim=1)
 
 
 class FastDecoding:
@@ -78,26 +101,35 @@ class FastDecoding:
         firsts, of_row = distinct_rows(prompts, self.adapter_B)
         packed = pack_prompts([prompts[row] for row in firsts], firsts, None).to(self.base.device)
         packed = replace(packed, adapter_S=tuple(self.adapter_B[row] for row in firsts))
-        plan = plan_attention(packed, self.decoder.rules)
+        base, rules = self.base, self.decoder.rules
+        placed = place_virtual(packed, base.own, base.token_rows, self.decoder.embedding, rules, base.dtype)
+        first = placed.seen.num_segments - len(firsts)
+        path_tokens = [placed.seen.path_tokens(first + number) for number in range(len(firsts))]
         shape = (len(prompts), self.decoder.num_kv_heads, self.num_slots, self.decoder.head_width)
 
-        def attend(_: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+        def attend(layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+            k_TGD, v_TGD = placed.sight(layer, k_TGD, v_TGD)
             # Zeros: slots not yet written are masked, and a mask lets NaN through.
             cache_k, cache_v = k_TGD.new_zeros(shape), v_TGD.new_zeros(shape)
             for row, number in enumerate(of_row):
-                start, length = packed.start_S[number], packed.length_S[number]
-                cache_k[row, :, :length] = k_TGD[start : start + length].transpose(0, 1)
-                cache_v[row, :, :length] = v_TGD[start : start + length].transpose(0, 1)
+                path_L = path_tokens[number]
+                cache_k[row, :, : len(path_L)] = k_TGD[path_L].transpose(0, 1)
+                cache_v[row, :, : len(path_L)] = v_TGD[path_L].transpose(0, 1)
             self.keys.append(cache_k)
             self.values.append(cache_v)
-            return packed_attention(q_THD, k_TGD, v_TGD, plan, self.decoder.rules)
+            return placed.attend(q_THD, k_TGD, v_TGD, rules)
 
-        hidden_TD = self._run(packed.ids_T, packed.positions_T, attend, packed.adapter_runs())
+        routing = Routing(placed.site_runs)
+        run, dtype = placed.run, self.base.dtype
+        hidden_TD = run_blocks(
+            self.decoder, run.ids_T, placed.positions_T, attend, routing, dtype=dtype, embedded_TD=placed.embedded_TD
+        )
         device = self.base.device
-        self.length_B = torch.tensor([packed.length_S[number] for number in of_row], device=device)
+        self.length_B = torch.tensor([len(path_tokens[number]) for number in of_row], device=device)
         self.place_B = torch.arange(len(prompts), device=device)
         last_B = torch.tensor([packed.start_S[number] + packed.length_S[number] - 1 for number in of_row])
-        return hidden_TD[last_B.to(device)]
+        # The prompts are the run's last tokens.
+        return hidden_TD[last_B.to(device) + run.num_tokens - packed.num_tokens]
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
@@ -149,10 +181,11 @@ class FastDecoding:
         self.length_B = self.length_B[torch.tensor(list(rows), device=device)]
         self.adapter_B = [self.adapter_B[row] for row in rows]
 
-    def _run(self, ids: Tensor, positions: Tensor, attend: Any, runs: Sequence[Run]) -> Tensor:
-        routing = Routing(tuple(runs))
-        embedded = embed_runs(self.base.token_rows, ids, routing.runs, self.decoder.embedding)
-        return run_blocks(self.decoder, ids, positions, attend, routing, dtype=self.base.dtype, embedded_TD=embedded)
+    def _run(self, ids_B: Tensor, positions_B: Tensor, attend: Any, runs: Sequence[Run]) -> Tensor:
+        embedded = embed_runs(self.base.token_rows, ids_B, runs, self.decoder.embedding)
+        routing = Routing(at_sites(runs, self.base.own))
+        dtype = self.base.dtype
+        return run_blocks(self.decoder, ids_B, positions_B, attend, routing, dtype=dtype, embedded_TD=embedded)
 
 
 class ReferenceDecoding:
@@ -164,33 +197,35 @@ class ReferenceDecoding:
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
-        """Each distinct prompt alone; its rows take copies of its cache."""
+        """Each distinct prompt alone, behind its adapter's virtual tokens; its rows take copies of its cache."""
         firsts, of_row = distinct_rows(prompts, self.adapter_B)
-        caches = [DynamicCache(config=self.base.model.config) for _ in firsts]
-        ids = [torch.from_numpy(prompts[row]).to(self.base.device) for row in firsts]
-        adapters = [self.adapter_B[row] for row in firsts]
-        states = [self._append(*row) for row in zip(caches, ids, adapters, strict=True)]
+        caches, states = [], []
+        for row in firsts:
+            adapter = self.adapter_B[row]
+            own, ids_L = self.base.own.get(adapter or ""), torch.from_numpy(prompts[row]).to(self.base.device)
+            inputs = self._inputs(ids_L, adapter, own)
+            caches.append(inputs.pop("past_key_values", None) or DynamicCache(config=self.base.model.config))
+            states.append(self._append(caches[-1], inputs, adapter))
         self.caches = [deepcopy(caches[number]) for number in of_row]
         return torch.stack([states[number] for number in of_row])
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
-        running = zip(self.caches, ids_B.split(1), self.adapter_B, strict=True)
-        return torch.stack([self._append(*row) for row in running])
+        rows = zip(self.caches, ids_B.split(1), self.adapter_B, strict=True)
+        return torch.stack([self._append(cache, self._inputs(ids, name, None), name) for cache, ids, name in rows])
 
     def keep(self, rows: Sequence[int]) -> None:
         self.caches, self.adapter_B = [self.caches[row] for row in rows], [self.adapter_B[row] for row in rows]
 
-    def _append(self, cache: Any, ids_L: Tensor, adapter: str | None) -> Tensor:
-        routing = Routing(((0, int(ids_L.shape[0]), adapter),))
-        rows = self.base.token_rows.get(adapter) if adapter else None
-        out = call_routed(
-            self.base.model.get_decoder(),
-            routing,
-            **embedded_or_ids(ids_L[None], rows),
-            past_key_values=cache,
-            use_cache=True,
-        )
+    def _inputs(self, ids_L: Tensor, adapter: str | None, own: nn.Module | None) -> dict[str, Any]:
+        rows = self.base.token_rows.get(adapter or "")
+        return reference_inputs(self.base.model, ids_L[None], rows, own, self.base.dtype)
+
+    def _append(self, cache: Any, inputs: Mapping[str, Any], adapter: str | None) -> Tensor:
+        # A layer is told by what it is given how many tokens there are.
+        routing = Routing(((0, 0, adapter),))
+        decoder = self.base.model.get_decoder()
+        out = call_routed(decoder, routing, **{**inputs, "past_key_values": cache, "use_cache": True})
         return out.last_hidden_state[0, -1].to(self.base.dtype)  # type: ignore[no-any-return]
 
 

@@ -106,7 +106,8 @@ def prepare(config: SFTConfig, folder: Path, base: Base | None = None, dtype: st
     if base is None:
         base = load_base(config.model_copy(update={"device": world.device, "dtype": dtype or config.dtype}))
     role = add_adapter(base, ADAPTER_NAME, config.adapter, config.seed)
-    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    context = base.context_tokens_of(role.adapter)
+    limit = min(config.max_length or context, context)
     tokenizer = base.tokenizer_of(role.adapter)
     rows = _with_canaries(data.train, base, config)
     train, train_report = _render(rows, "train", data, base, tokenizer, config, limit, folder)

@@ -108,7 +108,7 @@ class LocalGenerator:
     def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None = None) -> Iterator[str]:
         """Pieces of the answer's text as they come; together they are the whole answer."""
         row = _Row(prompt, adapter, _draws(sampling, prompt))
-        self._check_length(prompt, sampling)
+        self._check_length(prompt, sampling, adapter)
         shown = ""
         for _ in self._decode([row], sampling):
             text = self._text(row)
@@ -127,12 +127,13 @@ class LocalGenerator:
 
         Adapters share one too, unless they have new tokens: their logits have no common width.
         """
-        for prompt in prompts:
-            self._check_length(prompt, sampling)
+        for prompt, adapter in zip(prompts, adapters, strict=True):
+            self._check_length(prompt, sampling, adapter)
         vocabulary = [adapter if adapter in self.base.token_rows else None for adapter in adapters]
         order = sorted(range(len(prompts)), key=lambda i: (vocabulary[i] or "", -len(prompts[i].ids), i))
+        virtual = max((self.base.num_virtual_of(adapter) for adapter in adapters), default=0)
         while order:
-            slots = len(prompts[order[0]].ids) + sampling.max_new_tokens
+            slots = virtual + len(prompts[order[0]].ids) + sampling.max_new_tokens
             size = max(1, min(self.max_rows, self.max_cache_tokens // slots))
             batch = [i for i in order[:size] if vocabulary[i] == vocabulary[order[0]]]
             yield batch
@@ -145,12 +146,13 @@ class LocalGenerator:
             return max(prompt_tokens, len(self.base.decoder_prefix) + max_new_tokens)
         return prompt_tokens + max_new_tokens
 
-    def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
-        need, limit = self.tokens_needed(len(prompt.ids), sampling.max_new_tokens), self.base.context_tokens
+    def _check_length(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> None:
+        need = self.tokens_needed(len(prompt.ids), sampling.max_new_tokens)
+        limit = self.base.context_tokens_of(adapter)
         if need > limit:
             raise DataError(
                 f"prompt {prompt.row_id}",
-                f"needs {need} tokens with its answer, the model reads {limit}.",
+                f"needs {need} tokens with its answer, the model reads {limit}{_behind(self.base, adapter)}.",
                 "Shorten it or lower max_new_tokens.",
             )
 
@@ -194,6 +196,12 @@ class LocalGenerator:
             adapter_digest=digest,
             row_id=row.prompt.row_id,
         )
+
+
+def _behind(base: Base, adapter: str | None) -> str:
+    """What takes a part of the context away, in words."""
+    number = base.num_virtual_of(adapter)
+    return f" behind {number} virtual tokens" if number else ""
 
 
 def _draws(sampling: Sampling, prompt: Prompt) -> np.random.Generator:
