@@ -4,8 +4,8 @@ Dettmers et al. 2023, arXiv:2305.14314 (QLoRA), section 3. A tensor is cut, as i
 a block is divided by its largest magnitude and each value becomes the number of the nearest of 16 levels. Two numbers
 share a byte, the first in the high half. The blocks' magnitudes, less their mean, are stored in 8 bits themselves, in
 blocks of 256. This is bitsandbytes' layout, bit for bit, so that its kernels can read it; packed once, never again.
-Shape letters: N values, P bytes, B blocks of 64, C blocks of 256 magnitudes, O out features, I in features, T tokens, V values of a
-block, H halves of a byte.
+Shape letters: N values, P bytes, H halves of a byte, B blocks of 64, V values of a block, C blocks of 256 magnitudes,
+O out features, I in features, T tokens.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.kernels.frozen import DenseWeight, FrozenWeight, TransposedWeight, frozen_linear
 from tunesmith.kernels.lora import dropout_rows, lora_group, lora_linear
-
 from tunesmith.models.quantized_linear import QuantizedConv1D, QuantizedLinear
 
 

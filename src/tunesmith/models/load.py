@@ -126,9 +126,7 @@ def build_base(
             check_family(facts.model_type, resolved.name)
         kind = AutoModelForSeq2SeqLM if facts.is_encoder_decoder else AutoModelForCausalLM
         if resolved.quantization is not None:
-            model = load_quantized(
-                resolved.folder, kind, facts, device, dtype, trust_remote_code=trust_remote_code
-            )
+            model = load_quantized(resolved.folder, kind, facts, device, dtype, trust_remote_code=trust_remote_code)
         else:
             model = kind.from_pretrained(
                 resolved.folder,

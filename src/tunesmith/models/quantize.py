@@ -161,7 +161,7 @@ def load_quantized(
         )
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    for name, tensor in model.named_buffers():
+    for tensor in model.buffers():
         tensor.data = tensor.data.to(device)
     return model
 

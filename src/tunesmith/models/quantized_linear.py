@@ -110,9 +110,7 @@ def unfilled(
     num_scales = -(-num_blocks // MAGNITUDE_BLOCK) if config.double_quant else 0
     packed = Nf4(
         codes_P=torch.empty(num_bytes, dtype=torch.uint8, device=device),
-        magnitude_B=torch.empty(
-            num_blocks, dtype=torch.uint8 if config.double_quant else torch.float32, device=device
-        ),
+        magnitude_B=torch.empty(num_blocks, dtype=torch.uint8 if config.double_quant else torch.float32, device=device),
         magnitude_scale_C=torch.empty(num_scales, device=device),
         magnitude_mean=torch.empty(() if config.double_quant else (0,), device=device),
         shape=tuple(layer.weight.shape),
