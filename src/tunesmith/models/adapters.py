@@ -81,7 +81,7 @@ def method_of(base: Base, name: str) -> Method:
 def _check_name(base: Base, name: str) -> None:
     """PEFT tells an adapter's tensors by its name as a part of theirs: no part of the base may be called the same."""
     taken = {"base_layer", "lora_A", "lora_B", "weight", "bias"}
-    for key, _ in base.model.named_parameters():
+    for key in base.model.state_dict():
         if "lora_" not in key:
             taken.update(key.split("."))
     if not name or "." in name or name in taken or name in "lora_":
