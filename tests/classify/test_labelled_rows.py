@@ -75,7 +75,7 @@ def test_one_class_and_a_class_without_rows_leave_nothing_to_learn(tmp_path: Pat
         loaded(labels_of("x", "x"), tmp_path)
     with pytest.raises(DataError, match="no training row has the label 'z'"):
         loaded(labels_of("x", "y"), tmp_path, labels=["x", "y", "z"])
-    with pytest.raises(DataError, match="not among data.labels"):
+    with pytest.raises(DataError, match=r"not among data\.labels"):
         loaded(labels_of("x", "y"), tmp_path, labels=["x", "w"])
     with pytest.raises(ConfigError, match="put them into quotes"):
         loaded(labels_of("x", "y"), tmp_path, labels=[True, False])
