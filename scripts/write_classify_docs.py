@@ -1,4 +1,4 @@
-"""Write the table of keys in docs/classify.md from the config classes, so that a key and its page cannot drift apart."""
+"""Write the table of keys in docs/classify.md from the config classes, so that key and page cannot drift apart."""
 
 from __future__ import annotations
 
