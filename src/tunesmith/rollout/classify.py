@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import ModelError
-from tunesmith.models.adapters import PROVENANCE_FILE, adapter_digest, load_adapter
+from tunesmith.models.adapters import PROVENANCE_FILE, adapter_digest, drop_adapter, load_adapter
 from tunesmith.models.classes import class_head, text_logits
 from tunesmith.models.roles import Base, Role
 
@@ -59,11 +59,13 @@ def load_classifier(base: Base, folder: Path, name: str = "classify") -> Classif
     """
     role = load_adapter(base, folder, name)
     if role.head is None or role.head.num_outputs < 2:
+        drop_adapter(base, name)
         raise ModelError(folder, "is an adapter without a head of classes.", "Train one with `tunesmith classify`.")
     path = folder / PROVENANCE_FILE
     written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     labels = tuple(str(label) for label in written.get(LABELS_KEY, ()))
     if len(labels) != role.head.num_outputs:
+        drop_adapter(base, name)
         cause = (
             f"names {len(labels)} classes ('{LABELS_KEY}' in {PROVENANCE_FILE}), its head has {role.head.num_outputs}."
         )
