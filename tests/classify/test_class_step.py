@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from tests.models.test_adapter_combinations import awake
 from tunesmith.errors import ModelError, NonFiniteLossError
 from tunesmith.losses.classification import balanced_weights, cross_entropy
-from tunesmith.models.adapters import AdapterConfig, add_adapter, load_adapter, save_role
+from tunesmith.models.adapters import METHODS, AdapterConfig, add_adapter, load_adapter, save_role
 from tunesmith.models.classes import class_logits, text_logits
 from tunesmith.models.heads import add_class_head, add_head
 from tunesmith.models.rewards import answer_rewards
@@ -31,6 +31,8 @@ from tunesmith.training.classify_step import ClassifiedText, ClassLoss, accumula
 from tunesmith.training.distribute import one_process
 
 LENGTHS = (7, 3, 12, 5)
+# A bottleneck of two units behind a ReLU may have no gradient at all.
+SMALL: dict[str, dict[str, Any]] = {"lora": {"r": 4}, "bottleneck": {"reduction_factor": 2, "non_linearity": "gelu"}}
 
 
 def texts() -> list[ClassifiedText]:
@@ -43,9 +45,10 @@ def texts() -> list[ClassifiedText]:
     return out
 
 
-def class_role(base: Any, name: str = "tagger", dtype: torch.dtype = torch.float64) -> Role:
+def class_role(base: Any, method: str = "lora", dtype: torch.dtype = torch.float64) -> Role:
     """A role whose every weight is away from zero."""
-    role = add_class_head(base, awake(base, name, AdapterConfig(r=4), dtype), 3)
+    config = AdapterConfig.model_validate({"method": method, **SMALL.get(method, {})})
+    role = add_class_head(base, awake(base, "tagger", config, dtype), 3)
     assert role.head is not None
     role.head.score.weight.data = torch.randn(3, 32, generator=torch.Generator().manual_seed(5)).to(dtype)
     return role
@@ -117,12 +120,12 @@ def test_at_the_start_every_class_is_equally_likely(load: Callable[..., Any]) ->
     assert role.parameters["score.weight"].shape == (3, 32)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize(("kind", "method"), [("llama", "lora"), ("gpt2", "lora"), ("llama", "ia3")])
 def test_stock_transformers_and_peft_read_our_file_and_give_our_logits(
-    load: Callable[..., Any], model_folder: Callable[[str], Path], kind: str, tmp_path: Path
+    load: Callable[..., Any], model_folder: Callable[[str], Path], kind: str, method: str, tmp_path: Path
 ) -> None:
     base = load(kind)
-    role = class_role(base, dtype=torch.float32)
+    role = class_role(base, method, torch.float32)
     ids = [text.ids for text in texts()]
     ours = text_logits(base, role, ids, 10_000)
     save_role(base, role, tmp_path)
@@ -139,6 +142,25 @@ def test_stock_transformers_and_peft_read_our_file_and_give_our_logits(
     torch.testing.assert_close(ours.double(), theirs, rtol=5e-5, atol=5e-5)
     # The control: the classes in another order are seen.
     assert not torch.allclose(ours.double().flip(1), theirs, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_any_method_learns_under_the_head_and_comes_back_with_it(
+    load: Callable[..., Any], method: str, tmp_path: Path
+) -> None:
+    base = load("llama", dtype="float32")
+    role = class_role(base, method, torch.float32)
+    loss = ClassLoss(class_weights=(1.0, 1.0, 1.0))
+    before, gradients = step(base, role, loss)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients) and len(gradients) == len(role.parameters)
+    with torch.no_grad():
+        for parameter, gradient in zip(role.parameters.values(), gradients, strict=True):
+            parameter -= 1e-3 * gradient
+    assert step(base, role, loss)[0] < before
+    save_role(base, role, tmp_path)
+    again = load_adapter(base, tmp_path, "again")
+    ids = [text.ids for text in texts()]
+    torch.testing.assert_close(text_logits(base, again, ids, 8), text_logits(base, role, ids, 8), rtol=0, atol=0)
 
 
 def test_a_head_of_classes_comes_back_and_is_not_taken_for_a_reward(load: Callable[..., Any], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -106,15 +107,13 @@ class LoadedLabelled:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def summary(self) -> dict[str, Any]:
-        """Plain values for run.json and the report."""
+        """Plain values for run.json and the report; rows_by_class: of training, validation and test."""
+        counts = [Counter(row.label for row in rows) for rows in self.sides().values()]
         return {
             "labels": list(self.labels),
             "rows_read": self.rows_read,
             **{f"rows_{side}": len(rows) for side, rows in self.sides().items()},
-            "rows_by_class": {
-                label: [sum(row.label == label for row in rows) for rows in self.sides().values()]
-                for label in self.labels
-            },
+            "rows_by_class": {label: [count[label] for count in counts] for label in self.labels},
             "rows_dropped": self.rows_dropped,
             "rows_beyond_limit": self.rows_beyond_limit,
             "seen_in_training": self.seen_in_training,
