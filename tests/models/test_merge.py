@@ -22,6 +22,7 @@ from tunesmith.models.extended import add_token_rows
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.merge import measure_drift
+from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.models.roles import Base
 from tunesmith.recipes.adapter_merge import MergeConfig, merge_adapter
 from tunesmith.records import Example, Where
@@ -150,3 +151,23 @@ def test_drift_is_what_its_definition_says(load: Callable[..., Any], tmp_path: P
     assert drift.agrees_T[:12].tolist() == (p.argmax(-1) == q.argmax(-1)).tolist()
     assert drift.prompt_T.tolist() == [0] * 12 + [1] * 12
     assert kl.max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_4_bit_base_is_unpacked_first(load: Callable[..., Any], tmp_path: Path, kind: str) -> None:
+    folder = load(kind).resolved.folder
+    base = load_base(ModelConfig(model_name_or_path=str(folder), dtype="float32", quantization=QuantizationConfig()))
+    adapter = trained(
+        base, AdapterConfig(r=2, target_modules=["down_proj" if kind == "llama" else "c_fc"]), tmp_path / "a"
+    )
+    merged = merge(adapter, tmp_path / "merged")
+    # Against the weights as they were, before 4 bits, the drift would be thousands of times the limit.
+    assert merged.drift.mean_kl_nats.value < 1e-5
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = np.arange(5, 25)
+    ours = logits_of(hidden_states(base, pack_prompts([ids], [0], "default")), base.head)
+    torch.testing.assert_close(logits(plain, ids.tolist()), ours.detach(), rtol=1e-3, atol=1e-2)
+    theirs = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    same = [key for key, value in plain.state_dict().items() if torch.equal(value, theirs[key])]
+    assert same and not any("proj.weight" in key or ("c_" in key and key.endswith("weight")) for key in same)
+    assert plain.dtype == torch.float32 and not hasattr(plain.config, "quantization_config")

@@ -27,6 +27,8 @@ from tunesmith.kernels.head_loss import logits_of
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.gguf import no_progress_bars
 from tunesmith.models.linear import Routing, Site, own_adapters
+from tunesmith.models.quantize import quantized_layers
+from tunesmith.models.quantized_linear import dense_weight
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import TokenRows, head_for
 from tunesmith.records import Example
@@ -46,7 +48,7 @@ def check_mergeable(base: Base, name: str, folder: Path) -> None:
     reason = UNMERGEABLE.get(base.methods[name])
     settings = json.loads((folder / "adapter_config.json").read_text())
     if settings.get("modules_to_save"):
-        reason = "its head reads scores, which a language model's folder has no place for"
+        reason = "it has a head of its own, which a language model's folder has no place for"
     if reason is not None:
         raise ModelError(folder, f"cannot be merged: {reason}.", "Use it unmerged, with --adapter.")
 
@@ -55,9 +57,12 @@ def check_mergeable(base: Base, name: str, folder: Path) -> None:
 def merged_state(base: Base, name: str) -> dict[str, Tensor]:
     """Every parameter and buffer by its name in the plain model, as it is with the adapter merged.
 
-    What the adapter leaves alone shares the base's memory. float32 is the precision to load a base in for this.
+    What the adapter leaves alone shares the base's memory, but for 4-bit maps, which are unpacked. float32 is the
+    precision to load a base in for this.
     """
     state = {key.replace(".base_layer.", "."): value for key, value in base.model.state_dict().items()}
+    for key, layer in quantized_layers(base.model).items():
+        state[f"{key.removesuffix('.base_layer')}.weight"] = dense_weight(layer, base.dtype)
     for key, site in adapted_maps(base):
         state.update(_merged_map(base, key, site, name))
     rows = base.token_rows.get(name)

@@ -13,10 +13,9 @@ from tunesmith.config import Config
 from tunesmith.errors import RunError
 from tunesmith.models.adapters import adapter_digest, adapter_role, load_adapter, save_role
 from tunesmith.models.combine import EXACT, How, check_combinable, combine, distance_to_sum
-from tunesmith.models.load import ModelConfig, load_base
+from tunesmith.models.load import load_base
 from tunesmith.models.resolve import EMBEDDED_MODEL
-from tunesmith.recipes.adapter_folders import read_adapter_folder
-from tunesmith.recipes.chat import base_of
+from tunesmith.recipes.adapter_folders import base_for, read_adapter_folder
 
 NAME = "combined"
 
@@ -81,8 +80,7 @@ def combine_adapters(config: CombineConfig) -> Combined:
     if output.exists():
         raise RunError(output, "exists.", "Name another folder.")
     weights = config.weights or [1 / len(folders)] * len(folders)
-    model = (base_of(folders[0]) or config.model) if config.model == EMBEDDED_MODEL else config.model
-    base = load_base(ModelConfig(model_name_or_path=model, dtype="float32"))
+    base = load_base(base_for(folders[0], config.model))
     names = [f"parent_{number}" for number in range(len(folders))]
     for folder, name in zip(folders, names, strict=True):
         load_adapter(base, folder, name)

@@ -8,12 +8,10 @@ from typing import Any
 
 from tunesmith.errors import ModelError, TunesmithError
 from tunesmith.models.adapters import adapter_digest, load_adapter, trainable_share
-from tunesmith.models.load import ModelConfig, load_base
+from tunesmith.models.load import load_base
 from tunesmith.models.merge import UNMERGEABLE, adapted_maps, map_under, updates
-from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.models.roles import Base
-from tunesmith.recipes.adapter_folders import AdapterFolder, read_adapter_folder
-from tunesmith.recipes.chat import base_of
+from tunesmith.recipes.adapter_folders import AdapterFolder, base_for, read_adapter_folder
 
 NAMES = ("shown", "other")
 # What differs between folders without saying anything of the adapter.
@@ -55,7 +53,7 @@ def show_adapter(folder: Path, model: str) -> Shown:
     if not files.settings:
         raise ModelError(folder, f"no adapter here: {'; '.join(files.problems)}.", "Check the path.")
     try:
-        base = _base(folder, model)
+        base = load_base(base_for(folder, model))
         role = load_adapter(base, folder, NAMES[0], trainable=True)
     except TunesmithError as error:
         return Shown(folder=files, digest=files.digest, trainable_share=None, norms=[], note=str(error))
@@ -133,7 +131,7 @@ def compare_adapters(first: Path, second: Path, model: str) -> Difference:
     digests: tuple[str | None, str | None] = (files[0].digest, files[1].digest)
     maps, note = list[MapDifference](), None
     try:
-        base = _base(first, model)
+        base = load_base(base_for(first, model))
         for folder, name in zip((first, second), NAMES, strict=True):
             load_adapter(base, folder, name)
         digests = (adapter_digest(base, NAMES[0]), adapter_digest(base, NAMES[1]))
@@ -178,11 +176,6 @@ def describe_difference(found: Difference) -> list[str]:
             cosine = "     -" if one.cosine is None else f"{one.cosine:6.3f}"
             lines.append(f"{one.map.ljust(width)}  {cosine}  {one.distance:8.4f}")
     return [*lines, *([found.note] if found.note else [])]
-
-
-def _base(folder: Path, model: str) -> Base:
-    name = (base_of(folder) or model) if model == EMBEDDED_MODEL else model
-    return load_base(ModelConfig(model_name_or_path=name, dtype="float32"))
 
 
 def _tells(key: str, value: Any) -> bool:

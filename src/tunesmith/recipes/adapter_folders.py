@@ -12,6 +12,10 @@ from typing import Any
 
 from tunesmith.errors import ModelError
 from tunesmith.models.adapters import METHODS, PROVENANCE_FILE, WEIGHTS_FILE
+from tunesmith.models.load import ModelConfig
+from tunesmith.models.quantized_linear import QuantizationConfig
+from tunesmith.models.resolve import EMBEDDED_MODEL
+from tunesmith.recipes.chat import base_of
 from tunesmith.runs import file_digest
 
 CONFIG_FILE = "adapter_config.json"
@@ -44,6 +48,18 @@ class AdapterFolder:
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
         return asdict(self)
+
+
+def base_for(folder: Path, model: str) -> ModelConfig:
+    """The base an adapter was trained on, packed as it was then, in float32: weights are compared and added there.
+
+    model: taken where it is not the default one, or the adapter does not say.
+    """
+    path = folder / PROVENANCE_FILE
+    packing = json.loads(path.read_text()).get("quantization") if path.is_file() else None
+    name = (base_of(folder) or model) if model == EMBEDDED_MODEL else model
+    quantization = None if packing is None else QuantizationConfig(**packing)
+    return ModelConfig(model_name_or_path=name, dtype="float32", quantization=quantization)
 
 
 def find_adapters(folder: Path, *, checkpoints: bool = False) -> list[AdapterFolder]:

@@ -17,11 +17,11 @@ from tunesmith.config import Config
 from tunesmith.data.prompts import PromptRow, load_prompts
 from tunesmith.errors import ModelError, RunError
 from tunesmith.models.adapters import PROVENANCE_FILE, adapter_digest, load_adapter, provenance_of
-from tunesmith.models.load import DTYPES, ModelConfig, build_base, load_base
+from tunesmith.models.load import DTYPES, build_base, load_base
 from tunesmith.models.merge import Drift, check_mergeable, measure_drift, write_merged
 from tunesmith.models.resolve import EMBEDDED_MODEL, resolve_model
 from tunesmith.models.roles import Base
-from tunesmith.recipes.chat import base_of
+from tunesmith.recipes.adapter_folders import base_for
 from tunesmith.records import Example, Message, Where
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
 from tunesmith.stats import Interval, clustered_bootstrap_mean, clustered_proportion
@@ -119,8 +119,8 @@ def merge_adapter(config: MergeConfig) -> Merged:
     """
     folder, output = Path(config.adapter), Path(config.output)
     _check_output(output, config.overwrite)
-    # 1. The base in float32, whatever it is stored in, with the adapter beside it.
-    base = load_base(ModelConfig(model_name_or_path=_base_name(config, folder), dtype="float32"))
+    # 1. The base as the adapter knew it, in float32, with the adapter beside it.
+    base = load_base(base_for(folder, config.model))
     load_adapter(base, folder, NAME)
     check_mergeable(base, NAME, folder)
     dtype = _written_dtype(config, base)
@@ -178,10 +178,6 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise RunError(output, "exists.", "Name another folder, or set --overwrite.")
     if not (output / "config.json").is_file():
         raise RunError(output, "is no model's folder, so it is not replaced.", "Name another folder.")
-
-
-def _base_name(config: MergeConfig, folder: Path) -> str:
-    return (base_of(folder) or config.model) if config.model == EMBEDDED_MODEL else config.model
 
 
 def _written_dtype(config: MergeConfig, base: Base) -> torch.dtype:

@@ -41,7 +41,7 @@ from tunesmith.training.schedule import TrainConfig
 
 Arm = Literal["shared", "separate", "replay"]
 # Settings of a recipe that a cell's training takes over.
-TRAINING_KEYS = frozenset(TrainConfig.model_fields) | frozenset(RenderConfig.model_fields)
+TAKEN = frozenset(name for kind in (ModelConfig, RenderConfig, TrainConfig) for name in kind.model_fields)
 NOT_TAKEN = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_total_limit"}
 
 
@@ -61,7 +61,7 @@ class CellsConfig(ModelConfig, RenderConfig, TrainConfig):
 
     def cell_settings(self) -> dict[str, Any]:
         """What a cell's training takes over, by SFTConfig's keys."""
-        names = sorted((self.model_fields_set & TRAINING_KEYS) - NOT_TAKEN)
+        names = sorted((self.model_fields_set & TAKEN) - NOT_TAKEN)
         taken = {name: getattr(self, name) for name in names}
         return {"model_name_or_path": self.model_name_or_path, "seed": self.seed, **taken}
 

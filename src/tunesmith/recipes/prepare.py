@@ -96,7 +96,7 @@ class Prepared:
             **recipe,
             "data_digest": self.data.digest,
             **({} if self.start_digest is None else {"start_digest": self.start_digest}),
-            "base_digest": resolved.base_digest,
+            "base_digest": self.base.digest,
             "tokenizer_digest": resolved.tokenizer_digest if rows is None else rows.tokenizer_digest,
             "template_digest": resolved.template_digest,
         }

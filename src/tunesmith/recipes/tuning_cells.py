@@ -118,7 +118,7 @@ def train_cell(
     written = [to_row(record, MESSAGES) for record in rows]
     made_of = [
         written, dict(settings), adapter.model_dump() if start is None else start.digest,
-        base.resolved.base_digest, base.resolved.template_digest, str(base.dtype),
+        base.digest, base.resolved.template_digest, str(base.dtype),
     ]  # fmt: skip
     place = folder / _digest(made_of)[:16]
     if not (place / DONE_FILE).exists():
@@ -219,7 +219,7 @@ def measure_cells(
 def _measured_path(base: Base, folder: Path, cell: Cell | None, task: TaskRows, max_new_tokens: int) -> Path:
     made_of = [
         "base" if cell is None else cell.digest, task.digest, [g is not None for g in task.gold], max_new_tokens,
-        base.resolved.base_digest, base.resolved.template_digest, str(base.dtype),
+        base.digest, base.resolved.template_digest, str(base.dtype),
     ]  # fmt: skip
     return folder / f"{_digest(made_of)[:16]}.json"
 
