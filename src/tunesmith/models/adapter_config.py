@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.config import Config
 
@@ -17,6 +18,11 @@ KEYS: dict[str, tuple[MethodName, ...]] = {
     "lora_dropout": ("lora",),
     "target_modules": ("lora", "ia3"),
     "use_rslora": ("lora",),
+    "use_dora": ("lora",),
+    "init_lora_weights": ("lora",),
+    "rank_pattern": ("lora",),
+    "alpha_pattern": ("lora",),
+    "bias": ("lora",),
 }
 
 
@@ -32,9 +38,39 @@ class AdapterConfig(Config):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the input of the low-rank product."""
     target_modules: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """Which linear maps get LoRA matrices; the head never does."""
+    """Which linear maps get LoRA matrices: all inside the layers, those of the attention, or the names listed."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead (arXiv:2312.03732)."""
+    use_dora: bool = False
+    """Learn the length of each row of the weight apart from its direction (DoRA, arXiv:2402.09353)."""
+    init_lora_weights: str = "default"
+    """default: A random, B zero; gaussian: A normal; pissa or pissa_niter_N: the weight's principal part (PiSSA)."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=4096)]] = {}
+    """Module name, or a regular expression of its end -> its own rank in place of r."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """The same for lora_alpha."""
+    bias: Literal["none", "lora_only", "all"] = "none"
+    """lora_only: biases of the maps with matrices learn too, as the adapter's own copies."""
+
+    @field_validator("init_lora_weights", mode="before")
+    @classmethod
+    def _a_known_start(cls, value: Any) -> Any:
+        # PEFT's own spelling of the default.
+        name = "default" if value is True else value
+        if name == "loftq":
+            raise ValueError("loftq is not supported: quantization, with the default start, trains on the 4-bit base")
+        if not isinstance(name, str) or not re.fullmatch(r"default|gaussian|pissa(_niter_[1-9]\d*)?", name):
+            raise ValueError("should be default, gaussian, pissa or pissa_niter_N with a number of iterations N")
+        return name
+
+    @field_validator("bias")
+    @classmethod
+    def _own_biases_only(cls, value: str) -> str:
+        if value == "all":
+            raise ValueError(
+                "all would train the norms' biases too, which every adapter on the base shares; use lora_only"
+            )
+        return value
 
     @model_validator(mode="after")
     def _keys_of_the_method(self) -> AdapterConfig:

@@ -129,11 +129,14 @@ def _saved_per_token_bytes(base: Base, role: Role, element: int, longest_tokens:
     heads = int(config.num_attention_heads)
     head_width = int(getattr(config, "head_dim", None) or width // heads)
     kv = head_width * int(getattr(config, "num_key_value_heads", None) or heads)
-    rank = 0
+    rank, scaled = 0, 0
     if role.adapter is not None and base.peft_model is not None:
-        rank = int(base.peft_model.peft_config[role.adapter].r)
+        lora = base.peft_model.peft_config[role.adapter]
+        rank = max(int(lora.r), *lora.rank_pattern.values(), 0)
+        # DoRA keeps each product as it was before its magnitudes.
+        scaled = heads * head_width + 2 * kv + 2 * width + 2 * inner if lora.use_dora else 0
     # norms: 2 inputs; sites: 2 normed inputs, mixed heads, feed-forward; attention: q, k, v, out; SwiGLU: gate, up
-    values = 4 * width + 3 * heads * head_width + 2 * kv + 3 * inner + 7 * rank
+    values = 4 * width + 3 * heads * head_width + 2 * kv + 3 * inner + 7 * rank + scaled
     if base.decoder is None:
         # transformers' own modules keep fp32 norms, both rotated halves and silu's output besides.
         values += 6 * width + 2 * heads * head_width + 2 * inner
