@@ -134,6 +134,18 @@ def scalings(base: Base, name: str) -> list[float]:
     ]
 
 
+def saved_per_token(base: Base, name: str) -> int:
+    """Values it saves a token for the backward pass, all layers together: the product with each A, and with DoRA what
+    its magnitudes multiply.
+    """
+    layers = _layers(base, name).values()
+    return sum(
+        int(layer.lora_A[name].weight.shape[0])
+        + (int(layer.lora_B[name].weight.shape[0]) if name in layer.lora_magnitude_vector else 0)
+        for layer in layers
+    )
+
+
 def drop(base: Base, name: str) -> None:
     """Take the adapter off the base; those that stay keep what they were."""
     for layer in _layers(base, name).values():
