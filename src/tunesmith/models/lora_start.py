@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.models.linear import Site
 from tunesmith.models.lora_extras import give_extras
+from tunesmith.models.quantized_linear import dense_weight
 from tunesmith.models.roles import Base
 
 
@@ -28,9 +29,10 @@ def start_pissa(layers: Iterable[LoraLayer], name: str, how: str) -> None:
     of a randomised decomposition, drawn from torch's generator.
     """
     for layer in layers:
-        plain: Any = layer.get_base_layer()
-        weight_OI = plain.weight.T if isinstance(plain, Conv1D) else plain.weight
-        weight_OI = weight_OI.to(torch.promote_types(weight_OI.dtype, torch.float32))
+        plain = layer.get_base_layer()
+        weight_OI = dense_weight(plain, layer.lora_A[name].weight.dtype)
+        if isinstance(plain, Conv1D):
+            weight_OI = weight_OI.T
         rank = min(layer.r[name], *weight_OI.shape)
         if how == "pissa":
             u_OR, size_R, vt_RI = torch.linalg.svd(weight_OI, full_matrices=False)

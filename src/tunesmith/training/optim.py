@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from tunesmith.config import Config
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, MissingExtraError
 
 
 class OptimConfig(Config):
@@ -37,6 +37,8 @@ class OptimConfig(Config):
     """Share of the steps spent raising the learning rate from 0."""
     warmup_steps: int = Field(0, ge=0)
     """The same as a number of steps."""
+    optim: Literal["adamw", "paged_adamw_8bit", "paged_adamw_32bit"] = "adamw"
+    """The paged ones move their moments to the computer's memory where a GPU's runs out (CUDA, bitsandbytes)."""
 
     @model_validator(mode="after")
     def _one_warmup(self) -> OptimConfig:
@@ -61,13 +63,13 @@ def learning_rate_at(step: int, num_steps: int, config: OptimConfig) -> float:
     return config.learning_rate * shape
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW (arXiv:1711.05101, algorithm 2) over named groups: matrices decay, vectors (biases, norms) do not.
 
     LoRA's B matrices are a group of their own where their rate is; each group's ``lr_ratio`` multiplies the learning
-    rate that whoever steps sets. Raises ConfigError when that rate is set and there is no such matrix, ValueError when
-    there is nothing to train or a parameter has less precision than fp32: its moments would share that precision, and
-    steps smaller than its rounding would be lost.
+    rate that whoever steps sets. Raises ValueError when there is nothing to train or a parameter has less precision
+    than fp32: its moments would share that precision, and steps smaller than its rounding would be lost. Raises
+    ConfigError or MissingExtraError where a paged optimiser cannot be had, or there is no B matrix to hurry.
     """
     if not parameters:
         raise ValueError("no parameters to train")
@@ -79,22 +81,46 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig)
         raise ConfigError("loraplus_lr_ratio", "nothing that is trained is a LoRA B matrix.", "Leave it out.")
     matrices = [p for name, p in parameters.items() if p.dim() >= 2 and name not in fast]
     vectors = [p for p in parameters.values() if p.dim() < 2]
-    groups = [
+    kinds = [
         ("matrices", matrices, config.weight_decay, 1.0),
         ("lora_B", [p for name, p in parameters.items() if name in fast], config.weight_decay, ratio),
         ("vectors", vectors, 0.0, 1.0),
     ]
+    groups = [
+        {"name": name, "params": own, "weight_decay": decay, "lr_ratio": times, "lr": config.learning_rate * times}
+        for name, own, decay, times in kinds
+        if own
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    if config.optim != "adamw":
+        kind = _paged(config.optim, {p.device.type for p in parameters.values()})
+        paged: torch.optim.Optimizer = kind(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon)
+        return paged
     return torch.optim.AdamW(
-        [
-            {"name": name, "params": own, "weight_decay": decay, "lr_ratio": times, "lr": config.learning_rate * times}
-            for name, own, decay, times in groups
-            if own
-        ],
-        betas=(config.adam_beta1, config.adam_beta2),
+        groups,
+        lr=config.learning_rate,
+        betas=betas,
         eps=config.adam_epsilon,
         # One pass over many small matrices; elementwise, so neither threads nor alignment can change the result.
         fused=all(p.device.type in ("cpu", "cuda") for p in parameters.values()),
     )
+
+
+def _paged(name: str, devices: set[str]) -> Any:
+    """bitsandbytes' class of a paged optimiser (QLoRA, arXiv:2305.14314, section 3)."""
+    if devices != {"cuda"}:
+        raise ConfigError(
+            "optim",
+            f"{name} moves moments out of a GPU's memory, and this job trains on {' and '.join(sorted(devices))}.",
+            "Set optim: adamw.",
+        )
+    try:
+        from bitsandbytes import optim
+    except ImportError:
+        raise MissingExtraError(
+            "optim", f"{name} is bitsandbytes' own, which is not installed.", "Run: pip install 'tunesmith[cuda]'"
+        ) from None
+    return optim.PagedAdamW8bit if name == "paged_adamw_8bit" else optim.PagedAdamW32bit
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
