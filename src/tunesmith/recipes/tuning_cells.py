@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tunesmith.models.forward import forward
 from tunesmith.models.roles import Base
 from tunesmith.recipes.prepare import ADAPTER_NAME, SFTConfig
 from tunesmith.recipes.sft import train
-from tunesmith.records import Conversation
+from tunesmith.records import Conversation, Message
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
 from tunesmith.runs import atomic_write_text
 from tunesmith.stats import Interval, bootstrap_ratio, wilson_interval
@@ -47,6 +47,10 @@ class TaskConfig(Config):
     """Rows to learn from, as data.train of `tunesmith sft`."""
     validation: str | None = None
     """Rows to measure on; empty: a tenth of the training rows is held out."""
+    columns: dict[str, str] = {}
+    """Our column name -> theirs, as data.columns of `tunesmith sft`."""
+    system: str | None = None
+    """A system message before every row that has none: it tells tasks apart whose rows look alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +75,16 @@ def read_task(
 
     Raises DataError for rows that are no conversations and a task without validation rows.
     """
-    config = DataConfig(train=task.train, validation=task.validation, limit=limit, validation_limit=validation_limit)
+    config = DataConfig(
+        train=task.train,
+        validation=task.validation,
+        columns=task.columns,
+        limit=limit,
+        validation_limit=validation_limit,
+    )
     data = load_data(config, seed=seed)
     sides = [tuple(data.train), tuple(data.validation)]
-    found = [[record for record in side if isinstance(record, Conversation)] for side in sides]
+    found = [[_told(record, task.system) for record in side if isinstance(record, Conversation)] for side in sides]
     if len(found[0]) + len(found[1]) < len(sides[0]) + len(sides[1]):
         raise DataError(task.train, "holds texts, not conversations.", "Name rows with a prompt and an answer.")
     if not found[0] or not found[1]:
@@ -85,6 +95,12 @@ def read_task(
     short = all(len(answer.split()) <= most_words for answer in answers)
     gold = tuple(answers) if short else (None,) * len(answers)
     return TaskRows(name=task.name, train=tuple(found[0]), validation=tuple(found[1]), gold=gold)
+
+
+def _told(record: Conversation, system: str | None) -> Conversation:
+    if system is None or record.messages[0].role == "system":
+        return record
+    return replace(record, messages=(Message(role="system", content=system), *record.messages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
