@@ -11,7 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tunesmith.kernels.frozen import DenseWeight
 from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter
+from tunesmith.models.decoding import start_decoding
 from tunesmith.models.extended import add_token_rows
 from tunesmith.models.roles import Base
 from tunesmith.randomness import generator
@@ -62,7 +64,7 @@ def test_a_mixed_batch_gives_what_each_adapter_gives_alone(load: Callable[..., A
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_methods_of_all_kinds_answer_in_one_batch(load: Callable[..., Any], kind: str) -> None:
     own = {"narrow": "bottleneck", "vectors": "ia3", "before": "prefix", "soft": "prompt"}
-    base = with_adapters(load(kind), "low", **own)
+    base = with_adapters(load(kind), "low", "other", **own)
     adapters = [None, *base.methods]
     prompts = [prompt for prompt in asked(9, 5) for _ in adapters]
     sampling = Sampling(max_new_tokens=5)
@@ -72,6 +74,24 @@ def test_methods_of_all_kinds_answer_in_one_batch(load: Callable[..., Any], kind
         assert rollout.ids.tolist() == alone.ids.tolist(), adapter
         np.testing.assert_allclose(rollout.logprobs, alone.logprobs, rtol=1e-5, atol=1e-6)
     assert len({r.logprobs.tobytes() for r in mixed}) == len(mixed)
+
+
+def test_the_base_is_read_once_a_step_whatever_the_number_of_adapters(
+    load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, heights = with_adapters(load(), "first", "second", "third"), list[int]()
+    product = DenseWeight.matmul
+
+    def counted(weight: DenseWeight, x_TI: torch.Tensor) -> torch.Tensor:
+        heights.append(len(x_TI))
+        return product(weight, x_TI)
+
+    monkeypatch.setattr(DenseWeight, "matmul", counted)
+    adapters = ["first", None, "second", "third"]
+    state, _ = start_decoding(base, [prompt.ids for prompt in asked(5, 6, 7, 8)], 2, adapters)
+    heights.clear()
+    state.step(torch.tensor([5, 6, 7, 8]))
+    assert heights == [4] * 14
 
 
 def test_an_adapter_with_new_tokens_answers_beside_others(load: Callable[..., Any]) -> None:
