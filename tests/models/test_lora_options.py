@@ -364,3 +364,26 @@ def test_a_stock_pissa_file_says_how_to_convert_it(load: Callable[..., Any], tmp
     get_peft_model(plain, config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="Convert it"):
         load_adapter(base, tmp_path, "default")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_options_on_a_base_in_4_bits_are_those_on_the_weights_it_stands_for(
+    load: Callable[..., Any], tmp_path: Path, kind: str
+) -> None:
+    from tunesmith.models.quantize import unpack
+    from tunesmith.models.quantized_linear import QuantizationConfig
+
+    packed, config = load(kind, quantization=QuantizationConfig(bits=4)), settings("all")
+    bare = states(packed, None)
+    add_adapter(packed, "fresh", config, seed=1)
+    torch.testing.assert_close(states(packed, "fresh"), bare, rtol=1e-9, atol=1e-9)
+    role = awake(packed, "default", config)
+    save_role(packed, role, tmp_path)
+    dense = load(kind, quantization=QuantizationConfig(bits=4))
+    unpack(dense)
+    load_adapter(dense, tmp_path, "default")
+    torch.testing.assert_close(states(dense, "default"), states(packed, "default"), rtol=1e-6, atol=1e-6)
+    # Control: the weights as they were before they were packed give something else.
+    whole = load(kind)
+    load_adapter(whole, tmp_path, "default")
+    assert not torch.allclose(states(whole, "default"), states(packed, "default"), rtol=1e-2)
