@@ -40,7 +40,7 @@ def adapter_cost(shape: Shape, config: AdapterConfig) -> AdapterCost:
 
 
 def _lora(shape: Shape, config: AdapterConfig) -> AdapterCost:
-    """A (r, in) and B (out, r) on each map (arXiv:2106.09685, section 4.1); DoRA one length a row (arXiv:2402.09353)."""
+    """A (r, in) and B (out, r) on each map (arXiv:2106.09685, 4.1); of DoRA a length a row too (arXiv:2402.09353)."""
     maps, parameters, own, dropped = _targets(shape, config.target_modules), 0, 0, 0
     for one in maps:
         parameters += one.count * config.r * (one.inputs + one.outputs)

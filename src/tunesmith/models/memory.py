@@ -17,7 +17,7 @@ from tunesmith.models.shape import LinearMap, Shape
 # (QLoRA, arXiv:2305.14314, section 3).
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 FP32 = 4
-# Tensors of the inner width that transformers' own feed-forward part keeps, by its activation: gelu_new is six products.
+# Tensors of the inner width that transformers' own feed-forward part keeps, by activation; gelu_new is many products.
 ACTIVATIONS_KEEP = {"relu": 1, "gelu": 2, "gelu_pytorch_tanh": 2, "silu": 2, "gelu_new": 5}
 
 

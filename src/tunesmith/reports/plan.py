@@ -19,10 +19,10 @@ def lines_of(plan: Mapping[str, Any], shown_name: str) -> list[str]:
     model, machine, choice = plan["model"], plan["machine"], plan["choice"]
     kind = "our kernels" if model["fast"] else "transformers' own modules"
     return [
-        f"model      {shown_name}: {_count(model['parameters'])} parameters, {model['family']}, {model['layers']} layers of "
-        f"width {model['width']}, vocabulary {model['vocab_size']}; {kind}",
-        f"machine    {machine['name']}: {_gb(machine['memory_bytes'])} GB, {_gb(machine['free_bytes'])} GB to plan with; "
-        f"{8 * machine['dtype_bytes']}-bit activations",
+        f"model      {shown_name}: {_count(model['parameters'])} parameters, {model['family']}, {model['layers']} layers "
+        f"of width {model['width']}, vocabulary {model['vocab_size']}; {kind}",
+        f"machine    {machine['name']}: {_gb(machine['memory_bytes'])} GB, {_gb(machine['free_bytes'])} GB to plan "
+        f"with; {8 * machine['dtype_bytes']}-bit activations",
         f"trained    {plan['trainable_parameters']} parameters ({_count(plan['trainable_parameters'])}), "
         f"{100 * plan['trainable_share']:.3g} % of all; file of {_size(4 * plan['saved_parameters'])}",
         *_table(plan["options"], choice),
@@ -62,15 +62,15 @@ def _verdict(
         return [f"take       {option_name(choice)}: {_gb(choice['memory']['total'])} GB"]
     least = min(options, key=lambda option: option["over_bytes"])
     return [
-        f"NOTHING FITS {machine['name']}: the smallest, {option_name(least)}, is {_gb(least['over_bytes'])} GB too large. "
-        "Lower max_length, take a smaller model or another method."
+        f"NOTHING FITS {machine['name']}: the smallest, {option_name(least)}, is {_gb(least['over_bytes'])} GB too "
+        "large. Lower max_length, take a smaller model or another method."
     ]
 
 
 def _generation(generation: Mapping[str, int]) -> str:
     return (
-        f"answering  {_size(generation['weights'] + generation['adapter'])} and {_size(generation['kv_cache_per_row'])} of "
-        "keys and values a row of max_length"
+        f"answering  {_size(generation['weights'] + generation['adapter'])} and {_size(generation['kv_cache_per_row'])} "
+        "of keys and values a row of max_length"
     )
 
 
