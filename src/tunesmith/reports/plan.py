@@ -19,8 +19,8 @@ def lines_of(plan: Mapping[str, Any], shown_name: str) -> list[str]:
     model, machine, choice = plan["model"], plan["machine"], plan["choice"]
     kind = "our kernels" if model["fast"] else "transformers' own modules"
     return [
-        f"model      {shown_name}: {_count(model['parameters'])} parameters, {model['family']}, {model['layers']} layers "
-        f"of width {model['width']}, vocabulary {model['vocab_size']}; {kind}",
+        f"model      {shown_name}: {_count(model['parameters'])} parameters, {model['family']}, "
+        f"{model['layers']} layers of width {model['width']}, vocabulary {model['vocab_size']}; {kind}",
         f"machine    {machine['name']}: {_gb(machine['memory_bytes'])} GB, {_gb(machine['free_bytes'])} GB to plan "
         f"with; {8 * machine['dtype_bytes']}-bit activations",
         f"trained    {plan['trainable_parameters']} parameters ({_count(plan['trainable_parameters'])}), "
@@ -68,10 +68,8 @@ def _verdict(
 
 
 def _generation(generation: Mapping[str, int]) -> str:
-    return (
-        f"answering  {_size(generation['weights'] + generation['adapter'])} and {_size(generation['kv_cache_per_row'])} "
-        "of keys and values a row of max_length"
-    )
+    held, row = generation["weights"] + generation["adapter"], generation["kv_cache_per_row"]
+    return f"answering  {_size(held)} and {_size(row)} of keys and values a row of max_length"
 
 
 def _gb(number: float) -> str:
