@@ -125,7 +125,9 @@ def layer_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: int) 
     if shape.encoder_decoder:
         return tokens * (_encoder_decoder_values(shape) * element + own + 16)
     if not shape.fast:
-        return tokens * (_reference_values(shape, setting) * element + own + 2 * FP32 + FP32 * shape.heads)
+        # A root of each RMSNorm, a mean and a root of each LayerNorm; flash attention's sums.
+        statistics = FP32 * ((2 if _is_gated(shape) else 4) + (0 if shape.capped else shape.heads))
+        return tokens * (_reference_values(shape, setting) * element + own + statistics)
     # Both norms' inputs with an fp32 root each; q, k, v and what attention gives; the two inputs of SwiGLU.
     values = 2 * width + 2 * query + 2 * shape.kv_width + 2 * inner
     values += 0 if cost.dropped_values else _inputs_kept(shape, cost.inputs, setting)
@@ -150,11 +152,16 @@ def _inputs_kept(shape: Shape, names: tuple[str, ...], setting: Setting) -> int:
 
 def _reference_values(shape: Shape, setting: Setting) -> int:
     """Elements a token that a layer of transformers' own modules keeps with adapters on all its maps."""
-    gated = any("gate" in one.name for one in shape.linear_maps)
+    gated = _is_gated(shape)
     values = 4 * shape.width + 2 * shape.query_width + 2 * shape.kv_width
     # Llama's kind of norm is computed in fp32.
     values += 2 * shape.width if gated and setting.element_bytes < FP32 else 0
     return values + shape.inner_width * (4 if gated else ACTIVATIONS_KEEP.get(shape.activation, 5))
+
+
+def _is_gated(shape: Shape) -> bool:
+    """Whether the feed-forward part is gated, as it is where norms are RMSNorms."""
+    return any("gate" in one.name for one in shape.linear_maps)
 
 
 def _encoder_decoder_values(shape: Shape) -> int:
@@ -171,6 +178,8 @@ def score_bytes(shape: Shape, setting: Setting, tokens: int) -> int:
     """What attention keeps of ``tokens`` tokens in one layer: probabilities of as long rows as keep them."""
     if shape.encoder_decoder:
         return 3 * tokens * shape.heads * setting.longest_tokens * setting.element_bytes
+    if shape.capped and not shape.fast:
+        return 2 * FP32 * tokens * shape.heads * setting.longest_tokens
     if not (shape.fast and scores_kept(setting)):
         return 0
     return tokens * shape.heads * min(setting.longest_tokens, MATMUL_MAX_TOKENS) * setting.element_bytes

@@ -50,7 +50,8 @@ class Shape:
     """The numbers of an architecture. width: of the hidden state; inner_width: of the feed-forward part.
 
     parameters: all of them, tied ones once. linear_maps: those inside the layers, the head left out. layers: of an
-    encoder-decoder model those of the longer half. fast: whether our own blocks run it, or transformers' modules do.
+    encoder-decoder model those of the longer half. capped: whether attention's scores are, which takes them whole. fast:
+    whether our own blocks run it, or transformers' modules do.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Shape:
     tied: bool
     encoder_decoder: bool
     activation: str
+    capped: bool
     fast: bool
     parameters: int
     linear_maps: tuple[LinearMap, ...]
@@ -166,6 +168,7 @@ def shape_of_model(model: nn.Module, name: str, *, fast: bool | None = None) -> 
         tied=bool(getattr(whole, "tie_word_embeddings", False)),
         encoder_decoder=bool(whole.is_encoder_decoder),
         activation=_activation(config),
+        capped=getattr(config, "attn_logit_softcapping", None) is not None,
         fast=config.model_type in LLAMA_LIKE and _activation(config) == "silu" if fast is None else fast,
         parameters=sum(own.values()),
         linear_maps=_linear_maps(model),
