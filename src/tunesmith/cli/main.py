@@ -17,6 +17,7 @@ from tunesmith.cli import (
     advise,
     after,
     card,
+    classify,
     data,
     dpo,
     evaluate,
@@ -65,6 +66,8 @@ for verb in (
     advise.advise,
 ):
     app.command()(verb)
+app.command()(classify.classify)
+app.command()(classify.predict)
 app.command("eval")(evaluate.evaluate)
 app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)
 

@@ -76,7 +76,7 @@ def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: 
     shape = shape_of_base(base)
     setting = Setting(
         element_bytes=base.dtype.itemsize,
-        quantized=False,
+        quantized=base.quantization is not None,
         checkpointing=checkpointing,
         micro_batch_tokens=micro_batch_tokens,
         longest_tokens=longest_tokens,

@@ -120,8 +120,9 @@ def step_tokens(cost: AdapterCost, setting: Setting) -> int:
 def layer_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: int) -> int:
     """What one layer keeps of ``tokens`` tokens, attention scores left out."""
     element, width, inner, query = setting.element_bytes, shape.width, shape.inner_width, shape.query_width
-    own = -(-cost.own_values // shape.layers) * element
-    own += -(-cost.dropped_values // shape.layers) * (element + 1)
+    # A token of an encoder-decoder model runs through one of its two halves.
+    layers = shape.layers * (2 if shape.encoder_decoder else 1)
+    own = -(-cost.own_values // layers) * element + -(-cost.dropped_values // layers) * (element + 1)
     if shape.encoder_decoder:
         return tokens * (_encoder_decoder_values(shape) * element + own + 16)
     if not shape.fast:

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import ModelError
 from tunesmith.models.blocks import LLAMA_LIKE
 from tunesmith.models.known_shapes import KNOWN_SHAPES
+from tunesmith.models.quantized_linear import num_quantized
 from tunesmith.models.resolve import EMBEDDED_MODEL, resolve_model
 
 ENDING = "-like"
@@ -50,8 +51,8 @@ class Shape:
     """The numbers of an architecture. width: of the hidden state; inner_width: of the feed-forward part.
 
     parameters: all of them, tied ones once. linear_maps: those inside the layers, the head left out. layers: of an
-    encoder-decoder model those of the longer half. capped: whether attention's scores are, which takes them whole. fast:
-    whether our own blocks run it, or transformers' modules do.
+    encoder-decoder model those of the longer half. capped: whether attention's scores are, for which they are kept
+    whole. fast: whether our own blocks run it, or transformers' modules do.
     """
 
     name: str
@@ -170,7 +171,7 @@ def shape_of_model(model: nn.Module, name: str, *, fast: bool | None = None) -> 
         activation=_activation(config),
         capped=getattr(config, "attn_logit_softcapping", None) is not None,
         fast=config.model_type in LLAMA_LIKE and _activation(config) == "silu" if fast is None else fast,
-        parameters=sum(own.values()),
+        parameters=sum(own.values()) + num_quantized(model),
         linear_maps=_linear_maps(model),
     )
 
