@@ -21,6 +21,7 @@ from tunesmith.cli import (
     dpo,
     evaluate,
     experiment,
+    export,
     feedback,
     judge,
     mt_bench,
@@ -54,6 +55,7 @@ for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for verb in (after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate, card.card, advise.advise):
     app.command()(verb)
+app.command()(export.export)
 app.command("eval")(evaluate.evaluate)
 app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)
 
