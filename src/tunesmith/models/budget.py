@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import psutil
@@ -10,6 +11,7 @@ import torch
 from tunesmith.errors import BudgetError
 from tunesmith.kernels.attention import MATMUL_MAX_TOKENS
 from tunesmith.kernels.head_loss import CHUNK_ROWS
+from tunesmith.models.adapters import method_of
 from tunesmith.models.roles import Base, Role
 from tunesmith.progress import resident_bytes
 
@@ -129,11 +131,13 @@ def _saved_per_token_bytes(base: Base, role: Role, element: int, longest_tokens:
     heads = int(config.num_attention_heads)
     head_width = int(getattr(config, "head_dim", None) or width // heads)
     kv = head_width * int(getattr(config, "num_key_value_heads", None) or heads)
-    rank = 0
-    if role.adapter is not None and base.peft_model is not None:
-        rank = int(base.peft_model.peft_config[role.adapter].r)
+    adapter = 0
+    if role.adapter is not None:
+        # A token of an encoder-decoder model runs through one of its two stacks.
+        layers = _num_layers(base) * (2 if base.is_encoder_decoder else 1)
+        adapter = math.ceil(method_of(base, role.adapter).saved_per_token(base, role.adapter) / layers)
     # norms: 2 inputs; sites: 2 normed inputs, mixed heads, feed-forward; attention: q, k, v, out; SwiGLU: gate, up
-    values = 4 * width + 3 * heads * head_width + 2 * kv + 3 * inner + 7 * rank
+    values = 4 * width + 3 * heads * head_width + 2 * kv + 3 * inner + adapter
     if base.decoder is None:
         # transformers' own modules keep fp32 norms, both rotated halves and silu's output besides.
         values += 6 * width + 2 * heads * head_width + 2 * inner
