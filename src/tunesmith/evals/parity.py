@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tunesmith.errors import DataError
 from tunesmith.kernels.head_loss import logits_of
+from tunesmith.models.export.families import served_context
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.llama_cpp import LlamaCpp
 from tunesmith.models.roles import Base
@@ -25,6 +27,7 @@ from tunesmith.models.token_rows import head_for
 from tunesmith.records import Example, Message, Where
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
 from tunesmith.rollout.likelihood import LocalLikelihood
+from tunesmith.stats import Interval, bootstrap_ratio
 from tunesmith.tokens.continuation import text_examples
 from tunesmith.tokens.pack import pack_prompts
 from tunesmith.tokens.render import render_prompt
@@ -79,7 +82,7 @@ class Parity:
     """What a check found; ``faults`` is empty where the file serves what was trained.
 
     same_tokens of num_tokens: of what ours says, token by token after ours' own words. gap: perplexity of the file over
-    ours, minus 1.
+    ours, minus 1, with its paired 95 % bootstrap interval over the texts.
     """
 
     quant: str
@@ -92,48 +95,59 @@ class Parity:
     same_texts: int
     perplexity_ours: float
     perplexity_file: float
+    gap: Interval
     num_text_tokens: int
     allowed_gap: float
     tokens_per_second: float
     faults: list[str] = field(default_factory=list)
 
-    @property
-    def gap(self) -> float:
-        return self.perplexity_file / self.perplexity_ours - 1
-
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        return {**asdict(self), "gap": self.gap}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """Our side of the comparison, worked out once for any number of files."""
+    """Our side of the comparison, worked out once for any number of files. nats: of each chunk of the texts."""
 
-    prompts: tuple[str, ...]
+    prompts: list[str]
     prompt_ids: list[list[int]]
     answers: list[list[int]]
     chunks: list[Example]
-    perplexity: float
+    nats: list[float]
+
+    @property
+    def num_scored(self) -> list[int]:
+        """Scored tokens of each chunk."""
+        return [len(chunk.ids) - 1 for chunk in self.chunks]
 
 
 def our_side(base: Base, adapter: str | None, texts: Sequence[str]) -> Ours:
-    """What base and adapter say to the prompts, greedily, and how likely they find the texts."""
-    tokenizer = base.tokenizer_of(adapter)
-    ids = [render_prompt([Message(role="user", content=text)], tokenizer) for text in PROMPTS]
-    asked = [Prompt(ids=prompt, row_id=i) for i, prompt in enumerate(ids)]
-    room = base.context_tokens - max(len(prompt) for prompt in ids)
-    sampling = Sampling(max_new_tokens=max(1, min(NUM_NEW_TOKENS, room)))
-    answers = LocalGenerator(base).generate(asked, sampling, adapter)
+    """What base and adapter say to the prompts, greedily, and how likely they find the texts.
+
+    Both within what the file will say the model reads. Raises DataError where not even one prompt fits into that.
+    """
+    tokenizer, context = base.tokenizer_of(adapter), served_context(base.model.config)
+    rendered = [(text, render_prompt([Message(role="user", content=text)], tokenizer)) for text in PROMPTS]
+    asked = [(text, ids) for text, ids in rendered if len(ids) < context]
+    if not asked:
+        raise DataError(base.resolved.name, f"reads {context} tokens, which no prompt fits.", "Add --no-check.")
+    room = context - max(len(ids) for _, ids in asked)
+    prompts = [Prompt(ids=ids, row_id=i) for i, (_, ids) in enumerate(asked)]
+    answers = LocalGenerator(base).generate(prompts, Sampling(max_new_tokens=min(NUM_NEW_TOKENS, room)), adapter)
     chunks = [
         chunk
         for number, text in enumerate(texts)
-        for chunk in text_examples(text, tokenizer, max_tokens=base.context_tokens, where=Where("text", number + 1))
+        for chunk in text_examples(text, tokenizer, max_tokens=context, where=Where("text", number + 1))
     ]
     scored = LocalLikelihood(base, adapter, chat_template=False).score_examples([[chunk] for chunk in chunks])
-    found = [one for group in scored for one in group]
-    perplexity = math.exp(-sum(one.logprob for one in found) / sum(one.num_tokens for one in found))
-    return Ours(PROMPTS, [p.tolist() for p in ids], [a.ids.tolist() for a in answers], chunks, perplexity)
+    return Ours(
+        [text for text, _ in asked],
+        [ids.tolist() for _, ids in asked],
+        [answer.ids.tolist() for answer in answers],
+        chunks,
+        [-one.logprob for (one,) in scored],
+    )
 
 
 def compare(
@@ -157,8 +171,10 @@ def compare(
         begin = perf_counter()
         said = [theirs.greedy(p, len(a)) for p, a in zip(ours.prompt_ids, ours.answers, strict=True)]
         seconds = perf_counter() - begin
-        perplexity, num_text_tokens = _perplexity(ours, theirs)
+        nats = [_nats(theirs, chunk) for chunk in ours.chunks]
         unstopped = [i for i in sorted(base.end_ids_of(adapter)) if not theirs.ends_generation(i)]
+    counts = ours.num_scored
+    excess = bootstrap_ratio([b - a for a, b in zip(ours.nats, nats, strict=True)], counts, seed=0)
     parity = Parity(
         quant=quant,
         num_prompts=len(said),
@@ -168,9 +184,10 @@ def compare(
         first=first,
         num_texts=len(texts),
         same_texts=len(texts) - len(unlike),
-        perplexity_ours=ours.perplexity,
-        perplexity_file=perplexity,
-        num_text_tokens=num_text_tokens,
+        perplexity_ours=math.exp(sum(ours.nats) / sum(counts)),
+        perplexity_file=math.exp(sum(nats) / sum(counts)),
+        gap=Interval(*(math.expm1(bound) for bound in (excess.value, excess.low, excess.high))),
+        num_text_tokens=sum(counts),
         allowed_gap=PERPLEXITY_GAPS[quant] if allowed_gap is None else allowed_gap,
         tokens_per_second=sum(map(len, said)) / seconds,
     )
@@ -214,25 +231,22 @@ def _our_logits(base: Base, adapter: str | None, ids: list[int]) -> NDArray[np.f
     return row_V
 
 
-def _perplexity(ours: Ours, theirs: LlamaCpp) -> tuple[float, int]:
-    total, count = 0.0, 0
-    for chunk in ours.chunks:
-        logits_TV = theirs.logits(chunk.ids.tolist())[:-1].astype(np.float64)
-        top_T = logits_TV.max(1)
-        sums_T = np.log(np.exp(logits_TV - top_T[:, None]).sum(1)) + top_T
-        total += float((sums_T - logits_TV[np.arange(len(sums_T)), chunk.ids[1:]]).sum())
-        count += len(sums_T)
-    return math.exp(total / count), count
+def _nats(theirs: LlamaCpp, chunk: Example) -> float:
+    """Negative log-likelihood of a chunk's tokens after its first."""
+    logits_TV = theirs.logits(chunk.ids.tolist())[:-1].astype(np.float64)
+    top_T = logits_TV.max(1)
+    sums_T = np.log(np.exp(logits_TV - top_T[:, None]).sum(1)) + top_T
+    return float((sums_T - logits_TV[np.arange(len(sums_T)), chunk.ids[1:]]).sum())
 
 
 def _faults(parity: Parity, unlike: Sequence[str], unstopped: Sequence[str]) -> list[str]:
     faults = [f"llama.cpp reads other tokens in {text!r}." for text in unlike[:3]]
     faults += [f"llama.cpp does not stop at {token!r}." for token in unstopped]
     # Not a number must not pass for a small one.
-    if not abs(parity.gap) <= parity.allowed_gap:
+    if not abs(parity.gap.value) <= parity.allowed_gap:
         faults.append(
-            f"perplexity {parity.perplexity_file:.4g} is {parity.gap:+.2%} from ours ({parity.perplexity_ours:.4g}), "
-            f"{parity.allowed_gap:.2%} is allowed for {parity.quant}."
+            f"perplexity {parity.perplexity_file:.4g} is {parity.gap.value:+.2%} from ours "
+            f"({parity.perplexity_ours:.4g}), {parity.allowed_gap:.2%} is allowed for {parity.quant}."
         )
     first = parity.first
     if parity.quant in TIES and first is not None and first.our_gap > TIES[parity.quant]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import ctypes as c
 import functools
-import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -74,10 +74,13 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 _said: list[str] = []
 
 
-@_LogCallback
 def _keep_warnings(level: int, text: bytes, _: Any) -> None:
     if level >= WARN_LEVEL:
         _said.append(text.decode("utf-8", "replace").strip())
+
+
+# Kept, since the library calls it as long as the process lives.
+_log_callback = _LogCallback(_keep_warnings)
 
 
 def is_installed() -> bool:
@@ -90,15 +93,13 @@ def library() -> Any:
     """llama.cpp's functions, typed. Raises MissingExtraError where the binding is absent or not one we can call."""
     if not is_installed():
         raise MissingExtraError("llama.cpp", f"the package {BINDING} is not installed.", f"Run: {INSTALL}")
-    import xllamacpp
-
-    found = c.CDLL(sys.modules[f"{xllamacpp.__name__}.{BINDING}"].__file__)
+    found = c.CDLL(import_module(f"{BINDING}.{BINDING}").__file__)
     missing = [name for name in _FUNCTIONS if not hasattr(found, name)]
     if not missing:
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(found, name)
             function.restype, function.argtypes = result, arguments
-        found.llama_log_set(_keep_warnings, None)
+        found.llama_log_set(_log_callback, None)
     if missing or tuple(found.llama_context_default_params().words[:3]) != CONTEXT_DEFAULTS:
         why = f"has no {missing[0]}" if missing else "keeps its settings in another order"
         raise MissingExtraError("llama.cpp", f"this version of {BINDING} {why}.", f"Run: {INSTALL} --upgrade")

@@ -14,6 +14,7 @@ from tunesmith.evals.after.retained import retained_texts
 from tunesmith.evals.parity import Parity, compare, our_side
 from tunesmith.models import llama_cpp
 from tunesmith.models.adapters import is_adapter_folder, load_adapter
+from tunesmith.models.export.families import served_context
 from tunesmith.models.export.modelfile import write_modelfile
 from tunesmith.models.export.quantize import PLAIN, check_quant
 from tunesmith.models.export.write import Written, write_lora, write_model
@@ -107,7 +108,9 @@ def export(config: ExportConfig, say: Say = lambda _: None) -> Exported:
     tokenizer = base.tokenizer_of(adapter)
     stops = [str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(base.end_ids_of(adapter))]
     base_file = f"BASE-{quant}.gguf" if config.lora_only else None
-    atomic_write_text(modelfile, write_modelfile(file.name, tokenizer, stops, base.context_tokens, base_file))
+    atomic_write_text(
+        modelfile, write_modelfile(file.name, tokenizer, stops, served_context(base.model.config), base_file)
+    )
     exported = Exported(written, modelfile, page, parity, notes)
     atomic_write_text(page, readme(exported.as_dict(), config.source, base.resolved.name, config.lora_only))
     return exported

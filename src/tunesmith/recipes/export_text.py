@@ -28,7 +28,8 @@ def describe_parity(parity: Parity) -> list[str]:
         f"{parity.same_continuations}/{parity.num_prompts} prompts continued alike; "
         f"{parity.tokens_per_second:.0f} tokens/s.",
         f"perplexity of {parity.num_text_tokens} tokens: ours {parity.perplexity_ours:.4g}, the file's "
-        f"{parity.perplexity_file:.4g} ({parity.gap:+.2%}; {parity.allowed_gap:.2%} is allowed for {parity.quant}).",
+        f"{parity.perplexity_file:.4g} ({parity.gap.value:+.2%} [{parity.gap.low:+.2%}, {parity.gap.high:+.2%}]; "
+        f"{parity.allowed_gap:.2%} is allowed for {parity.quant}).",
     ]
     if first is not None:
         lines.append(
@@ -45,9 +46,9 @@ def readme(result: Mapping[str, Any], source: str, base: str, lora_only: bool) -
     what = "the LoRA matrices of" if lora_only else "the merged weights of"
     parity = result["parity"]
     checked = (
-        f"llama.cpp gave {parity['same_tokens']} of {parity['num_tokens']} greedy tokens as the model that was trained; "
-        f"perplexity {parity['perplexity_file']:.4g} against {parity['perplexity_ours']:.4g} ({parity['gap']:+.2%}, "
-        f"{parity['num_text_tokens']} tokens); {parity['same_texts']} of {parity['num_texts']} awkward texts tokenised "
+        f"llama.cpp gave {parity['same_tokens']} of {parity['num_tokens']} greedy tokens as the trained model; "
+        f"perplexity {parity['perplexity_file']:.4g} against {parity['perplexity_ours']:.4g} "
+        f"({parity['gap']['value']:+.2%}, {parity['num_text_tokens']} tokens); {parity['same_texts']} of {parity['num_texts']} awkward texts tokenised "
         "alike."
         if parity is not None
         else "Not compared with llama.cpp."

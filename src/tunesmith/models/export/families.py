@@ -116,7 +116,7 @@ def add_facts(writer: GGUFWriter, family: Family, config: Any, name: str) -> lis
     writer.add_embedding_length(config.hidden_size)
     writer.add_head_count(config.num_attention_heads)
     if family.architecture == "gpt2":
-        writer.add_context_length(config.n_positions)
+        writer.add_context_length(served_context(config))
         writer.add_feed_forward_length(config.n_inner or 4 * config.hidden_size)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
         return []
@@ -127,23 +127,20 @@ def add_facts(writer: GGUFWriter, family: Family, config: Any, name: str) -> lis
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_rope_dimension_count(head_dim)
-    context, notes = config.max_position_embeddings, []
-    window = active_window(config)
-    if window is not None and window < context:
-        # llama.cpp's Llama and Qwen have no window; up to its length the two compute the same.
-        context = window
-        notes.append(f"context length is written as {window}: llama.cpp has no sliding window for this family.")
+    context = served_context(config)
     writer.add_context_length(context)
     _add_rope(writer, config, name)
-    return notes
+    if context == config.max_position_embeddings:
+        return []
+    return [f"context length is written as {context}: llama.cpp has no sliding window for this family."]
 
 
-def active_window(config: Any) -> int | None:
-    """The sliding window some layer of a model attends through, or None."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
+def served_context(config: Any) -> int:
+    """Tokens llama.cpp may read: what the model was made for, or its sliding window, up to which both do the same."""
+    context = int(getattr(config, "max_position_embeddings", None) or config.n_positions)
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     used = getattr(config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds)
-    return int(window) if window and used else None
+    return min(context, int(window)) if window and used else context
 
 
 def _rope_of(config: Any) -> dict[str, Any]:
@@ -183,4 +180,5 @@ def rope_factors(config: Any) -> Tensor | None:
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
     old_context = rope["original_max_position_embeddings"]
     share = ((old_context / waves - low) / (high - low)).clamp(0, 1)
-    return (1.0 / ((1 - share) / factor + share)).float()
+    divisors: Tensor = 1.0 / ((1 - share) / factor + share)
+    return divisors.float()

@@ -130,11 +130,14 @@ def write_lora(base: Base, adapter: str, path: Path, quant: str) -> Written:
         factor = float(layer.scaling[adapter]) * layer.r[adapter] / alpha
         name = rename(f"{module}.weight")
 
+        def make_a(a_RI: Tensor = a_RI) -> Tensor:
+            return a_RI.float()
+
         def make_b(b_OR: Tensor = b_OR, factor: float = factor, module: str = module) -> Tensor:
             # Rows are outputs in every family here; only their order may change.
             return to_stored(family, config, f"{module}.lora_b", factor * b_OR.float())
 
-        tensors.append(_Tensor(f"{name}.lora_a", tuple(a_RI.shape), kind, lambda a_RI=a_RI: a_RI.float()))
+        tensors.append(_Tensor(f"{name}.lora_a", tuple(a_RI.shape), kind, make_a))
         tensors.append(_Tensor(f"{name}.lora_b", tuple(b_OR.shape), kind, make_b))
     with _writer(path, family.architecture, tensors) as writer:
         writer.add_type("adapter")
