@@ -45,14 +45,14 @@ def readme(result: Mapping[str, Any], source: str, base: str, lora_only: bool) -
     run = f"llama-cli -m BASE.gguf --lora {name}" if lora_only else f"llama-cli -m {name}"
     what = "the LoRA matrices of" if lora_only else "the merged weights of"
     parity = result["parity"]
-    checked = (
-        f"llama.cpp gave {parity['same_tokens']} of {parity['num_tokens']} greedy tokens as the trained model; "
-        f"perplexity {parity['perplexity_file']:.4g} against {parity['perplexity_ours']:.4g} "
-        f"({parity['gap']['value']:+.2%}, {parity['num_text_tokens']} tokens); {parity['same_texts']} of {parity['num_texts']} awkward texts tokenised "
-        "alike."
-        if parity is not None
-        else "Not compared with llama.cpp."
-    )
+    checked = "Not compared with llama.cpp."
+    if parity is not None:
+        checked = (
+            f"llama.cpp gave {parity['same_tokens']} of {parity['num_tokens']} greedy tokens as the trained model; "
+            f"perplexity {parity['perplexity_file']:.4g} against {parity['perplexity_ours']:.4g} "
+            f"({parity['gap']['value']:+.2%}, {parity['num_text_tokens']} tokens); "
+            f"{parity['same_texts']} of {parity['num_texts']} awkward texts tokenised alike."
+        )
     notes = "".join(f"- {note}\n" for note in result["notes"])
     needs = f"It needs the GGUF of its base: `tunesmith export {base} --output .`.\n\n" if lora_only else ""
     return f"""# {name}
