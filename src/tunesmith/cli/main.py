@@ -22,6 +22,7 @@ from tunesmith.cli import (
     dpo,
     evaluate,
     experiment,
+    export,
     feedback,
     judge,
     mt_bench,
@@ -68,6 +69,7 @@ for verb in (
     app.command()(verb)
 app.command()(classify.classify)
 app.command()(classify.predict)
+app.command()(export.export)
 app.command("eval")(evaluate.evaluate)
 app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)
 
