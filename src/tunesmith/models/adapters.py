@@ -86,7 +86,7 @@ def _check_name(base: Base, name: str) -> None:
     if name in base.methods:
         raise ConfigError("adapter name", f"'{name}' is on the base already.", "Drop it first, or call this otherwise.")
     taken = {"base_layer", "lora_A", "lora_B", "weight", "bias"}
-    for key, _ in base.model.named_parameters():
+    for key in base.model.state_dict():
         if "lora_" not in key:
             taken.update(key.split("."))
     if not name or "." in name or name in taken or name in "lora_":
@@ -199,7 +199,7 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     _check_name(base, name)
     written_tokenizer = _check_provenance(base, folder)
     settings = json.loads((folder / "adapter_config.json").read_text())
-    # A scalar head lies beside the adapter, and is none of PEFT's business on a causal model.
+    # A linear head lies beside the adapter, and is none of PEFT's business on a causal model.
     has_head = settings.get("modules_to_save") == [SCORE]
     if has_head:
         settings.update({"modules_to_save": None, "task_type": "CAUSAL_LM"})
@@ -213,7 +213,9 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
         tensors = load_file(folder / WEIGHTS_FILE)
         expected = adapter_tensors(base, name)
         if has_head:
-            expected[SCORE_KEY] = torch.empty(1, base.head.weight_VD.shape[1])
+            # One row a class, which only the file can tell; a reward's head has one.
+            num_outputs = len(tensors[SCORE_KEY]) if SCORE_KEY in tensors else 1
+            expected[SCORE_KEY] = torch.empty(num_outputs, base.head.weight_VD.shape[1])
         _compare(folder, expected, tensors, base.resolved.name)
     except TunesmithError:
         # An adapter without values must not stay.
