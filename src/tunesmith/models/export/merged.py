@@ -61,7 +61,7 @@ def check_mergeable(base: Base, adapter: str | None) -> None:
 
 def _with_adapter(parameter: Tensor, kind: str, layer: Any, adapter: str | None) -> Callable[[], Tensor]:
     def make() -> Tensor:
-        if layer is None or adapter not in layer.lora_A:
+        if layer is None or adapter is None or adapter not in layer.lora_A:
             return parameter.detach().float()
         if kind == "weight":
             return merged_weight(layer, adapter).float()
