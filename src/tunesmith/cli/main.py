@@ -25,6 +25,7 @@ from tunesmith.cli import (
     judge,
     mt_bench,
     ppo,
+    quantize,
     reward,
     score,
     tokenizer,
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+app.command()(quantize.quantize)
 for verb in (after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate, card.card, advise.advise):
     app.command()(verb)
 app.command("eval")(evaluate.evaluate)
