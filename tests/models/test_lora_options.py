@@ -364,3 +364,65 @@ def test_a_stock_pissa_file_says_how_to_convert_it(load: Callable[..., Any], tmp
     get_peft_model(plain, config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="Convert it"):
         load_adapter(base, tmp_path, "default")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_options_on_a_base_in_4_bits_are_those_on_the_weights_it_stands_for(
+    load: Callable[..., Any], tmp_path: Path, kind: str
+) -> None:
+    from tunesmith.models.quantize import unpack
+    from tunesmith.models.quantized_linear import QuantizationConfig
+
+    packed, config = load(kind, quantization=QuantizationConfig(bits=4)), settings("all")
+    bare = states(packed, None)
+    add_adapter(packed, "fresh", config, seed=1)
+    torch.testing.assert_close(states(packed, "fresh"), bare, rtol=1e-9, atol=1e-9)
+    role = awake(packed, "default", config)
+    save_role(packed, role, tmp_path)
+    dense = load(kind, quantization=QuantizationConfig(bits=4))
+    unpack(dense)
+    load_adapter(dense, tmp_path, "default")
+    torch.testing.assert_close(states(dense, "default"), states(packed, "default"), rtol=1e-6, atol=1e-6)
+    # Control: the weights as they were before they were packed give something else.
+    whole = load(kind)
+    load_adapter(whole, tmp_path, "default")
+    assert not torch.allclose(states(whole, "default"), states(packed, "default"), rtol=1e-2)
+
+
+@pytest.mark.parametrize(("kind", "option"), [("llama", "dora"), ("qwen2", "all"), ("gpt2", "bias"), ("gpt2", "all")])
+def test_the_merged_map_computes_what_the_adapter_does(load_any: Callable[..., Any], kind: str, option: str) -> None:
+    from tunesmith.models.linear import Routing, Site
+    from tunesmith.models.lora_merged import merged_weight, own_bias
+
+    base = load_any(kind)
+    awake(base, "default", settings(option))
+    layers = [m for m in base.model.modules() if hasattr(m, "lora_A")]
+    for layer in (layers[0], layers[-1]):
+        site = Site(layer, 0)
+        weight = merged_weight(layer, "default")
+        weight_OI = weight.T if kind == "gpt2" else weight
+        x = torch.randn(6, weight_OI.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        bias = site.layer.bias if own_bias(layer, "default") is None else own_bias(layer, "default")
+        expected = site(x, Routing(((0, 6, "default"),))).detach()
+        torch.testing.assert_close(torch.nn.functional.linear(x, weight_OI, bias), expected, rtol=1e-9, atol=1e-9)
+        assert not torch.allclose(site(x, Routing(((0, 6, None),))), expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("kind", "option"), [("llama", "dora"), ("gpt2", "bias"), ("llama", "pissa")])
+def test_the_planner_counts_what_an_option_has(
+    load_any: Callable[..., Any], tmp_path: Path, kind: str, option: str
+) -> None:
+    from safetensors.torch import load_file
+
+    from tunesmith.models.adapter_cost import adapter_cost
+    from tunesmith.models.shape import shape_of_config
+
+    base = load_any(kind)
+    # One layer's map, and all layers' maps of a name.
+    pattern = "c_attn" if kind == "gpt2" else r"layers\.1\..*q_proj"
+    config = settings(option).model_copy(update={"rank_pattern": {pattern: 5}})
+    role = add_adapter(base, "default", config, seed=1)
+    cost = adapter_cost(shape_of_config(base.model.config, "tiny"), config)
+    assert cost.parameters == role.num_parameters
+    save_role(base, role, tmp_path)
+    assert cost.saved_parameters == sum(t.numel() for t in load_file(tmp_path / "adapter_model.safetensors").values())

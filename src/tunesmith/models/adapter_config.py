@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -58,9 +58,9 @@ class AdapterConfig(Config):
     """Learn the length of each row of the weight apart from its direction (DoRA, arXiv:2402.09353)."""
     init_lora_weights: str = "default"
     """default: A random, B zero; gaussian: A normal; pissa or pissa_niter_N: the weight's principal part (PiSSA)."""
-    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=4096)]] = {}
+    rank_pattern: dict[str, int] = {}
     """Module name, or a regular expression of its end -> its own rank in place of r."""
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    alpha_pattern: dict[str, float] = {}
     """The same for lora_alpha."""
     bias: Literal["none", "lora_only", "all"] = "none"
     """lora_only: biases of the maps with matrices learn too, as the adapter's own copies."""
@@ -103,6 +103,14 @@ class AdapterConfig(Config):
         if not isinstance(name, str) or not re.fullmatch(r"default|gaussian|pissa(_niter_[1-9]\d*)?", name):
             raise ValueError("should be default, gaussian, pissa or pissa_niter_N with a number of iterations N")
         return name
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _above_zero(cls, value: dict[str, float]) -> dict[str, float]:
+        for pattern, number in value.items():
+            if not number > 0:
+                raise ValueError(f"should give every pattern a number above 0; '{pattern}' has {number}")
+        return value
 
     @field_validator("bias")
     @classmethod

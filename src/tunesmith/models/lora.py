@@ -18,6 +18,7 @@ from tunesmith.errors import ConfigError, ModelError
 from tunesmith.models.adapter_config import AdapterConfig
 from tunesmith.models.blocks import read_blocks
 from tunesmith.models.lora_extras import ATTRIBUTE, drop_extras, extras_of
+from tunesmith.models.lora_merged import own_bias, plain_matrices
 from tunesmith.models.lora_start import converted, converted_scaling, copy_biases, start_dora, start_pissa
 from tunesmith.models.lora_targets import attention_modules, check_names, check_targets, targeted
 from tunesmith.models.reference import route_lora_layers
@@ -92,14 +93,10 @@ def tensors(base: Base, name: str) -> dict[str, Tensor]:
     found = get_peft_model_state_dict(base.peft_model, adapter_name=name, save_embedding_layers=False)
     held = {key: tensor for key, tensor in found.items() if f".{ATTRIBUTE}." not in key}
     for key, layer in _layers(base, name).items():
-        extras = extras_of(layer, name)
-        if extras is not None and extras.bias is not None:
-            held[f"base_model.model.{key}{BIAS}"] = extras.bias
-        if extras is not None and extras.start_a is not None and extras.start_b is not None:
-            # As plain LoRA on the whole weight: what was learnt, less what it began as.
-            a, b = (f"base_model.model.{key}.lora_{letter}.weight" for letter in "AB")
-            held[a] = torch.cat([held[a], extras.start_a.to(held[a].dtype)])
-            held[b] = torch.cat([held[b], -extras.start_b.to(held[b].dtype)], dim=1)
+        if (bias := own_bias(layer, name)) is not None:
+            held[f"base_model.model.{key}{BIAS}"] = bias
+        for letter, matrix in zip("AB", plain_matrices(layer, name), strict=True):
+            held[f"base_model.model.{key}.lora_{letter}.weight"] = matrix
     return {key: tensor.detach().cpu().contiguous() for key, tensor in held.items()}
 
 
@@ -110,16 +107,15 @@ def load_tensors(base: Base, name: str, values: Mapping[str, Tensor]) -> None:
     set_peft_model_state_dict(base.peft_model, own, adapter_name=name)
     with torch.no_grad():
         for key, layer in _layers(base, name).items():
-            extras = extras_of(layer, name)
-            if extras is not None and extras.bias is not None:
-                extras.bias.copy_(values[f"base_model.model.{key}{BIAS}"])
+            if (bias := own_bias(layer, name)) is not None:
+                bias.copy_(values[f"base_model.model.{key}{BIAS}"])
 
 
 def settings(base: Base, name: str) -> dict[str, Any]:
     """What stands in adapter_config.json."""
     found: dict[str, Any] = base.peft_model.peft_config[name].to_dict()
     layers = _layers(base, name).values()
-    if any((extras := extras_of(layer, name)) is not None and extras.bias is not None for layer in layers):
+    if any(own_bias(layer, name) is not None for layer in layers):
         found["bias"] = "lora_only"
     if any(_began_elsewhere(layer, name) for layer in layers):
         found = converted(found)
