@@ -26,7 +26,6 @@ from tunesmith.models.virtual import Prefix
 from tunesmith.randomness import derive_seed, generator
 
 PEFT_TYPE = "PREFIX_TUNING"
-CANNOT_MERGE = "its keys and values stand before the input in every layer; no weight of the model could hold them"
 # What transformers starts its matrices with, and the spread of a prefix that begins as noise without a projection.
 NOISE = 0.02
 
