@@ -17,6 +17,7 @@ from tunesmith.cli import (
     advise,
     after,
     card,
+    classify,
     data,
     dpo,
     evaluate,
@@ -54,6 +55,8 @@ for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for verb in (after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate, card.card, advise.advise):
     app.command()(verb)
+app.command()(classify.classify)
+app.command()(classify.predict)
 app.command("eval")(evaluate.evaluate)
 app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)
 

@@ -87,6 +87,9 @@ def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: 
     # While a layer runs backward, gradients of its widest tensors live beside what was saved.
     widest = max(_inner_width(base), width)
     transient = tokens * 6 * widest * element
+    if base.quantization is not None:
+        # One map at a time is unpacked: its levels in fp32, and their product with the magnitudes.
+        transient += widest * width * (element + 4)
     trainable = role.num_parameters
     return Budget(
         in_use_bytes=memory_in_use_bytes(base.device),
