@@ -14,6 +14,8 @@ from virtual_worlds import KINDS, SETTINGS, awake, config, gradients_of, losses,
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.models.adapters import AdapterConfig, add_adapter, drop_adapter
 from tunesmith.models.forward import forward, hidden_states
+from tunesmith.models.quantize import quantized_layers, unpack
+from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.models.virtual import Prefix
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
 from tunesmith.rollout.likelihood import LocalLikelihood
@@ -194,6 +196,21 @@ def test_answers_of_one_prompt_share_prompt_and_prefix(load: Callable[..., Any])
     tree, whole = losses(base, [pack(segments, "virtual", parents)]), losses(base, [pack(group, "virtual")])
     torch.testing.assert_close(tree, whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradients_of(tree, *roles), gradients_of(whole, *roles), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("setting", ["prompt", "prefix"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_packed_base_gives_what_its_dense_weights_give(load: Callable[..., Any], kind: str, setting: str) -> None:
+    base, packed = load(kind, quantization=QuantizationConfig()), pack(rows(9, 5, 12), "virtual")
+    role = awake(base, "virtual", config(setting))
+    assert quantized_layers(base.model)
+    loss = losses(base, [packed])
+    gradients = gradients_of(loss, role)
+    unpack(base)
+    assert not quantized_layers(base.model)
+    dense = losses(base, [packed])
+    torch.testing.assert_close(loss, dense, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradients, gradients_of(dense, role), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("setting", ["prompt", "prefix"])
