@@ -85,6 +85,11 @@ class AdapterConfig(Config):
     encoder_hidden_size: int | None = Field(None, ge=1)
     """Width of that MLP's hidden layer; empty: the model's."""
 
+    @property
+    def num_virtual(self) -> int:
+        """Virtual tokens before every row; 0 for methods without."""
+        return self.num_virtual_tokens if self.method in KEYS["num_virtual_tokens"] else 0
+
     @model_validator(mode="after")
     def _text_to_begin_as(self) -> AdapterConfig:
         if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):

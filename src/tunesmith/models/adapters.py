@@ -33,7 +33,10 @@ class Method(Protocol):
     PEFT_TYPE: str
 
     def place(self, base: Base, name: str, config: AdapterConfig, seed: int) -> None:
-        """Put a fresh adapter on the base: at the start it changes nothing. Raises ConfigError."""
+        """Put a fresh adapter on the base; at the start it changes nothing, unless it is virtual tokens.
+
+        Raises ConfigError.
+        """
 
     def read(self, base: Base, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         """Put the adapter on the base that a folder's adapter_config.json describes. Raises ModelError."""
@@ -64,7 +67,8 @@ METHODS: Mapping[str, Method] = {"lora": lora, "bottleneck": bottleneck, "prefix
 
 
 def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role:
-    """Place a fresh adapter on the base and return the role that trains it; at the start it equals the base.
+    """Place a fresh adapter on the base and return the role that trains it; at the start it equals the base, unless
+    it has virtual tokens (``models/prefix.py``).
 
     Raises ConfigError when the method cannot be had on this base or the adapter's own name is a part of the model's.
     """

@@ -63,8 +63,10 @@ def start_decoding(
 def keys_values_of(base: Base, ids_L: NDArray[np.int64]) -> Tensor:
     """(L, 2 x layers, G, W): what the bare base keeps of some tokens, keys and values of each layer in turn.
 
-    Raises ValueError for a model whose layers do not all keep keys and values of one shape.
+    Raises ValueError for an encoder-decoder model and one whose layers do not all keep keys and values of one shape.
     """
+    if base.is_encoder_decoder:
+        raise ValueError("each of its two stacks would need one, and PEFT's file holds one")
     if base.decoder is not None:
         state = FastDecoding(base, base.decoder, [None], len(ids_L))
         state.prefill([ids_L])

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PrefixTuningConfig
 from torch import Tensor, nn
 
@@ -27,7 +26,6 @@ from tunesmith.models.virtual import Prefix
 from tunesmith.randomness import derive_seed, generator
 
 PEFT_TYPE = "PREFIX_TUNING"
-CANNOT_MERGE = "its keys and values stand before the input in every layer; no weight of the model could hold them"
 # What transformers starts its matrices with, and the spread of a prefix that begins as noise without a projection.
 NOISE = 0.02
 
@@ -41,7 +39,10 @@ def place(base: Base, name: str, config: AdapterConfig, seed: int) -> None:
     check_place(base, name, config.num_virtual_tokens)
     ids = start_ids(base, name, config, seed)
     probe = np.zeros(1, np.int64) if ids is None else ids
-    start_PLGW = _kept(base, probe, "adapter.method").to(own_dtype(base))
+    try:
+        start_PLGW = keys_values_of(base, probe).to(own_dtype(base))
+    except ValueError as error:
+        raise ConfigError("adapter.method", f"no prefix fits the model: {error}.", "Use prompt or lora.") from None
     if ids is None:
         start_PLGW = start_PLGW.new_zeros(config.num_virtual_tokens, *start_PLGW.shape[1:])
         if not config.prefix_projection:
@@ -60,7 +61,10 @@ def read(base: Base, name: str, folder: Path, settings: Mapping[str, Any]) -> No
     """Make room for the keys and values that a folder's settings describe. Raises ModelError when they do not fit."""
     number = int(settings["num_virtual_tokens"])
     check_room(base, str(folder), number)
-    shape = _kept(base, np.zeros(1, np.int64), str(folder)).shape[1:]
+    try:
+        shape = keys_values_of(base, np.zeros(1, np.int64)).shape[1:]
+    except ValueError as error:
+        raise ModelError(folder, f"is a prefix, and none fits the model: {error}.", "Use its own base.") from None
     heads, width = int(settings["num_attention_heads"]), int(settings["token_dim"])
     described = (2 * int(settings["num_layers"]), heads, width // heads)
     if described != tuple(shape) or settings.get("num_transformer_submodules") not in (None, 1):
@@ -118,22 +122,6 @@ def drop(base: Base, name: str) -> None:
 def saved_per_token(base: Base, name: str) -> int:
     """Values it saves a token for the backward pass, all layers together: what attention has of the virtual tokens."""
     return saved_by_attention(base, _own(base, name).num_tokens)
-
-
-def _kept(base: Base, ids: NDArray[np.int64], where: str) -> Tensor:
-    """Keys and values (P, 2L, G, W) of the bare base for some ids. Raises ConfigError where they have no such shape."""
-    if base.is_encoder_decoder:
-        raise ConfigError(
-            where,
-            "prefix-tuning of an encoder-decoder model needs prefixes in both stacks; PEFT's file has one.",
-            "Use method: prompt or lora.",
-        )
-    try:
-        return keys_values_of(base, ids)
-    except ValueError as error:
-        raise ConfigError(
-            where, f"prefix-tuning needs another model: {error}.", "Use method: prompt or lora."
-        ) from None
 
 
 def _own(base: Base, name: str) -> Prefix:

@@ -25,7 +25,6 @@ from tunesmith.randomness import generator
 
 PEFT_TYPE = "PROMPT_TUNING"
 FILE_KEY = "prompt_embeddings"
-CANNOT_MERGE = "its virtual tokens stand before the input; no weight of the model could hold them"
 
 
 def place(base: Base, name: str, config: AdapterConfig, seed: int) -> None:
