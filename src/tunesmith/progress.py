@@ -48,7 +48,7 @@ class Bar:
         self._task = TaskID(0)
         if self._console.is_terminal:
             self._progress = Progress(
-                TextColumn(unit),
+                TextColumn(unit, markup=False),
                 MofNCompleteColumn(),
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[text]}", markup=False),

@@ -62,6 +62,8 @@ def test_holm_is_over_all_tasks_and_only_headlines_are_tested() -> None:
     assert [one.finding for one in made] == ["better", "nothing found", "nothing found", "nothing found"]
     assert compare_many([pair("b", 2, 11)], {"b": "exact"})[0].finding == "better"
     assert compare_many([pair("c", 12, 0)], {"c": "exact"})[0].finding == "worse"
+    fewer_errors = [replace(one, task=replace(one.task, losses=frozenset({"exact"}))) for one in pair("c", 12, 0)]
+    assert compare_many([(fewer_errors[0], fewer_errors[1])], {"c": "exact"})[0].finding == "better"
     assert set(made[0].differences) == {"exact", "side"} and made[0].headline == "exact"
 
 

@@ -134,6 +134,7 @@ def test_whole_texts_agree_beyond_the_context_too(
     assert np.abs(np.array(said(ours))[:, 0] - expected).max() < 1e-4
     assert len(LONG) > 500, "one text has several windows of 255 tokens"
     assert ours.result.interval("bits_per_byte").value == pytest.approx(ours.reported["bits_per_byte"], rel=1e-6)
+    assert ours.result.task.losses == {"bits_per_byte"}
     assert ours.left_out == ("word_perplexity",) and ours.result.task.metrics == ("bits_per_byte",)
     # Every item has a value of its own, which comparisons and the page show.
     (made,) = compare_many([(ours.result, ours.result)], {ours.result.task.name: "bits_per_byte"})

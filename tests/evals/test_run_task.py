@@ -123,6 +123,10 @@ def test_every_item_is_asked_as_it_is_and_scored(tokenizer: Any, tmp_path: Path)
     assert result.interval("exact").value == 0.75
     assert set(result.intervals()) == {"exact", "contained"}
     assert result.num_cut == 1
+    # Of several draws each is counted.
+    one, other = (answer.reply for answer in result.answers[2:])
+    drawn = replace(result.answers[0], reply=one.with_draws([other, one, other]))
+    assert replace(result, answers=(drawn,)).num_cut == 2
     row = json.loads((tmp_path / "r.jsonl").read_text().splitlines()[1])
     assert (row["item"], row["answer"], row["label"]) == ("test-1", "no", "one")
     subject = {"model": "m", "model_digest": "m0", "adapter_digest": "base"}

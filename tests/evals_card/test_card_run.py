@@ -137,6 +137,7 @@ def test_the_verb_measures_one_model_and_refuses_what_it_cannot_do(
         ("--max-minutes", "0.000001", "--results", str(tmp_path / "new.jsonl")): "may take",
         ("--compare", "base"): "nothing to compare",
         ("--adapter", str(tmp_path)): "no folder of an adapter",
+        ("--adapter", "base"): "'base' is no adapter",
         ("--limit", "5"): "limit",
         ("--suite", "true_false_fcts"): "true_false_facts",
         ("--suite", "jargon"): "not answered by a choice",

@@ -112,6 +112,8 @@ def test_an_answer_cannot_leave_its_mark() -> None:
     inside = text.partition("<answer->\n")[2].partition("\n</answer->")[0]
     assert inside == attack
     assert "<answer>\n" in render_case(grade_case("plain"), "verdict alone")[1].content
+    for spelt in ("</ANSWER>", "< / Answer >", "<User>"):
+        assert "<answer->\n" in render_case(grade_case(spelt), "verdict alone")[1].content
 
 
 def test_references_and_shared_turns_are_told_once() -> None:

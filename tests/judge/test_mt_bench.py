@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
 from tunesmith.config import build_config
-from tunesmith.errors import ConfigError, DataError
+from tunesmith.errors import ConfigError, DataError, RunError
 from tunesmith.evals.judge import Said, ruling
 from tunesmith.evals.mt_bench import (
     TEMPERATURES,
@@ -34,6 +34,7 @@ from tunesmith.recipes.judge_open import JudgeSettings, open_judge
 from tunesmith.recipes.mt_bench import MTBenchConfig, run_mt_bench
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
+from tunesmith.runs import hold_file
 
 QUESTIONS = [
     {"question_id": 1, "category": "writing", "turns": ["Write a line.", "Now shorter."]},
@@ -226,3 +227,17 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="same weights"):
         model = roomy_model(tmp_path / "model")
         run_mt_bench(MTBenchConfig(**common, model_name_or_path=model, compare="base"), lambda _: None)
+
+
+def test_a_folder_of_other_models_is_kept_and_its_answers_are_held(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    settings: dict[str, Any] = {"questions": write(tmp_path / "q.jsonl", QUESTIONS), "output_dir": str(folder)}
+    asked = MTBenchConfig(**settings | {"adapter": "other"}).asked()
+    (folder / "mt_bench.json").write_text(json.dumps({"asked": asked}))
+    with pytest.raises(RunError, match="with another adapter"):
+        run_mt_bench(MTBenchConfig(**settings), lambda _: None)
+    # More questions and another mode go on with the same result.
+    assert MTBenchConfig(**settings, limit=3, mode="grade").asked() == MTBenchConfig(**settings).asked()
+    with hold_file(folder / "answers.jsonl"), pytest.raises(RunError, match="in use"):
+        run_mt_bench(MTBenchConfig(**settings, overwrite_output_dir=True), lambda _: None)

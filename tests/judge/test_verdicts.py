@@ -197,3 +197,13 @@ def test_faulty_rows_of_verdicts_are_named(tmp_path: Path) -> None:
     assert load_verdicts(str(path)).verdicts[0].outcome == "unparsed"
     with pytest.raises(ConfigError, match="no form of verdict"):
         run_stats(str(path), "words")
+
+
+def test_verdicts_of_two_judges_are_not_pooled(tmp_path: Path) -> None:
+    row = {"question_id": 1, "first": "a", "second": "b", "score": 1}
+    path = tmp_path / "v.jsonl"
+    path.write_text("".join(json.dumps(row | {"judge": name}) + "\n" for name in ("one", "one", "two")))
+    with pytest.raises(DataError, match="verdicts of one and two in one file"):
+        load_verdicts(str(path))
+    path.write_text(json.dumps(row | {"judge": "one"}) + "\n")
+    assert len(load_verdicts(str(path)).verdicts) == 1

@@ -30,6 +30,7 @@ def mt_bench(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens of one answer.")] = 256,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Keys the draws and picks the examples.")] = 0,
     output: Annotated[str, typer.Option("--output", help="Folder for answers, verdicts and page.")] = "runs/mt-bench",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result of another evaluation.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -41,7 +42,7 @@ def mt_bench(
         "questions": questions, "references": references, "model_name_or_path": model, "adapter": adapter,
         "compare": compare, "mode": mode, "judge": judge, "judge_model": judge_model, "judge_adapter": judge_adapter,
         "annotator": annotator, "calibrations": calibrations, "limit": limit, "max_new_tokens": max_new_tokens,
-        "seed": seed, "output_dir": output,
+        "seed": seed, "output_dir": output, "overwrite_output_dir": overwrite,
     }  # fmt: skip
     with errors_in_one_paragraph(debug):
         from tunesmith.config import build_config

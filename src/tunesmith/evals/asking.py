@@ -199,7 +199,7 @@ def _solver(
         ]
         replies = generate(requests)
         drawn = [replies[i : i + config.samples] for i in range(0, len(replies), config.samples)]
-        return [replace(first, samples=tuple(reply.text for reply in others)) for first, *others in drawn]
+        return [first.with_draws(others) for first, *others in drawn]
 
     return solve
 

@@ -5,18 +5,22 @@ One metric a task decides, its headline; the others are shown with intervals and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tunesmith.evals.reading import READING_METRICS
 from tunesmith.evals.run import Comparison, TaskResult, compare
+from tunesmith.evals.task import Task
 from tunesmith.stats import Interval, holm_adjusted, smallest_detectable_difference
 
 ALPHA, POWER = 0.05, 0.8
-# Metrics of which less is better; all others are shares and scores of which more is.
-LOSSES: Collection[str] = READING_METRICS
 Finding = Literal["better", "worse", "mixed", "nothing found"]
+
+
+def less_is_better(task: Task, metric: str) -> bool:
+    """Whether a metric is a loss; all others are shares and scores of which more is better."""
+    return metric in READING_METRICS or metric in task.losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +29,7 @@ class TaskComparison:
 
     differences: one interval a metric, all metrics of the task. p: of the headline, by itself; p_holm: adjusted for all
     tests made together. smallest: the difference of the headline that this many items would have shown with the power
-    of 0.8 at 0.05 over the number of tests; None where it cannot be told.
+    of 0.8 at 0.05 over the number of tests; None where it cannot be told. less_is_better: of the headline.
     """
 
     task: str
@@ -39,13 +43,14 @@ class TaskComparison:
     p: float
     p_holm: float
     smallest: float | None
+    less_is_better: bool = False
 
     @property
     def finding(self) -> Finding:
         """What may be said of the second subject; mixed where more items gained than lost but the mean fell, or so."""
         if self.p_holm >= ALPHA:
             return "nothing found"
-        sign = -1 if self.headline in LOSSES else 1
+        sign = -1 if self.less_is_better else 1
         by_items = sign * (self.only_second - self.only_first)
         by_mean = sign * self.differences[self.headline].value
         if by_items * by_mean <= 0:
@@ -85,6 +90,7 @@ def compare_many(
             p=own[0].test.p,
             p_holm=p_holm,
             smallest=smallest_found(first, second, own[0], alpha=ALPHA / len(pairs)),
+            less_is_better=less_is_better(first.task, own[0].metric),
         )
         for (first, second), own, p_holm in zip(pairs, made, adjusted, strict=True)
     ]

@@ -45,10 +45,15 @@ def load_verdicts(source: str, text_format: str = "letters") -> Recorded:
     verdicts: list[PairVerdict] = []
     differing: list[tuple[str, Shown, Shown]] = []
     num_texts = 0
+    judges: set[str] = set()
 
     def one(row: Mapping[str, Any], where: Where) -> None:
         nonlocal num_texts
         question, turn = str(_field(row, ("question_id", "question"), where)), row.get("turn", 1)
+        judges.add(str(row.get("judge", "")))
+        if len(judges) > 1:
+            names = " and ".join(sorted(judges)) if "" not in judges else "a judge with a name and one without"
+            raise RowError(where.at("judge"), f"verdicts of {names} in one file.", "Give each judge a file of its own.")
         if not isinstance(turn, int):
             raise RowError(where.at("turn"), "the turn is no whole number.", "Write 1 or 2.")
         for inner in row["verdicts"] if isinstance(row.get("verdicts"), list) else [row]:

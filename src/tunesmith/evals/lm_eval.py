@@ -64,6 +64,7 @@ def lm_eval_suite(
             parts.num_cut = 0
             parts.seen.clear()
             found = _evaluate(model, task_name, task, limit, chat_template)
+            found["losses"] = {metric for metric, more in task.higher_is_better().items() if not more}
             out.append(_result(task_name, found, subject.label, parts.num_cut))
     return out
 
@@ -120,7 +121,7 @@ def _result(name: str, found: Mapping[str, Any], label: str, num_cut: int) -> Ha
     by_item: dict[int, list[Mapping[str, Any]]] = {}
     for sample in found["samples"]:
         by_item.setdefault(sample["doc_id"], []).append(sample)
-    answers, left_out = [], set()
+    answers, left_out, losses = [], set(), set()
     for doc_id in sorted(by_item):
         values: dict[str, float] = {}
         for sample in by_item[doc_id]:
@@ -129,6 +130,8 @@ def _result(name: str, found: Mapping[str, Any], label: str, num_cut: int) -> Ha
                 own = item_values(metric, sample[metric])
                 values |= {f"{key}{behind}": value for key, value in own.items()}
                 left_out |= set() if own else {f"{metric}{behind}"}
+                # Its perplexity is told as a log-probability, of which more is better.
+                losses |= {f"{metric}{behind}"} if metric in found["losses"] and metric in own else set()
         answers.append(_answer(by_item[doc_id][0], values))
     names = list(dict.fromkeys(key for answer in answers for key in answer.verdict.values))
     is_ratio = "bits" in names and "bytes" in names
@@ -146,6 +149,7 @@ def _result(name: str, found: Mapping[str, Any], label: str, num_cut: int) -> Ha
         scorer=lambda item, reply: verdicts[item.id],
         metrics=tuple(metrics),
         ratios={"bits_per_byte": ("bits", "bytes")} if is_ratio else {},
+        losses=frozenset(losses),
     )
     reported = {
         key.removesuffix(",none"): float(value)

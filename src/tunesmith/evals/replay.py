@@ -26,6 +26,22 @@ RESULTS_FILE, FACTS_FILE = "results.jsonl", "eval.json"
 SETTINGS = ("version", "chat_template", "shots", "samples", "sampling")
 
 
+def refuse_other(path: Path, asked: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Raise RunError where a file of results holds those of another evaluation, unless it may be replaced.
+
+    asked: what the result depends on, as the file keeps it under this name.
+    """
+    if overwrite or not path.is_file():
+        return
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))["asked"]
+    except (ValueError, KeyError, TypeError):
+        raise RunError(path, "is not the result of an evaluation.", "Choose another --output.") from None
+    if differing := sorted(key for key in {*earlier, *asked} if earlier.get(key) != asked.get(key)):
+        fix = "Choose another --output, or --overwrite to replace the result; its replies are kept and used again."
+        raise RunError(path.parent, f"holds the result of an evaluation with another {', '.join(differing)}.", fix)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
     """Stands for the model that answered then: the same identities, no voice."""

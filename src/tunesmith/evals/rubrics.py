@@ -134,7 +134,9 @@ def render_case(case: Case, style: Style) -> tuple[Message, ...]:
     """The messages that put a case before a model; what an answer says can neither end its mark nor open another's."""
     texts = [turn.content for conversation in case.shown for turn in conversation] + list(case.reference)
     tail = ""
-    while any(f"<{closing}{name}{tail}" in text for text in texts for closing in ("", "/") for name in _NAMES):
+    # However a mark is spelt, in capitals or with blanks in it, a model may read it as one.
+    squeezed = ["".join(text.split()).lower() for text in texts]
+    while any(f"<{closing}{name}{tail}" in text for text in squeezed for closing in ("", "/") for name in _NAMES):
         tail += "-"
     common = _num_common_turns(case.shown)
     parts = ["\n".join(_marked(turn, tail) for turn in case.shown[0][:common])] if common else []

@@ -65,8 +65,9 @@ class TaskResult:
 
     @property
     def num_cut(self) -> int:
-        """Answers that were cut off at the most tokens allowed."""
-        return sum(answer.reply.stop_reason == "length" for answer in self.answers)
+        """Answers, every draw by itself, that were cut off at the most tokens allowed."""
+        stops = [stop for answer in self.answers for stop in (answer.reply.stop_reason, *answer.reply.sample_stops)]
+        return stops.count("length")
 
     def values(self, metric: str) -> list[float]:
         """One value an item."""

@@ -46,7 +46,7 @@ class Request:
 class Reply:
     """What the model said to a request, and whether it came to an end by itself; or one likelihood a continuation.
 
-    samples: texts of further draws, where a solver asked for several.
+    samples: texts of further draws, where a solver asked for several; sample_stops: how each of those ended.
     """
 
     request: Request
@@ -54,11 +54,18 @@ class Reply:
     stop_reason: WriterStop = "end_of_turn"
     likelihoods: tuple[Likelihood, ...] = ()
     samples: tuple[str, ...] = ()
+    sample_stops: tuple[WriterStop, ...] = ()
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All draws, the first one first."""
         return (self.text, *self.samples)
+
+    def with_draws(self, others: Sequence[Reply]) -> Reply:
+        """This draw and further ones of the same request as one reply."""
+        return replace(
+            self, samples=tuple(one.text for one in others), sample_stops=tuple(one.stop_reason for one in others)
+        )
 
 
 # Requests to replies, in their order. A request asked before is answered from the results file.
@@ -75,7 +82,7 @@ class Task:
 
     metrics: the names of the scorer's values that are reported. chance: what a random answer scores on a metric, where
     that is known. ratios: metric -> two values of the scorer whose sums over the items are divided, such as bits over
-    bytes. Raises ValueError without items or with two of one id.
+    bytes. losses: the metrics of which less is better. Raises ValueError without items or with two of one id.
     """
 
     name: str
@@ -86,6 +93,7 @@ class Task:
     metrics: tuple[str, ...]
     chance: Mapping[str, float] = field(default_factory=dict)
     ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    losses: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         ids = [item.id for item in self.items]
@@ -168,7 +176,7 @@ def sampled(num_samples: int, shots: Sequence[Item] = ()) -> Solver:
         ]
         replies = generate(asked)
         groups = [replies[i : i + num_samples] for i in range(0, len(replies), num_samples)]
-        return [replace(group[0], samples=tuple(reply.text for reply in group[1:])) for group in groups]
+        return [first.with_draws(others) for first, *others in groups]
 
     return solve
 

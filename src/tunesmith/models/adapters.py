@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError
-from tunesmith.models import lora
+from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError, TunesmithError
+from tunesmith.models import bottleneck, ia3, lora
 from tunesmith.models.adapter_config import AdapterConfig as AdapterConfig
 from tunesmith.models.extended import is_token_row, read_token_rows
 from tunesmith.models.heads import SCORE, SCORE_KEY, head_tensors, with_head
@@ -56,8 +56,11 @@ class Method(Protocol):
     def drop(self, base: Base, name: str) -> None:
         """Take it off the base; those that stay keep what they were."""
 
+    def saved_per_token(self, base: Base, name: str) -> int:
+        """Values it saves a token for the backward pass, over all layers, beside what the layers save."""
 
-METHODS: Mapping[str, Method] = {"lora": lora}
+
+METHODS: Mapping[str, Method] = {"lora": lora, "bottleneck": bottleneck, "ia3": ia3}
 
 
 def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role:
@@ -80,6 +83,8 @@ def method_of(base: Base, name: str) -> Method:
 
 def _check_name(base: Base, name: str) -> None:
     """PEFT tells an adapter's tensors by its name as a part of theirs: no part of the base may be called the same."""
+    if name in base.methods:
+        raise ConfigError("adapter name", f"'{name}' is on the base already.", "Drop it first, or call this otherwise.")
     taken = {"base_layer", "lora_A", "lora_B", "weight", "bias"}
     for key in base.model.state_dict():
         if "lora_" not in key:
@@ -107,7 +112,7 @@ def full_role(base: Base) -> Role:
             "full tuning moves every weight, and weights in 4 bits cannot move.",
             "Leave quantization out, or train an adapter beside the 4-bit base.",
         )
-    if base.peft_model is not None:
+    if base.methods:
         raise ConfigError(
             "adapter.method", "full tuning rewrites a base that adapters share.", "Load a base of its own."
         )
@@ -194,7 +199,7 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     _check_name(base, name)
     written_tokenizer = _check_provenance(base, folder)
     settings = json.loads((folder / "adapter_config.json").read_text())
-    # A scalar head lies beside the adapter, and is none of PEFT's business on a causal model.
+    # A linear head lies beside the adapter, and is none of PEFT's business on a causal model.
     has_head = settings.get("modules_to_save") == [SCORE]
     if has_head:
         settings.update({"modules_to_save": None, "task_type": "CAUSAL_LM"})
@@ -202,13 +207,20 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     token_rows = settings.pop("trainable_token_indices", None)
     METHODS[method].read(base, name, folder, settings)
     base.methods[name] = method
-    if token_rows is not None:
-        read_token_rows(base, name, folder, token_rows, written_tokenizer)
-    tensors = load_file(folder / WEIGHTS_FILE)
-    expected = adapter_tensors(base, name)
-    if has_head:
-        expected[SCORE_KEY] = torch.empty(1, base.head.weight_VD.shape[1])
-    _compare(folder, expected, tensors, base.resolved.name)
+    try:
+        if token_rows is not None:
+            read_token_rows(base, name, folder, token_rows, written_tokenizer)
+        tensors = load_file(folder / WEIGHTS_FILE)
+        expected = adapter_tensors(base, name)
+        if has_head:
+            # One row a class, which only the file can tell; a reward's head has one.
+            num_outputs = len(tensors[SCORE_KEY]) if SCORE_KEY in tensors else 1
+            expected[SCORE_KEY] = torch.empty(num_outputs, base.head.weight_VD.shape[1])
+        _compare(folder, expected, tensors, base.resolved.name)
+    except TunesmithError:
+        # An adapter without values must not stay.
+        drop_adapter(base, name)
+        raise
     if name in base.token_rows:
         base.token_rows[name].load_peft_tensors(tensors)
     own = {key: tensor for key, tensor in tensors.items() if not is_token_row(key) and key != SCORE_KEY}

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tunesmith.kernels.attention import AttentionRules
 from tunesmith.kernels.elementwise import rms_norm, rope, swiglu
-from tunesmith.models.linear import Routing, Site, call_group
+from tunesmith.models.linear import Routing, Site, add_own, call_group
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -27,7 +27,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One decoder layer: its linear sites, norm weights and epsilon."""
+    """One decoder layer: its linear sites, the module around its feed-forward part, norm weights and epsilon."""
 
     q: Site
     k: Site
@@ -36,6 +36,7 @@ class Block:
     gate: Site
     up: Site
     down: Site
+    mlp: nn.Module
     norm_in: nn.Module
     norm_mlp: nn.Module
     q_norm: nn.Module | None
@@ -97,6 +98,7 @@ def _read_block(layer: Any, number: int) -> Block:
         gate=Site(mlp.gate_proj, number + 4),
         up=Site(mlp.up_proj, number + 5),
         down=Site(mlp.down_proj, number + 6),
+        mlp=mlp,
         norm_in=layer.input_layernorm,
         norm_mlp=layer.post_attention_layernorm,
         q_norm=getattr(attention, "q_norm", None),
@@ -154,7 +156,7 @@ def _run_block(
     hidden_TD = hidden_TD + block.o(mixed.reshape(x_TD.shape[0], -1), routing)
     x_TD = _norm(hidden_TD, block.norm_mlp)
     gate_TF, up_TF = call_group((block.gate, block.up), x_TD, routing)
-    return hidden_TD + block.down(swiglu(gate_TF, up_TF), routing)
+    return hidden_TD + add_own(block.mlp, x_TD, block.down(swiglu(gate_TF, up_TF), routing), routing)
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:

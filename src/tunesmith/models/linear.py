@@ -1,13 +1,15 @@
-"""One linear map of a model as we run it: frozen storage, the adapters PEFT placed on it, and who applies.
+"""One linear map of a model as we run it: frozen storage, the adapters on it, and who applies.
 
-PEFT owns the parameters and the files. Which adapter acts is an argument that travels with the call, never
-module state, so a layer recomputed in the backward pass runs the adapter it ran in the forward pass.
+LoRA's parameters are PEFT's; adapters of our own stand in a plain dict on the module they belong to, so that PEFT's
+wrapping neither sees nor loses them. Which adapter acts is an argument that travels with the call, never module state,
+so a layer recomputed in the backward pass runs the adapter it ran in the forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -17,6 +19,16 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.kernels.frozen import DenseWeight, FrozenWeight, TransposedWeight, frozen_linear
 from tunesmith.kernels.lora import dropout_rows, lora_group, lora_linear
 from tunesmith.models.quantized_linear import QuantizedConv1D, QuantizedLinear
+
+Plain = Callable[[Tensor], Tensor]
+# adapter(x_TI, plain) -> y_TO: what an adapter makes of a module's input; plain is the module without any adapter.
+OwnAdapter = Callable[[Tensor, Plain], Tensor]
+
+
+def own_adapters(module: nn.Module) -> dict[str, OwnAdapter]:
+    """Adapters of our own on a linear map or around a feed-forward module, by name; write to it to place one."""
+    held: dict[str, OwnAdapter] = module.__dict__.setdefault("tunesmith_adapters", {})
+    return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +93,16 @@ class Site:
     def _one_run(self, x_TI: Tensor, routing: Routing, first: int, end: int, adapter: str | None) -> Tensor:
         if self.layer.weight.requires_grad:
             return self._trainable(x_TI)
+        if adapter is not None and (own := own_adapters(self.layer).get(adapter)) is not None:
+            return own(x_TI, self._plain)
         if adapter is None or self.lora is None or adapter not in self.lora.lora_A:
-            y_TO = frozen_linear(x_TI, self.frozen)
-        else:
-            a, b = self.lora.lora_A[adapter].weight, self.lora.lora_B[adapter].weight
-            dropped = self._dropped(x_TI, routing, first, end, adapter)
-            y_TO = lora_linear(x_TI, self.frozen, a, b, float(self.lora.scaling[adapter]), dropped)
-        return self.with_bias(y_TO)
+            return self._plain(x_TI)
+        a, b = self.lora.lora_A[adapter].weight, self.lora.lora_B[adapter].weight
+        dropped = self._dropped(x_TI, routing, first, end, adapter)
+        return self.with_bias(lora_linear(x_TI, self.frozen, a, b, float(self.lora.scaling[adapter]), dropped))
+
+    def _plain(self, x_TI: Tensor) -> Tensor:
+        return self.with_bias(frozen_linear(x_TI, self.frozen))
 
     def with_bias(self, y_TO: Tensor) -> Tensor:
         """The product plus the layer's bias, where it has one."""
@@ -135,3 +150,19 @@ def call_group(sites: Sequence[Site], x_TI: Tensor, routing: Routing) -> tuple[T
         [float(lora.scaling[adapter]) for lora in held],
     )
     return tuple(site.with_bias(y) for site, y in zip(sites, out, strict=True))
+
+
+def add_own(module: nn.Module, x_TI: Tensor, y_TO: Tensor, routing: Routing) -> Tensor:
+    """A module's output y, made of x without adapters of its own, as the adapters of ``routing`` around it leave it."""
+    held = own_adapters(module)
+    if not any(name in held for _, _, name in routing.runs):
+        return y_TO
+    parts = []
+    for first, end, name in routing.runs:
+        own, part_TO = held.get(name or ""), y_TO[first:end]
+        parts.append(part_TO if own is None else own(x_TI[first:end], partial(_given, part_TO)))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _given(y_TO: Tensor, _: Tensor) -> Tensor:
+    return y_TO

@@ -117,6 +117,12 @@ def drop(base: Base, name: str) -> None:
     _refresh(base)
 
 
+def saved_per_token(base: Base, name: str) -> int:
+    """Values it saves a token for the backward pass, all layers together: the product with each A."""
+    layers = [module for module in base.model.modules() if isinstance(module, LoraLayer) and name in module.lora_A]
+    return sum(int(layer.lora_A[name].weight.shape[0]) for layer in layers)
+
+
 def attention_modules(base: Base) -> list[str]:
     """Names of the linear maps of the base's attention."""
     if base.is_encoder_decoder:

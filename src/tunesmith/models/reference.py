@@ -1,7 +1,7 @@
 """The plain reference path: transformers' own modules, one segment at a time, for any causal model.
 
-Slow and right. The only thing replaced is the forward of PEFT's LoRA layers, so that the adapter is chosen by the
-call and not by module state.
+Slow and right. The only thing replaced is the forward of modules that carry adapters, so that the adapter is chosen by
+the call and not by module state.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tunesmith.models.linear import Routing, Site
+from tunesmith.models.linear import Routing, Site, own_adapters
 from tunesmith.models.token_rows import TokenRows
 
 _routing: ContextVar[Routing | None] = ContextVar("tunesmith_routing", default=None)
@@ -36,6 +36,31 @@ def route_lora_layers(model: Any) -> None:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for number, layer in enumerate(layers):
         layer.forward = _routed_forward(Site(layer, number))
+
+
+def route_own(module: nn.Module) -> None:
+    """Give a module that carries adapters of our own a forward that asks the current call which of them acts.
+
+    One that carries none any more gets its own forward back. A linear map that PEFT has wrapped, now or later, is run
+    by its LoRA layer's ``Site``, which asks the same.
+    """
+    plain = module.__dict__.setdefault("tunesmith_plain", module.forward)
+    module.forward = _routed_own(module, plain) if own_adapters(module) else plain
+
+
+def _routed_own(module: nn.Module, plain: Any) -> Any:
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        routing = _routing.get()
+        # A plain transformers call, outside of ``forward``: the bare base answers.
+        adapters = [None] if routing is None else [name for _, _, name in routing.runs]
+        if len(adapters) > 1:
+            raise ValueError("the reference path runs one adapter at a time")
+        own = own_adapters(module).get(adapters[0] or "")
+        if own is None:
+            return plain(x, *args, **kwargs)  # type: ignore[no-any-return]
+        return own(x.reshape(-1, x.shape[-1]), plain).view(*x.shape[:-1], -1)
+
+    return forward
 
 
 def _routed_forward(site: Site) -> Any:

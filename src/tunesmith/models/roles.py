@@ -19,22 +19,38 @@ from tunesmith.models.token_rows import TokenRows
 from tunesmith.tokens.render import end_of_turn
 
 
-class ScalarHead(nn.Module):
-    """One number a hidden state: w . h, without a bias, as transformers' sequence classifiers have it."""
+class LinearHead(nn.Module):
+    """K numbers a hidden state: W h, without a bias, as transformers' sequence classifiers have it."""
+
+    def __init__(self, width: int, num_outputs: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, num_outputs, bias=False)
+
+    @property
+    def num_outputs(self) -> int:
+        """K: 1 for a reward or a value, one a class for a classifier."""
+        return self.score.out_features
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        """(N, D) -> (N, K), in the head's own precision."""
+        weight_KD = self.score.weight
+        return nn.functional.linear(hidden_ND.to(weight_KD.dtype), weight_KD)
+
+
+class ScalarHead(LinearHead):
+    """The head with one output, which it gives as (N,): a reward or a value."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(width, 1, bias=False)
+        super().__init__(width, 1)
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         """(N, D) -> (N,), in the head's own precision."""
-        weight_1D = self.score.weight
-        return nn.functional.linear(hidden_ND.to(weight_1D.dtype), weight_1D).squeeze(1)
+        return super().forward(hidden_ND).squeeze(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """Who acts: an adapter on the base (None: the bare base), its scalar head, and the parameters it alone owns.
+    """Who acts: an adapter on the base (None: the bare base), its linear head, and the parameters it alone owns.
 
     parameters: name -> parameter in a fixed order, the head's among them; empty for a role that does not learn.
     """
@@ -42,7 +58,7 @@ class Role:
     name: str
     adapter: str | None
     parameters: Mapping[str, nn.Parameter]
-    head: ScalarHead | None = None
+    head: LinearHead | None = None
 
     @property
     def num_parameters(self) -> int:

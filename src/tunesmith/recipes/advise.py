@@ -25,7 +25,7 @@ from tunesmith.models.sentence_encoder import SentenceEncoder, encoder_folder
 from tunesmith.recipes.advise_choose import Chooser, build_indexes
 from tunesmith.recipes.advise_config import AdviseConfig
 from tunesmith.recipes.advise_facts import facts_of
-from tunesmith.recipes.advise_measure import Advised, Job, Tuner
+from tunesmith.recipes.advise_measure import TUNED, Advised, Job, Tuner
 from tunesmith.recipes.advise_plan import make_budget, probe
 from tunesmith.recipes.advise_result import facts_of_advice
 from tunesmith.recipes.advise_rows import TaskRows, load_rows, read_passages
@@ -132,6 +132,7 @@ def measure_all(
         options=job.options(),
         curve=tuple(curve),
         freshness=freshness,
+        tuned=job.trained[TUNED],
         budget=budget,
         validation=chooser.scores,
         notes=tuple(notes),
@@ -160,5 +161,4 @@ def describe(config: AdviseConfig, facts: Mapping[str, Any]) -> list[str]:
     taken = facts["minutes"]
     lines.append(f"took {taken['taken']:.1f} minutes, {taken['estimated']:.1f} were estimated")
     lines.append(f"wrote {folder / REPORT_FILE}, {folder / MARKDOWN_FILE}, {folder / RESULT_FILE}")
-    adapters = sorted((folder / "adapters").glob("tuned-*"))
-    return [*lines, *(f"next:  tunesmith chat --adapter {shlex.quote(str(path))}" for path in adapters[-1:])]
+    return [*lines, f"next:  tunesmith chat --adapter {shlex.quote(facts['adapter'])}"]

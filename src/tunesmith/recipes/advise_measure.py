@@ -48,6 +48,8 @@ class Advised:
     options: tuple[Option, ...]
     curve: tuple[CurvePoint, ...]
     freshness: Freshness | None
+    tuned: Tuned
+    """The adapter of all rows."""
     budget: Budget
     validation: dict[str, float]
     notes: tuple[str, ...]

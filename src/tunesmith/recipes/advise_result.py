@@ -55,6 +55,7 @@ def facts_of_advice(config: AdviseConfig, advised: Advised, base: dict[str, str]
         "base": base,
         "machine": machine_summary(),
         "date": time.strftime("%Y-%m-%d"),
+        "adapter": str(advised.tuned.folder),
         "minutes": {"estimated": advised.budget.minutes, "taken": advised.minutes},
     }
 

@@ -103,6 +103,8 @@ def _open(config: CardConfig) -> tuple[Base, dict[str, str | None]]:
     """The base, and label -> adapter in memory: what is compared with first, then what is measured."""
     if config.compare is not None and config.adapter is None:
         raise ConfigError("compare", "there is nothing to compare with it.", "Name what is measured with --adapter.")
+    if config.adapter == BARE:
+        raise ConfigError("adapter", "'base' is no adapter.", "Leave --adapter out to measure the bare base.")
     wanted = [] if config.adapter is None else [config.compare or BARE, config.adapter]
     model = config.model_name_or_path
     for folder in (Path(name) for name in wanted if name != BARE):

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import EndpointError, RunError
-from tunesmith.evals.compare_many import LOSSES, TaskComparison, compare_many
-from tunesmith.evals.replay import FACTS_FILE, RESULTS_FILE
+from tunesmith.errors import EndpointError
+from tunesmith.evals.compare_many import TaskComparison, compare_many, less_is_better
+from tunesmith.evals.replay import FACTS_FILE, RESULTS_FILE, refuse_other
 from tunesmith.recipes.evaluate_config import EvalConfig
 from tunesmith.recipes.evaluate_facts import item_rows, pick_examples, subject_facts, suite_facts
 from tunesmith.recipes.evaluate_harness import measure_harness, split_suites
@@ -29,7 +29,7 @@ def run_eval(config: EvalConfig, say: Callable[[str], None]) -> dict[str, Any]:
     """Run the whole job; returns what ``--json`` prints. Ctrl-C keeps what was answered and returns interrupted."""
     began = time.perf_counter()
     folder = Path(config.output_dir)
-    refuse_other(folder, config)
+    refuse_other(folder / FACTS_FILE, config.asked(), overwrite=config.overwrite_output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     results_path = folder / RESULTS_FILE
     with hold_file(results_path):
@@ -85,21 +85,6 @@ def run_eval(config: EvalConfig, say: Callable[[str], None]) -> dict[str, Any]:
         }
         write_result(folder, config, facts, plans, measured)
     return facts
-
-
-def refuse_other(folder: Path, config: EvalConfig) -> None:
-    """Raise RunError where the folder holds the result of another evaluation, unless it may be replaced."""
-    path = folder / FACTS_FILE
-    if config.overwrite_output_dir or not path.is_file():
-        return
-    try:
-        asked = json.loads(path.read_text(encoding="utf-8"))["asked"]
-    except (ValueError, KeyError, TypeError):
-        raise RunError(path, "is not the result of an evaluation.", "Choose another --output.") from None
-    now = config.asked()
-    if differing := sorted(key for key in {*asked, *now} if asked.get(key) != now.get(key)):
-        fix = "Choose another --output, or --overwrite to replace the result; its replies are kept and used again."
-        raise RunError(folder, f"holds the result of an evaluation with another {', '.join(differing)}.", fix)
 
 
 def replay_all(plans: Sequence[Plan], opened: Opened) -> list[list[Measured]]:
@@ -173,7 +158,7 @@ def write_result(
     for plan, own in zip(plans, measured, strict=True):
         of_suite = item_rows(plan, [one.result for one in own])
         labels, headline = [one.result.label for one in own], plan.suite.headline
-        less = headline in LOSSES
+        less = less_is_better(plan.task, headline)
         examples[plan.suite.name] = pick_examples(of_suite, headline, labels, config.num_examples, less_is_better=less)
         rows += of_suite
     atomic_write_text(folder / ITEMS_FILE, "".join(json.dumps(row) + "\n" for row in rows))

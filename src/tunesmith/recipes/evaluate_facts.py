@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tunesmith.evals.compare_many import LOSSES, TaskComparison
+from tunesmith.evals.compare_many import TaskComparison, less_is_better
 from tunesmith.evals.replay import Earlier
 from tunesmith.evals.run import Answer, TaskResult
 from tunesmith.evals.subject import Subject
@@ -45,7 +45,7 @@ def suite_facts(plan: Plan, measured: Sequence[Measured], comparisons: Sequence[
         "items": len(task.items),
         "groups": len(set(measured[0].result.groups)),
         "chance": dict(task.chance),
-        "less_is_better": [metric for metric in task.metrics if metric in LOSSES],
+        "less_is_better": [metric for metric in task.metrics if less_is_better(task, metric)],
         "shots_chosen": None if choice is None else _choice_facts(plan),
         "results": {one.result.label: _result_facts(one) for one in measured},
         "comparisons": [comparison.as_dict() for comparison in comparisons],

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tunesmith.evals.compare_many import LOSSES
+from tunesmith.evals.compare_many import less_is_better
 from tunesmith.evals.estimate import NO_WORK, Pace, Work, probe, remaining, tokens_done
 from tunesmith.evals.run import TaskResult, run_task, unanswered
 from tunesmith.evals.subject import Subject
@@ -115,7 +115,7 @@ def choose_shots(
         shots: {s.label: measure(plan, s, path).result.interval(suite.headline) for s in subjects}
         for shots, plan in tried.items()
     }
-    sign = -1 if suite.headline in LOSSES else 1
+    sign = -1 if less_is_better(next(iter(tried.values())).task, suite.headline) else 1
     means = {shots: sign * fmean(one.value for one in own.values()) for shots, own in intervals.items()}
     chosen = min(means, key=lambda shots: (-means[shots], shots))
     num_items = len(next(iter(tried.values())).task.items)

@@ -23,7 +23,7 @@ from tunesmith.evals.rubrics import Case, Rubric, find_rubric
 from tunesmith.evals.verdicts import PAIR_FORMATS
 from tunesmith.models.load import ModelConfig
 from tunesmith.recipes.judge_open import JudgeSettings, Keyboard, describe_judge, open_judge
-from tunesmith.runs import machine_summary
+from tunesmith.runs import hold_file, machine_summary
 
 VERDICTS_FILE = "verdicts.jsonl"
 
@@ -54,7 +54,9 @@ def run_calibrate(
     num = len(cases_of(people.contests, judge, rubric)) if rubric.scale == "pair" else len(people.talks)
     for note in [*notes, f"{num} verdicts are asked of the judge; those that lie in {results.path} are used again."]:
         say(note)
-    compared = _compare(people, judge, rubric, results, config.give_up_after, on_progress)
+    results.path.parent.mkdir(parents=True, exist_ok=True)
+    with hold_file(results.path):
+        compared = _compare(people, judge, rubric, results, config.give_up_after, on_progress)
     who = describe_judge(judge, {rubric.name: rubric}, config.calibrations)
     facts = {
         **compared,

@@ -18,6 +18,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.evals.contests import Decision, Talk, hold
 from tunesmith.evals.judge import Judge, Ruling, hear
 from tunesmith.evals.mt_bench import LoadedQuestions, Question, answer_all, contests_of, graded_turns, load_questions
+from tunesmith.evals.replay import refuse_other
 from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import GRADE, PAIR
 from tunesmith.evals.subject import Subject, endpoint_subject, local_subject
@@ -28,10 +29,10 @@ from tunesmith.models.roles import Base
 from tunesmith.randomness import permutation
 from tunesmith.recipes.chat import base_of
 from tunesmith.recipes.judge_open import JudgeSettings, Keyboard, describe_judge, open_judge
-from tunesmith.recipes.mt_bench_result import Played, write_result
+from tunesmith.recipes.mt_bench_result import RESULT_FILE, Played, write_result
 from tunesmith.rollout.endpoint import EndpointConfig
 from tunesmith.rollout.generate import LocalGenerator
-from tunesmith.runs import machine_summary
+from tunesmith.runs import hold_file, machine_summary
 
 ANSWERS_FILE, VERDICTS_FILE = "answers.jsonl", "verdicts.jsonl"
 BARE = "base"
@@ -62,6 +63,8 @@ class MTBenchConfig(ModelConfig, JudgeSettings):
     """Questions shown with all answers and verdicts."""
     output_dir: str = "runs/mt-bench"
     """Where answers, verdicts, result and page are written."""
+    overwrite_output_dir: bool = False
+    """Replace the result of other models, questions or another judge in output_dir; answers and verdicts stay."""
 
     @model_validator(mode="after")
     def _two_models(self) -> Self:
@@ -70,6 +73,12 @@ class MTBenchConfig(ModelConfig, JudgeSettings):
         if self.endpoint is not None and self.adapter is not None:
             raise ValueError("an endpoint takes no adapter: measure one of the two")
         return self
+
+    def asked(self) -> dict[str, Any]:
+        """Whose result it is: who answers what, and who judges. How much of it may grow from call to call."""
+        who = {"questions", "references", "model_name_or_path", "adapter", "endpoint", "compare", "max_new_tokens"}
+        judged = {"seed", "judge", "judge_model", "judge_adapter", "annotator"}
+        return self.model_dump(mode="json", include=who | judged)
 
 
 Bar = Callable[[str, int, int], None]
@@ -82,13 +91,22 @@ def run_mt_bench(
     bar: Bar = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Answer, judge, write; returns what ``--json`` prints. Raises ConfigError, DataError, EndpointError, RunError."""
+    folder = Path(config.output_dir)
+    refuse_other(folder / RESULT_FILE, config.asked(), overwrite=config.overwrite_output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_file(folder / ANSWERS_FILE):
+        return _play(config, folder, say, keyboard, bar)
+
+
+def _play(
+    config: MTBenchConfig, folder: Path, say: Callable[[str], None], keyboard: Keyboard | None, bar: Bar
+) -> dict[str, Any]:
     began = time.perf_counter()
     loaded = load_questions(config.questions, config.references, config.limit)
     subjects, base, notes = _open_subjects(config)
     judge, more = open_judge(config, _judge_model(config, base), base, keyboard)
     for note in [*loaded.notes, *notes, *more, _estimate(config, loaded, len(subjects), judge)]:
         say(note)
-    folder = Path(config.output_dir)
     answers, verdicts = ResultsFile(folder / ANSWERS_FILE), ResultsFile(folder / VERDICTS_FILE)
     talks, num_cut = [], {}
     for subject in subjects:
@@ -119,6 +137,7 @@ def run_mt_bench(
         questions=loaded.questions, labels=labels, talks=talks, num_cut=num_cut, grades=grades, decisions=decisions
     )
     facts = played.facts(config.seed, config.num_examples) | {
+        "asked": config.asked(),
         "judge": describe_judge(judge, rubrics, config.calibrations),
         "questions": {"source": config.questions, "references": config.references, "digest": loaded.digest},
         "identities": {subject.label: dict(subject.identity) for subject in subjects},
@@ -134,8 +153,9 @@ def run_mt_bench(
 def _self_judged(judge: Judge, subjects: Sequence[Subject]) -> list[str]:
     """A judge prefers its own words (arXiv:2404.13076): say so where it is one of the players, or their base."""
     same = [s.label for s in subjects if s.identity.get("model_digest") == judge.identity.get("model_digest")]
+    stand = "stand" if len(same) > 1 else "stands"
     return (
-        [f"the judge has the weights that {' and '.join(same)} stand on, and may like its own words."] if same else []
+        [f"the judge has the weights that {' and '.join(same)} {stand} on, and may like its own words."] if same else []
     )
 
 
