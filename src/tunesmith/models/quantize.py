@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import ModelError
 from tunesmith.models.blocks import read_blocks
 from tunesmith.models.cache import files_digest
+from tunesmith.models.linear import own_adapters
 from tunesmith.models.quantized_linear import (
     QuantizationConfig,
     QuantizedConv1D,
@@ -25,7 +26,6 @@ from tunesmith.models.quantized_linear import (
     quantized,
     unfilled,
 )
-from tunesmith.models.linear import own_adapters
 from tunesmith.models.reference import route_lora_layers, route_own
 from tunesmith.models.resolve import QUANTIZED_FILE, QUANTIZED_KEY
 from tunesmith.models.roles import Base
