@@ -208,10 +208,10 @@ def compared(results: Mapping[str, Mapping[str, Any]], seed: int) -> list[dict[s
     table = []
     for name, found in results.items():
         row = {key: value for key, value in found.items() if key not in ("rows", "right")}
-        sums = columns[name][1:]
-        row |= {"method": name, "test_loss": _limits(bootstrap_ratio(*sums, seed=seed))}
+        over, under = columns[name][1:]
+        row |= {"method": name, "test_loss": _limits(bootstrap_ratio(over, under, seed=seed))}
         if name != other:
-            change = bootstrap_ratio_difference(columns[other][1:], sums, seed=seed)
+            change = bootstrap_ratio_difference(columns[other][1:], (over, under), seed=seed)
             row["test_loss_minus"] = {"method": other, "difference": _limits(change)}
         if "right" in found:
             right = found["right"]
