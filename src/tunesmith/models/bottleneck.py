@@ -169,8 +169,7 @@ def drop(base: Base, name: str) -> None:
 
 def saved_per_token(base: Base, name: str) -> int:
     """Values it saves a token for the backward pass, all layers together: what goes in and the product down."""
-    parts = parts_of(base, name)
-    return sum(part.size + (0 if part.beside else part.adapter_down.in_features) for part in parts)
+    return sum(part.size + part.adapter_down.in_features for part in parts_of(base, name))
 
 
 def _parts(base: Base, config: AdapterConfig) -> Iterator[Bottleneck]:
