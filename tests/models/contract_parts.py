@@ -16,6 +16,7 @@ from torch import Tensor
 from tunesmith.models.adapters import AdapterConfig, add_adapter
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.load import build_base
+from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.models.resolve import resolve_model
 from tunesmith.models.roles import Role
 from tunesmith.randomness import generator
@@ -26,8 +27,8 @@ from tunesmith.training.optim import OptimConfig, build_optimizer
 from tunesmith.training.step import accumulate_gradients
 
 FAMILIES = ["llama", "gpt2", "qwen3", "t5"]
-PRECISIONS = ["fp32"]
-STEPS, HALF = 12, 5
+PRECISIONS = ["fp32", "nf4"]
+STEPS, HALF = 8, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,11 @@ METHODS = [
         merge="non-linear",
     ),
     Method(label="ia3", config={"method": "ia3"}, learning_rate=1.0),
+    Method(
+        label="ia3-everywhere",
+        config={"method": "ia3", "target_modules": "all-linear"},
+        refused=dict.fromkeys(FAMILIES, "scales keys, values"),
+    ),
 ]
 
 Combination = tuple[Method, str, str]
@@ -94,8 +100,9 @@ def build(family: str, precision: str, make_folder: Any) -> Any:
         tokenizer = text_to_text_models.build_tokenizer("t5") if family == "t5" else build_tokenizer()
         tokenizer.save_pretrained(folder)
         _folders[family] = folder
-    assert precision == "fp32"
-    return build_base(resolve_model(str(_folders[family])), torch.device("cpu"), torch.float32)
+    quantization = QuantizationConfig() if precision == "nf4" else None
+    resolved = resolve_model(str(_folders[family]))
+    return build_base(resolved, torch.device("cpu"), torch.float32, quantization=quantization)
 
 
 def task(base: Any) -> list[Example]:
