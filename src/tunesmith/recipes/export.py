@@ -61,6 +61,7 @@ class Exported:
     readme: Path
     parity: Parity | None
     notes: list[str]
+    lora_only: bool
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -72,6 +73,7 @@ class Exported:
             "readme": str(self.readme),
             "parity": self.parity.as_dict() if self.parity is not None else None,
             "notes": self.notes,
+            "lora_only": self.lora_only,
         }
 
 
@@ -111,8 +113,8 @@ def export(config: ExportConfig, say: Say = lambda _: None) -> Exported:
     atomic_write_text(
         modelfile, write_modelfile(file.name, tokenizer, stops, served_context(base.model.config), base_file)
     )
-    exported = Exported(written, modelfile, page, parity, notes)
-    atomic_write_text(page, readme(exported.as_dict(), config.source, base.resolved.name, config.lora_only))
+    exported = Exported(written, modelfile, page, parity, notes, config.lora_only)
+    atomic_write_text(page, readme(exported.as_dict(), config.source, base.resolved.name))
     return exported
 
 
