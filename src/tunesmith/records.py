@@ -157,6 +157,16 @@ class PreferenceGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A text and the class it belongs to, by its name."""
+
+    text: str
+    label: str
+    row_id: int
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """Tokens ready to train on.
 

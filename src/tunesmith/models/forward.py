@@ -23,7 +23,7 @@ from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.encoder_decoder import decoder_states
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import run_segment
-from tunesmith.models.roles import Base, ScalarHead
+from tunesmith.models.roles import Base, LinearHead, ScalarHead
 from tunesmith.models.token_rows import embed_runs, head_for
 from tunesmith.tokens.pack import Packed
 
@@ -125,6 +125,23 @@ def scored_targets(base: Base, packed: Packed) -> list[tuple[list[float], list[b
     return [(values_N[end - size : end], greedy_N[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
 
 
+def head_values(
+    base: Base,
+    packed: Packed,
+    head: LinearHead,
+    index_N: Tensor,
+    *,
+    dropout_seed: DropoutSeed | None = None,
+    checkpointing: bool = False,
+) -> Tensor:
+    """A linear head's numbers at the given tokens of a pack: (N, K), of a scalar head (N,)."""
+    hidden_TD = hidden_states(base, packed, dropout_seed=dropout_seed, checkpointing=checkpointing)
+    hidden_ND = hidden_TD.index_select(0, index_N.to(hidden_TD.device))
+    # A product's rounding may depend on how many rows it has: on the reference path each has its own.
+    rows = [hidden_ND] if base.decoder is not None else list(torch.split(hidden_ND, 1))
+    return torch.cat([head(row_ND) for row_ND in rows])
+
+
 def scalar_values(
     base: Base,
     packed: Packed,
@@ -135,11 +152,7 @@ def scalar_values(
     checkpointing: bool = False,
 ) -> Tensor:
     """A scalar head's numbers (N,) at the given tokens of a pack: rewards at answers' ends, values at their tokens."""
-    hidden_TD = hidden_states(base, packed, dropout_seed=dropout_seed, checkpointing=checkpointing)
-    hidden_ND = hidden_TD.index_select(0, index_N.to(hidden_TD.device))
-    # A product's rounding may depend on how many rows it has: on the reference path each has its own.
-    rows = [hidden_ND] if base.decoder is not None else list(torch.split(hidden_ND, 1))
-    return torch.cat([head(row_ND) for row_ND in rows])
+    return head_values(base, packed, head, index_N, dropout_seed=dropout_seed, checkpointing=checkpointing)
 
 
 def _attend_packed(decoder: Decoder, plan: AttentionPlan) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:

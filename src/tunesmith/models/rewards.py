@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.models.forward import DropoutSeed, scalar_values
-from tunesmith.models.roles import Base, Role
+from tunesmith.models.roles import Base, Role, ScalarHead
 from tunesmith.records import Example
 from tunesmith.tokens.forest import forest_of
 from tunesmith.tokens.pack import pack
@@ -27,7 +27,7 @@ def answer_rewards(
     Raises ValueError for a role without a scalar head. With dropout, the answers of one prompt share its seed, and so
     their masks: what differs between their rewards is then the answers.
     """
-    if role.head is None:
+    if not isinstance(role.head, ScalarHead):
         raise ValueError(f"role '{role.name}' has no scalar head")
     segments, parents, tails = forest_of(groups)
     packed = pack(segments, role.adapter, parents)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,27 +13,44 @@ from torch import Tensor, nn
 
 from tunesmith.kernels.head_loss import Head
 from tunesmith.models.blocks import Decoder
+from tunesmith.models.quantized_linear import num_quantized
 from tunesmith.models.resolve import ResolvedModel
 from tunesmith.models.token_rows import TokenRows
 from tunesmith.tokens.render import end_of_turn
 
 
-class ScalarHead(nn.Module):
-    """One number a hidden state: w . h, without a bias, as transformers' sequence classifiers have it."""
+class LinearHead(nn.Module):
+    """K numbers a hidden state: W h, without a bias, as transformers' sequence classifiers have it."""
+
+    def __init__(self, width: int, num_outputs: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, num_outputs, bias=False)
+
+    @property
+    def num_outputs(self) -> int:
+        """K: 1 for a reward or a value, one a class for a classifier."""
+        return self.score.out_features
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        """(N, D) -> (N, K), in the head's own precision."""
+        weight_KD = self.score.weight
+        return nn.functional.linear(hidden_ND.to(weight_KD.dtype), weight_KD)
+
+
+class ScalarHead(LinearHead):
+    """The head with one output, which it gives as (N,): a reward or a value."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(width, 1, bias=False)
+        super().__init__(width, 1)
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         """(N, D) -> (N,), in the head's own precision."""
-        weight_1D = self.score.weight
-        return nn.functional.linear(hidden_ND.to(weight_1D.dtype), weight_1D).squeeze(1)
+        return super().forward(hidden_ND).squeeze(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """Who acts: an adapter on the base (None: the bare base), its scalar head, and the parameters it alone owns.
+    """Who acts: an adapter on the base (None: the bare base), its linear head, and the parameters it alone owns.
 
     parameters: name -> parameter in a fixed order, the head's among them; empty for a role that does not learn.
     """
@@ -39,7 +58,7 @@ class Role:
     name: str
     adapter: str | None
     parameters: Mapping[str, nn.Parameter]
-    head: ScalarHead | None = None
+    head: LinearHead | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -55,7 +74,7 @@ class Base:
     decoder_prefix: of an encoder-decoder model, what its decoder is given before the first word. pads: whether its
     rows may share a padded batch.
     token_rows: adapter -> the new vocabulary rows it owns. methods: adapter -> its method's name. own: adapter -> the
-    module of its parameters, where they are not PEFT's.
+    module of its parameters, where they are not PEFT's. quantization: how its linear maps are packed; None: not at all.
     """
 
     resolved: ResolvedModel
@@ -72,6 +91,7 @@ class Base:
     methods: dict[str, str] = field(default_factory=dict)
     own: dict[str, nn.Module] = field(default_factory=dict)
     decoder_prefix: tuple[int, ...] = ()
+    quantization: Mapping[str, Any] | None = None
     pads: bool = False
 
     @property
@@ -92,7 +112,16 @@ class Base:
     @property
     def num_parameters(self) -> int:
         """Parameters of the base alone, tied ones once."""
-        return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
+        dense = sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
+        return dense + num_quantized(self.model)
+
+    @property
+    def digest(self) -> str:
+        """Tells bases apart that answer differently: of the weights it was made from, and of how they are packed."""
+        if self.quantization is None:
+            return self.resolved.base_digest
+        settings = json.dumps(dict(self.quantization), sort_keys=True)
+        return hashlib.sha256(f"{self.resolved.base_digest} {settings}".encode()).hexdigest()
 
     def end_ids_of(self, adapter: str | None) -> frozenset[int]:
         """Token ids that end a turn: the tokenizer's eos, its chat template's end, the model's generation config's."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tunesmith.models.forward import Want, forward, scalar_values
-from tunesmith.models.roles import Base, Role
+from tunesmith.models.roles import Base, Role, ScalarHead
 from tunesmith.records import Example, Rollout, Where
 from tunesmith.tokens.forest import forest_of
 from tunesmith.tokens.pack import Packed, micro_batches, pack
@@ -112,7 +112,7 @@ def policy_logprobs(
 
 def state_values(base: Base, packed: Packed, roles: RLRoles, *, checkpointing: bool = False) -> Tensor:
     """(N,) what the value role expects of the state before each answer token of a pack."""
-    assert roles.value is not None and roles.value.head is not None
+    assert roles.value is not None and isinstance(roles.value.head, ScalarHead)
     source_N, _, _ = packed.loss_pairs()
     return scalar_values(base, packed, roles.value.head, source_N, checkpointing=checkpointing) - roles.value_offset
 

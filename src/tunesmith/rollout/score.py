@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tunesmith.errors import ModelError
 from tunesmith.models.adapters import PROVENANCE_FILE, adapter_digest, load_adapter
 from tunesmith.models.rewards import answer_rewards
-from tunesmith.models.roles import Base, Role
+from tunesmith.models.roles import Base, Role, ScalarHead
 from tunesmith.records import Example, Where
 from tunesmith.tokens.forest import num_forest_tokens
 from tunesmith.tokens.pack import micro_batches
@@ -101,7 +101,7 @@ def load_reward_model(base: Base, folder: Path, name: str = "reward") -> RewardM
     Raises AdapterMismatchError where it was trained on another base, ModelError where it has no scalar head.
     """
     role = load_adapter(base, folder, name)
-    if role.head is None:
+    if not isinstance(role.head, ScalarHead):
         raise ModelError(folder, "is an adapter without a scalar head.", "Train one with `tunesmith reward`.")
     return RewardModel(base=base, role=role, offset=float(_provenance(folder).get(OFFSET_KEY, 0.0)))
 

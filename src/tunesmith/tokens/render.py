@@ -24,6 +24,8 @@ from tunesmith.tokens.draft import Draft, draft, draft_many, prompt_tokens
 from tunesmith.tokens.template import apply_template, chat_format, encode, encode_as_text, encode_many, mark, plain
 from tunesmith.tokens.text_to_text import render_text_to_text, source_ids, text_to_text_of
 
+# The place of what is asked rather than read from a file.
+PROMPT = Where("prompt")
 # Enough for a fast tokenizer to spread over the cores, few enough to hold.
 RECORDS_AT_ONCE = 64
 
@@ -102,13 +104,16 @@ def render(
 
 
 def render_prompt(
-    messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[Message],
+    tokenizer: Any,
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    where: Where = PROMPT,
 ) -> NDArray[np.int64]:
     """Token ids (T,) of a conversation up to where the assistant is to speak; what an encoder reads, if there is one.
 
     Training sees exactly these before the answer. Raises DataError when the template refuses the conversation.
     """
-    where = Where("prompt")
     form = text_to_text_of(tokenizer)
     if form is not None:
         if tools:

@@ -7,6 +7,7 @@ A recipe gives what only it knows, how a step's gradients come about and what an
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,8 +41,9 @@ class Loop:
     """What a run does at each step, and at each evaluation.
 
     num_examples: rows of one epoch. gradients: the 0-based step -> its gradients in ``.grad``. evaluate: metrics of
-    the validation rows, ``eval_loss`` among them (lower is better); None without such rows. name_rows: where the rows
-    of a step come from, for an error. write_adapter: writes what a user loads into a checkpoint's folder.
+    the validation rows, ``eval_loss`` among them; None without such rows. name_rows: where the rows of a step come
+    from, for an error. write_adapter: writes what a user loads into a checkpoint's folder. cost: what of an
+    evaluation's metrics chooses the kept weights and stops early (lower is better).
     """
 
     config: TrainConfig
@@ -52,6 +54,7 @@ class Loop:
     evaluate: Callable[[], Mapping[str, float]] | None
     name_rows: Callable[[int], str]
     write_adapter: Callable[[Path], None]
+    cost: Callable[[Mapping[str, float]], float] = operator.itemgetter("eval_loss")
     stopped_early: bool = False
 
 
@@ -65,7 +68,7 @@ def run_loop(loop: Loop) -> bool:
     with stop_on_signal() as stop, watch(loop.num_steps, state.step, session.device) as show:
         if state.step == 0 and loop.evaluate is not None:
             before = _evaluated(loop.evaluate)
-            state.initial_metric = before["eval_loss"]
+            state.initial_metric = loop.cost(before)
             session.log(before)
         while state.step < loop.num_steps and not stopping and not loop.stopped_early:
             metrics = _step(loop)
@@ -79,7 +82,7 @@ def run_loop(loop: Loop) -> bool:
             last = state.step == loop.num_steps
             if loop.evaluate is not None and (state.step % eval_every == 0 or last):
                 after = _evaluated(loop.evaluate)
-                improved = state.judge(after["eval_loss"])
+                improved = state.judge(loop.cost(after))
                 show(state.step, after)
                 session.log({**after, "generalization_gap": after["eval_loss"] - metrics["loss"]})
                 loop.stopped_early = bool(patience) and state.evaluations_without_improvement >= patience
