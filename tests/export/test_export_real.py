@@ -1,4 +1,4 @@
-"""The real 135M model with an adapter: llama.cpp continues our prompts, and notices rows out of order."""
+"""The real 135M model with an adapter: llama.cpp continues our prompts with our tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from export_models import ADAPTER, tuned
 from tunesmith.evals import parity
 from tunesmith.evals.after.retained import retained_texts
 from tunesmith.models.adapters import AdapterConfig
-from tunesmith.models.export import families
 from tunesmith.models.export.write import write_model
 from tunesmith.models.llama_cpp import is_installed
 from tunesmith.models.load import build_base
@@ -30,21 +29,17 @@ def base() -> Any:
 
 
 def test_llama_cpp_serves_what_was_trained(base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "PROMPTS", parity.PROMPTS[:2])
-    monkeypatch.setattr(parity, "NUM_NEW_TOKENS", 12)
+    monkeypatch.setattr(parity, "PROMPTS", parity.PROMPTS[:1])
+    monkeypatch.setattr(parity, "NUM_NEW_TOKENS", 8)
     tuned(base, AdapterConfig(r=4, target_modules=["q_proj", "v_proj"]), size=0.02)
-    ours = parity.our_side(base, ADAPTER, retained_texts()[:4])
-    bare = parity.our_side(base, None, retained_texts()[:4])
-    assert sum(ours.nats) != pytest.approx(sum(bare.nats), rel=1e-3), "the adapter does nothing"
+    ours = parity.our_side(base, ADAPTER, retained_texts()[:2])
     f16 = write_model(base, ADAPTER, tmp_path / "f16.gguf", "f16").path
     exact = parity.compare(base, ADAPTER, ours, f16, "f16")
     assert exact.faults == [] and exact.same_tokens == exact.num_tokens and exact.same_texts == exact.num_texts
-    assert exact.num_texts > 25 and exact.num_text_tokens > 80
+    assert exact.num_texts > 25 and exact.num_text_tokens > 50
     packed = write_model(base, ADAPTER, tmp_path / "q8_0.gguf", "q8_0")
     assert packed.num_bytes < 0.55 * f16.stat().st_size
     assert parity.compare(base, ADAPTER, ours, packed.path, "q8_0", allowed_gap=0.03).faults == []
-    f16.unlink()
-    monkeypatch.setattr(families, "interleave_heads", lambda rows, num_heads: rows)
-    straight = write_model(base, ADAPTER, tmp_path / "straight.gguf", "q8_0").path
-    wrong = parity.compare(base, ADAPTER, ours, straight, "q8_0", allowed_gap=0.03)
-    assert wrong.gap.value > 0.2 and wrong.faults != []
+    # The negative control: what the adapter adds is seen, so a file without it fails.
+    bare = write_model(base, None, tmp_path / "bare.gguf", "f16").path
+    assert parity.compare(base, ADAPTER, ours, bare, "f16").faults != []
