@@ -95,7 +95,8 @@ def smallest_detectable_difference(
     """Difference of two paired proportions that a McNemar test would find with the given power.
 
     discordant_share: items on which the two differ. Source: Connor 1987, Biometrics 43:207, eq. 3, solved for the
-    difference. It is never above the discordant share; 1.0 where even that would not be found. Raises ValueError
+    difference. Where even a difference of all the items that differ would not be found, more of them must: of those
+    beyond the share each is taken to speak for the same side. 1.0 where no difference would do. Raises ValueError
     without items.
     """
     from scipy.special import ndtri
@@ -104,15 +105,14 @@ def smallest_detectable_difference(
         raise ValueError(f"{num_items} items of which {discordant_share} differ")
     z_alpha, z_power = float(ndtri(1 - alpha / 2)), float(ndtri(power))
     # Of none seen to differ, some would: Laplace's rule.
-    share = max(discordant_share, 1 / (num_items + 2))
+    seen = max(discordant_share, 1 / (num_items + 2))
 
     def items_needed(difference: float) -> float:
+        share = max(seen, difference)
         spread = z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - difference**2))
         return (spread / difference) ** 2
 
-    if items_needed(share) > num_items:
-        return 1.0
-    low, high = 0.0, share
+    low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if items_needed(middle) <= num_items else (middle, high)

@@ -102,5 +102,14 @@ def test_what_a_mcnemar_test_would_find_by_simulation() -> None:
         found += exact_mcnemar(first.tolist(), second.tolist()).p < 0.05
     # The exact test is a little more careful than the normal approximation the formula stands on.
     assert 0.66 <= found / 300 <= 0.88
-    assert smallest_detectable_difference(10, 0.1) == 1.0
+    assert smallest_detectable_difference(3, 0.1) == 1.0
     assert smallest_detectable_difference(10_000, 0.2) < 0.02
+
+
+def test_where_too_few_items_differ_more_of_them_must_and_to_one_side() -> None:
+    num_items = 40
+    difference = smallest_detectable_difference(num_items, 0.05)
+    assert 0.05 < difference < 0.25
+    counts = np.random.default_rng(4).binomial(num_items, difference, size=400)
+    found = np.mean([exact_mcnemar([1.0] * count, [0.0] * count).p < 0.05 for count in counts])
+    assert 0.6 <= found <= 0.9
