@@ -13,6 +13,7 @@ from tunesmith.data.mixture import MixtureConfig
 from tunesmith.data.mixture_task import ModeShares, TaskConfig
 from tunesmith.data.templates import TemplateConfig, ThoughtConfig
 from tunesmith.models.adapters import AdapterConfig
+from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.recipes.evaluate_config import EvalConfig
 from tunesmith.recipes.prepare import SFTConfig
 from tunesmith.rollout.endpoint import EndpointConfig
@@ -62,6 +63,7 @@ def page() -> str:
     parts = [HEAD, *table(SFTConfig, "", ("data", "adapter")), "", "## data", "", *table(DataConfig, "data.")]
     for heading, kind in OTHER_TABLES.items():
         parts += ["", f"## {heading}", "", *table(kind, "")]
+    parts += ["", "## quantization (see [qlora.md](qlora.md))", "", *table(QuantizationConfig, "quantization.")]
     parts += ["", "## adapter", "", *table(AdapterConfig, "adapter."), "", "## Names other tools use", ""]
     parts += [f"- `{alias}` is taken as `{name}`, with a note." for alias, name in ALIASES.items()]
     return "\n".join(parts) + "\n"

@@ -116,14 +116,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 @pytest.fixture
 def load(model_folder: Callable[[str], Path]) -> Callable[..., Any]:
-    """load(kind, dtype='float64', kernels='auto') -> a fresh Base on the CPU."""
+    """load(kind, dtype='float64', kernels='auto', quantization=None) -> a fresh Base on the CPU."""
     import torch
 
     from tunesmith.models.load import build_base
     from tunesmith.models.resolve import resolve_model
 
-    def make(kind: str = "llama", dtype: str = "float64", kernels: str = "auto") -> Any:
+    def make(kind: str = "llama", dtype: str = "float64", kernels: str = "auto", quantization: Any = None) -> Any:
         resolved = resolve_model(str(model_folder(kind)))
-        return build_base(resolved, torch.device("cpu"), getattr(torch, dtype), kernels=kernels)
+        device = torch.device("cpu")
+        return build_base(resolved, device, getattr(torch, dtype), kernels=kernels, quantization=quantization)
 
     return make

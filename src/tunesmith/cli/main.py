@@ -22,9 +22,11 @@ from tunesmith.cli import (
     dpo,
     evaluate,
     experiment,
+    export,
     feedback,
     judge,
     mt_bench,
+    plan,
     ppo,
     reward,
     score,
@@ -53,10 +55,21 @@ app = typer.Typer(
 )
 for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
-for verb in (after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate, card.card, advise.advise):
+for verb in (
+    plan.plan,
+    after.after,
+    reward.reward,
+    score.score,
+    dpo.dpo,
+    ppo.ppo,
+    winrate.winrate,
+    card.card,
+    advise.advise,
+):
     app.command()(verb)
-for verb in (classify.classify, classify.predict):
-    app.command()(verb)
+app.command()(classify.classify)
+app.command()(classify.predict)
+app.command()(export.export)
 app.command("eval")(evaluate.evaluate)
 app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)
 
@@ -82,25 +95,6 @@ def sft(
             print_lines([*notes, *describe_result(trained, config, as_called(recipe, overrides))])
         if trained.interrupted:
             raise typer.Exit(130)
-
-
-@app.command()
-def plan(
-    recipe: Annotated[Path, typer.Argument(help="A YAML recipe.")],
-    overrides: Overrides = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Everything up to the first step: rows, tokens, memory, time. Example: tunesmith plan recipes/chat.yaml."""
-    with errors_in_one_paragraph(debug):
-        from tunesmith.config import load_config
-        from tunesmith.recipes.plan import describe, make_plan
-        from tunesmith.recipes.prepare import SFTConfig
-
-        config, notes = load_config(SFTConfig, recipe, overrides or [])
-        report = make_plan(config)
-        called = as_called(recipe, overrides, keep_folder=True)
-        print_lines([json.dumps(report)] if as_json else [*notes, *describe(report, called)])
 
 
 @app.command()

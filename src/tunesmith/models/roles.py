@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from tunesmith.kernels.head_loss import Head
 from tunesmith.models.blocks import Decoder
+from tunesmith.models.quantized_linear import num_quantized
 from tunesmith.models.resolve import ResolvedModel
 from tunesmith.models.token_rows import TokenRows
 from tunesmith.tokens.render import end_of_turn
@@ -71,7 +74,7 @@ class Base:
     decoder_prefix: of an encoder-decoder model, what its decoder is given before the first word. pads: whether its
     rows may share a padded batch.
     token_rows: adapter -> the new vocabulary rows it owns. methods: adapter -> its method's name. own: adapter -> the
-    module of its parameters, where they are not PEFT's.
+    module of its parameters, where they are not PEFT's. quantization: how its linear maps are packed; None: not at all.
     """
 
     resolved: ResolvedModel
@@ -88,6 +91,7 @@ class Base:
     methods: dict[str, str] = field(default_factory=dict)
     own: dict[str, nn.Module] = field(default_factory=dict)
     decoder_prefix: tuple[int, ...] = ()
+    quantization: Mapping[str, Any] | None = None
     pads: bool = False
 
     @property
@@ -108,7 +112,16 @@ class Base:
     @property
     def num_parameters(self) -> int:
         """Parameters of the base alone, tied ones once."""
-        return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
+        dense = sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
+        return dense + num_quantized(self.model)
+
+    @property
+    def digest(self) -> str:
+        """Tells bases apart that answer differently: of the weights it was made from, and of how they are packed."""
+        if self.quantization is None:
+            return self.resolved.base_digest
+        settings = json.dumps(dict(self.quantization), sort_keys=True)
+        return hashlib.sha256(f"{self.resolved.base_digest} {settings}".encode()).hexdigest()
 
     def end_ids_of(self, adapter: str | None) -> frozenset[int]:
         """Token ids that end a turn: the tokenizer's eos, its chat template's end, the model's generation config's."""

@@ -52,7 +52,7 @@ def run_advise(config: AdviseConfig, say: Callable[[str], None]) -> dict[str, An
         advised = measure_all(config, rows, bench, tuner, open_encoder(config), say)
     except Interrupted:
         return {"interrupted": True, "output_dir": config.output_dir}
-    named = {"name": base.resolved.name, "digest": base.resolved.base_digest, "dtype": str(base.dtype)[6:]}
+    named = {"name": base.resolved.name, "digest": base.digest, "dtype": str(base.dtype)[6:]}
     facts = facts_of_advice(config, advised, named)
     write_all(folder, facts)
     return facts

@@ -49,7 +49,7 @@ def tune(
     """
     settings = _settings(config, epochs)
     said = [[[(m.role, m.content) for m in item.messages], item.target] for item in (*rows, *validation)]
-    made_of = [settings, len(rows), said, base.resolved.base_digest, base.resolved.template_digest, str(base.dtype)]
+    made_of = [settings, len(rows), said, base.digest, base.resolved.template_digest, str(base.dtype)]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     folder = Path(config.output_dir) / "adapters" / f"{name}-{digest[:12]}"
     done = folder / DONE_FILE

@@ -73,10 +73,10 @@ def look_back(run: Tuned, config: AfterConfig, say: Say) -> dict[str, Any]:
         # 2. Both models.
         answers = run.folder / ANSWERS_FILE
         after = measure(tuned, adapter, "tuned", asked, answers, say)
-        digests = {"tuned": tuned.resolved.base_digest, "adapter": adapter_digest(tuned, adapter)}
+        digests = {"tuned": tuned.digest, "adapter": adapter_digest(tuned, adapter)}
         del tuned
         base = run.base()
-        digests["base"] = base.resolved.base_digest
+        digests["base"] = base.digest
         before = measure(base, None, "base", asked, answers, say)
         # 3. Compare and write.
         facts = {
@@ -102,7 +102,7 @@ def _key(run: Tuned, config: AfterConfig, base: Base, adapter: str | None) -> st
     files = [file_digest(Path(file)) if Path(file).is_file() else file for file in config.evaluation_sets]
     folder = data_folder(SuiteConfig(data_dir=config.data_dir))
     parts = [
-        FORMAT, base.resolved.base_digest, adapter_digest(base, adapter), run.data.digest, config.model_dump(), files,
+        FORMAT, base.digest, adapter_digest(base, adapter), run.data.digest, config.model_dump(), files,
         "" if folder is None else str(folder.resolve()), run.config.canaries, run.config.seed,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -36,7 +36,7 @@ def open_local(model: str, adapter: Path | None) -> Opened:
         base.tokenizer_of(session.adapter),
         name=resolved.name,
         digests={
-            "model_digest": resolved.base_digest,
+            "model_digest": base.digest,
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest,
         },

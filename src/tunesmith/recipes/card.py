@@ -78,7 +78,7 @@ def run_card(config: CardConfig, say: Callable[[str], None]) -> dict[str, Any]:
     rows = _rows(plan, found, config.seed) + efficiency_rows(speeds[0], speeds[1] if len(speeds) > 1 else None)
     facts = {
         "labels": list(adapters),
-        "base": {"name": base.resolved.name, "digest": base.resolved.base_digest, "dtype": str(base.dtype)},
+        "base": {"name": base.resolved.name, "digest": base.digest, "dtype": str(base.dtype)},
         "identities": [dict(subject.identity) for subject in subjects],
         "rows": [_row_dict(row, word) for row, word in zip(rows, verdicts(rows), strict=True)],
         "details": [details_of(plan, one, config.seed) for one in found],

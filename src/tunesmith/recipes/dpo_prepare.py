@@ -88,7 +88,7 @@ class Prepared:
         return {
             **self.config.model_dump(mode="json", exclude=free),
             "data_digest": self.data.digest,
-            "base_digest": resolved.base_digest,
+            "base_digest": self.base.digest,
             "reference_digest": self.reference_digest,
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest,

@@ -50,7 +50,7 @@ def open_local(config: SampleConfig, model: str | None, adapters: Sequence[str])
     generator = LocalGenerator(base, max_rows=config.prompts_at_once)
     resolved = base.resolved
     digests = {
-        "model_digest": resolved.base_digest,
+        "model_digest": base.digest,
         "tokenizer_digest": resolved.tokenizer_digest,
         "template_digest": resolved.template_digest,
     }

@@ -108,7 +108,7 @@ def _measure(
     max_new_tokens: int,
 ) -> dict[str, TaskResult]:
     """Task name -> answers. A fully tuned base answers as itself, known by the weights it saved."""
-    adapter, digest = None, base.resolved.base_digest
+    adapter, digest = None, base.digest
     if arm is not None and base.peft_model is not None:
         adapter = ADAPTER_NAME
     elif arm is not None:
@@ -180,7 +180,7 @@ def _facts(config: SFTConfig, outcome: Outcome, base: Base, seconds: float) -> d
     tokens = ", ".join(f"{arm} {done['num_tokens']}" for arm, done in outcome.trained.items())
     return {
         "base": base.resolved.name,
-        "base digest": base.resolved.base_digest[:16],
+        "base digest": base.digest[:16],
         "dtype": str(base.dtype).removeprefix("torch."),
         "training examples": len(outcome.mixture.train[: config.data.limit]),
         "steps": outcome.trained["instructions"]["num_steps"],

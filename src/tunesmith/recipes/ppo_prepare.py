@@ -72,7 +72,7 @@ class Prepared:
         return {
             **self.config.model_dump(mode="json", exclude=free),
             "prompts_digest": self.loaded.digest,
-            "base_digest": resolved.base_digest,
+            "base_digest": self.base.digest,
             "reference_digest": adapter_digest(self.base, self.roles.reference),
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest,

@@ -97,7 +97,7 @@ class HeldOut:
             "seen_in_training": [],
             "sampling": self.config.sampling.model_dump(),
             "prompts": {"source": self.config.prompts, "digest": self.prompts.digest},
-            "base": {"name": base.resolved.name, "digest": base.resolved.base_digest},
+            "base": {"name": base.resolved.name, "digest": base.digest},
             "machine": machine_summary(),
             "seconds": round(time.perf_counter() - began, 1),
         }

@@ -90,7 +90,7 @@ class Prepared:
         return {
             **recipe,
             "data_digest": self.data.digest,
-            "base_digest": resolved.base_digest,
+            "base_digest": self.base.digest,
             "tokenizer_digest": resolved.tokenizer_digest if rows is None else rows.tokenizer_digest,
             "template_digest": resolved.template_digest,
         }

@@ -77,7 +77,7 @@ def run_winrate(config: WinRateConfig, say: Callable[[str], None]) -> dict[str, 
         "seen_in_training": seen,
         "sampling": config.sampling.model_dump(),
         "prompts": {"source": config.prompts, "digest": prompts.digest},
-        "base": {"name": base.resolved.name, "digest": base.resolved.base_digest},
+        "base": {"name": base.resolved.name, "digest": base.digest},
         "machine": machine_summary(),
         "seconds": round(time.perf_counter() - began, 1),
     }

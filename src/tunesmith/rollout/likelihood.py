@@ -55,7 +55,7 @@ class LocalLikelihood:
         resolved = self.base.resolved
         return {
             "model": resolved.name,
-            "model_digest": self.model_digest or resolved.base_digest,
+            "model_digest": self.model_digest or self.base.digest,
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest if self.chat_template else "none",
             "adapter_digest": adapter_digest(self.base, self.adapter),

@@ -278,7 +278,7 @@ def _optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
     return {
-        f"{name}|{key}": value.detach().cpu().contiguous()
+        f"{name}|{key}": torch.as_tensor(value).detach().cpu().contiguous()
         for name in _parameter_tensors(parameters)
         for key, value in optimizer.state.get(parameters[name], {}).items()
     }
@@ -289,9 +289,15 @@ def _restore_optimizer(
 ) -> None:
     fused = {id(p) for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
     optimizer.state.clear()
+    # bitsandbytes' optimisers count steps in a plain number, and say themselves where a moment lies.
+    room = getattr(optimizer, "get_state_buffer", None)
     for name, value in saved.items():
         parameter_name, _, key = name.rpartition("|")
         parameter = parameters[parameter_name]
+        if room is not None and key in ("step", "state1", "state2"):
+            moment = int(value) if key == "step" else room(parameter, dtype=value.dtype).copy_(value)
+            optimizer.state[parameter][key] = moment
+            continue
         # AdamW counts its steps on the CPU unless it is fused: then beside the parameter.
         device = parameter.device if key != "step" or id(parameter) in fused else torch.device("cpu")
         optimizer.state[parameter][key] = value.to(device, copy=True)
@@ -315,7 +321,8 @@ def _refuse_other_tensors(
 
 def _refuse_other_recipe(checkpoint: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     before, now = _flat(theirs), _flat(ours)
-    changed = [key for key in sorted({*before, *now}) if before.get(key, "unset") != now.get(key, "unset")]
+    # A key that an earlier version did not have is one that is not set.
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if changed:
         listed = ", ".join(f"{key} ({before.get(key, 'unset')!r} -> {now.get(key, 'unset')!r})" for key in changed)
         raise CheckpointError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from tunesmith.config import Config
+from tunesmith.errors import ConfigError, MissingExtraError
 
 
 class OptimConfig(Config):
@@ -34,6 +35,8 @@ class OptimConfig(Config):
     """Share of the steps spent raising the learning rate from 0."""
     warmup_steps: int = Field(0, ge=0)
     """The same as a number of steps."""
+    optim: Literal["adamw", "paged_adamw_8bit", "paged_adamw_32bit"] = "adamw"
+    """The paged ones move their moments to the computer's memory where a GPU's runs out (CUDA, bitsandbytes)."""
 
     @model_validator(mode="after")
     def _one_warmup(self) -> OptimConfig:
@@ -58,11 +61,12 @@ def learning_rate_at(step: int, num_steps: int, config: OptimConfig) -> float:
     return config.learning_rate * shape
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW (arXiv:1711.05101, algorithm 2) over two named groups: matrices decay, vectors (biases, norms) do not.
 
     Raises ValueError when there is nothing to train or a parameter has less precision than fp32: its moments would
-    share that precision, and steps smaller than its rounding would be lost.
+    share that precision, and steps smaller than its rounding would be lost. Raises ConfigError or MissingExtraError
+    where a paged optimiser cannot be had.
     """
     if not parameters:
         raise ValueError("no parameters to train")
@@ -74,14 +78,37 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig)
         {"name": "matrices", "params": matrices, "weight_decay": config.weight_decay},
         {"name": "vectors", "params": vectors, "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
+    betas = (config.adam_beta1, config.adam_beta2)
+    if config.optim != "adamw":
+        kind = _paged(config.optim, {p.device.type for p in parameters.values()})
+        paged: torch.optim.Optimizer = kind(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon)
+        return paged
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
+        betas=betas,
         eps=config.adam_epsilon,
         # One pass over many small matrices; elementwise, so neither threads nor alignment can change the result.
         fused=all(p.device.type in ("cpu", "cuda") for p in parameters.values()),
     )
+
+
+def _paged(name: str, devices: set[str]) -> Any:
+    """bitsandbytes' class of a paged optimiser (QLoRA, arXiv:2305.14314, section 3)."""
+    if devices != {"cuda"}:
+        raise ConfigError(
+            "optim",
+            f"{name} moves moments out of a GPU's memory, and this job trains on {' and '.join(sorted(devices))}.",
+            "Set optim: adamw.",
+        )
+    try:
+        from bitsandbytes import optim
+    except ImportError:
+        raise MissingExtraError(
+            "optim", f"{name} is bitsandbytes' own, which is not installed.", "Run: pip install 'tunesmith[cuda]'"
+        ) from None
+    return optim.PagedAdamW8bit if name == "paged_adamw_8bit" else optim.PagedAdamW32bit
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:

@@ -71,7 +71,7 @@ def reference_key(model: Model) -> str:
     base = model.base
     facts = {
         # The digest is of the weights; what the config says (rotary base, epsilon) decides on the scores as well.
-        "base": base.resolved.base_digest,
+        "base": base.digest,
         "config": {key: value for key, value in base.model.config.to_dict().items() if key != "_name_or_path"},
         "adapter": adapter_digest(base, model.role.adapter),
         "dtype": str(base.dtype),

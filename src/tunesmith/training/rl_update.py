@@ -74,7 +74,7 @@ def learning_parameters(roles: RLRoles) -> dict[str, nn.Parameter]:
     return named
 
 
-def build_rl_optimizer(roles: RLRoles, config: UpdateConfig) -> torch.optim.AdamW:
+def build_rl_optimizer(roles: RLRoles, config: UpdateConfig) -> torch.optim.Optimizer:
     """One AdamW over both roles; its groups carry ``peak``, the learning rate their schedule rises to."""
     optimizer = build_optimizer(roles.policy.parameters, config)
     for group in optimizer.param_groups:
