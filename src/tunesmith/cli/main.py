@@ -28,6 +28,7 @@ from tunesmith.cli import (
     mt_bench,
     plan,
     ppo,
+    quantize,
     reward,
     score,
     tokenizer,
@@ -55,21 +56,12 @@ app = typer.Typer(
 )
 for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
-for verb in (
-    plan.plan,
-    after.after,
-    reward.reward,
-    score.score,
-    dpo.dpo,
-    ppo.ppo,
-    winrate.winrate,
-    card.card,
-    advise.advise,
-):
+VERBS: tuple[Callable[..., None], ...] = (
+    plan.plan, quantize.quantize, after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate,
+    classify.classify, classify.predict, card.card, advise.advise, export.export,
+)  # fmt: skip
+for verb in VERBS:
     app.command()(verb)
-app.command()(classify.classify)
-app.command()(classify.predict)
-app.command()(export.export)
 app.command("eval")(evaluate.evaluate)
 app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)
 

@@ -79,8 +79,8 @@ class Bottleneck(OwnPart):
         super().__init__(path)
         self.config, self.size = config, width // config.reduction_factor
         # Left empty: ``start`` or a file fills them, and no stream of random numbers moves on.
-        self.adapter_down = skip_init(nn.Linear, width, self.size, dtype=dtype)
-        self.adapter_up = skip_init(nn.Linear, self.size, width, dtype=dtype)
+        self.adapter_down = skip_init(nn.Linear, width, self.size, dtype=dtype)  # type: ignore[no-untyped-call]
+        self.adapter_up = skip_init(nn.Linear, self.size, width, dtype=dtype)  # type: ignore[no-untyped-call]
         self.beside = config.placement == "parallel"
         self.scaling = config.scaling if self.beside else 1.0
 
