@@ -189,12 +189,10 @@ def unpack(base: Base) -> None:
 
 def dense_layer(layer: QuantizedLinear | QuantizedConv1D) -> nn.Linear | Conv1D:
     """The layer in the form transformers gave it, with the values its packed weight stands for."""
+    first, last = layer.shape
     with torch.device("meta"):
-        fresh = (
-            nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-            if isinstance(layer, QuantizedLinear)
-            else Conv1D(layer.nf, layer.nx)
-        )
+        linear = nn.Linear(last, first, bias=layer.bias is not None)
+        fresh = Conv1D(last, first) if isinstance(layer, QuantizedConv1D) else linear
     fresh.weight = nn.Parameter(dense_weight(layer), requires_grad=False)
     if layer.bias is not None:
         fresh.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
