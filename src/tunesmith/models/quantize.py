@@ -51,7 +51,7 @@ def quantize_model(model: Any, config: QuantizationConfig, device: torch.device,
     maps = linear_maps(model)
     if not maps:
         raise ModelError(type(model).__name__, "has no linear maps to pack.", "Leave quantization out.")
-    num_weights = sum(layer.weight.numel() for layer in maps.values())  # type: ignore[union-attr, operator, misc]
+    num_weights = sum(layer.weight.numel() for layer in maps.values())  # type: ignore[operator, misc]
     names = list(maps)
     del maps
     for name in names:
@@ -189,12 +189,10 @@ def unpack(base: Base) -> None:
 
 def dense_layer(layer: QuantizedLinear | QuantizedConv1D) -> nn.Linear | Conv1D:
     """The layer in the form transformers gave it, with the values its packed weight stands for."""
+    first, last = layer.shape
     with torch.device("meta"):
-        fresh = (
-            Conv1D(layer.nf, layer.nx)
-            if isinstance(layer, QuantizedConv1D)
-            else nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        )
+        linear = nn.Linear(last, first, bias=layer.bias is not None)
+        fresh = Conv1D(last, first) if isinstance(layer, QuantizedConv1D) else linear
     fresh.weight = nn.Parameter(dense_weight(layer), requires_grad=False)
     if layer.bias is not None:
         fresh.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
