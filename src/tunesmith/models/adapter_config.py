@@ -19,6 +19,11 @@ KEYS: dict[str, tuple[MethodName, ...]] = {
     "lora_dropout": ("lora",),
     "target_modules": ("lora", "ia3"),
     "use_rslora": ("lora",),
+    "num_virtual_tokens": ("prefix", "prompt"),
+    "prompt_tuning_init": ("prefix", "prompt"),
+    "prompt_tuning_init_text": ("prefix", "prompt"),
+    "prefix_projection": ("prefix",),
+    "encoder_hidden_size": ("prefix",),
     "use_dora": ("lora",),
     "init_lora_weights": ("lora",),
     "rank_pattern": ("lora",),
@@ -37,7 +42,8 @@ class AdapterConfig(Config):
 
     method: MethodName = "lora"
     """lora: low-rank matrices (arXiv:2106.09685); bottleneck: small networks after the sublayers (arXiv:1902.00751);
-    ia3: learned scales (arXiv:2205.05638); full: every weight, with fp32 master copies."""
+    prefix: keys and values of virtual tokens in every layer (arXiv:2101.00190); prompt: embeddings of virtual tokens
+    (arXiv:2104.08691); ia3: learned scales (arXiv:2205.05638); full: every weight, with fp32 master copies."""
     r: int = Field(16, ge=1, le=4096)
     """Rank of the LoRA matrices."""
     lora_alpha: float = Field(32, gt=0)
@@ -68,6 +74,29 @@ class AdapterConfig(Config):
     """Factor of a parallel bottleneck; the others have none (arXiv:2110.04366)."""
     feedforward_modules: list[str] | None = None
     """Those of target_modules whose input (IA)^3 scales, not their output; left out: as PEFT has it for the family."""
+    num_virtual_tokens: int = Field(20, ge=1, le=4096)
+    """Virtual tokens before every row of prefix- and prompt-tuning; the context is so many words shorter."""
+    prompt_tuning_init: Literal["SAMPLE_VOCAB", "TEXT", "RANDOM"] = "SAMPLE_VOCAB"
+    """What virtual tokens begin as: drawn words, prompt_tuning_init_text, or noise; a prefix as its keys and values."""
+    prompt_tuning_init_text: str | None = None
+    """The words virtual tokens begin as, repeated to num_virtual_tokens."""
+    prefix_projection: bool = True
+    """Learn a prefix through an MLP of smaller rows, dropped after training; PEFT's own default is false."""
+    encoder_hidden_size: int | None = Field(None, ge=1)
+    """Width of that MLP's hidden layer; empty: the model's."""
+
+    @property
+    def num_virtual(self) -> int:
+        """Virtual tokens before every row; 0 for methods without."""
+        return self.num_virtual_tokens if self.method in KEYS["num_virtual_tokens"] else 0
+
+    @model_validator(mode="after")
+    def _text_to_begin_as(self) -> AdapterConfig:
+        if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):
+            raise ValueError("adapter.prompt_tuning_init: TEXT and adapter.prompt_tuning_init_text belong together")
+        if not self.prefix_projection and self.encoder_hidden_size is not None:
+            raise ValueError("adapter.encoder_hidden_size is the width of a projection, and prefix_projection is false")
+        return self
 
     @field_validator("init_lora_weights", mode="before")
     @classmethod

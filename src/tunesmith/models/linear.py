@@ -90,9 +90,28 @@ class Site:
         """(T, in) -> (T, out) under the adapters of ``routing``."""
         if len(routing.runs) == 1:
             return self._one_run(x_TI, routing, *routing.runs[0])
-        return torch.cat(
-            [self._one_run(x_TI[first:end], routing, first, end, name) for first, end, name in routing.runs]
-        )
+        # One product for all that only add to it: decoding reads the weight once, not once an adapter.
+        adds = {name: self._adds(name) for _, _, name in routing.runs}
+        together = not torch.is_grad_enabled() and routing.seed_S is None and not self.layer.weight.requires_grad
+        product_TO = self.frozen.matmul(x_TI) if together and sum(adds.values()) > 1 else None
+        out = []
+        for first, end, name in routing.runs:
+            if product_TO is None or not adds[name]:
+                out.append(self._one_run(x_TI[first:end], routing, first, end, name))
+            else:
+                out.append(self._added(product_TO[first:end], x_TI[first:end], name))
+        return torch.cat(out)
+
+    def _adds(self, adapter: str | None) -> bool:
+        """Whether an adapter's answer is the frozen weight's own product and more, rather than another product."""
+        extras = extras_of(self.lora, adapter)
+        return (adapter or "") not in own_adapters(self.layer) and (extras is None or extras.start_a is None)
+
+    def _added(self, product_TO: Tensor, x_TI: Tensor, adapter: str | None) -> Tensor:
+        if adapter is None or self.lora is None or adapter not in self.lora.lora_A:
+            return self.with_bias(product_TO)
+        a, b = (held[adapter].weight.to(x_TI.dtype) for held in (self.lora.lora_A, self.lora.lora_B))
+        return self.finished(product_TO.addmm(x_TI @ a.T, b.T, alpha=float(self.lora.scaling[adapter])), adapter)
 
     def _one_run(self, x_TI: Tensor, routing: Routing, first: int, end: int, adapter: str | None) -> Tensor:
         if self.layer.weight.requires_grad:

@@ -92,7 +92,8 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
 def _gradients(prepared: Prepared, plan: Mapping[str, Any], step: int, tweak: TweakGradients | None) -> Gradients:
     """Fill the gradients of one step; the plan of the run is replayed on resume, never decided again."""
     config = prepared.config
-    seed, dropout = config.seed, config.adapter.lora_dropout
+    # An adapter that is gone on with has its own.
+    seed, dropout = config.seed, config.adapter.lora_dropout or config.adapter_name_or_path
     result = accumulate_gradients(
         prepared.base,
         prepared.role,
@@ -123,6 +124,8 @@ def _finish(prepared: Prepared, loop: Loop, interrupted: bool) -> Trained:
         if prepared.world.is_main:
             digest = adapter_digest(prepared.base, prepared.role.adapter)
             extra = {"data_digest": prepared.data.digest, "adapter_digest": digest}
+            if prepared.start_digest is not None:
+                extra["started_from"] = prepared.start_digest
             save_role(prepared.base, prepared.role, run.folder, extra)
             loss_curve(read_metrics(run.folder / "metrics.jsonl"), run.folder / "loss.png", best_step=state.best_step)
             run.finish({"eval_loss": final, "best_step": state.best_step, "stopped_early": loop.stopped_early})
