@@ -54,6 +54,10 @@ class NonFiniteLossError(TunesmithError, ArithmeticError):
     """The loss or its gradient became infinite or not a number."""
 
 
+class ExportCheckError(TunesmithError, ValueError):
+    """An exported file that its engine does not run as the model that was trained."""
+
+
 class RewardError(TunesmithError, ValueError):
     """A reward that cannot be opened, fails, or gives something else than one finite number an answer."""
 

@@ -22,10 +22,13 @@ from tunesmith.cli import (
     dpo,
     evaluate,
     experiment,
+    export,
     feedback,
     judge,
     mt_bench,
+    plan,
     ppo,
+    quantize,
     reward,
     score,
     tokenizer,
@@ -53,10 +56,12 @@ app = typer.Typer(
 )
 for group in (data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
-for verb in (after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate, card.card, advise.advise):
+VERBS: tuple[Callable[..., None], ...] = (
+    plan.plan, quantize.quantize, after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate,
+    classify.classify, classify.predict, card.card, advise.advise, export.export,
+)  # fmt: skip
+for verb in VERBS:
     app.command()(verb)
-app.command()(classify.classify)
-app.command()(classify.predict)
 app.command("eval")(evaluate.evaluate)
 app.command(evaluate.MT_BENCH, hidden=True)(mt_bench.mt_bench)
 
@@ -82,25 +87,6 @@ def sft(
             print_lines([*notes, *describe_result(trained, config, as_called(recipe, overrides))])
         if trained.interrupted:
             raise typer.Exit(130)
-
-
-@app.command()
-def plan(
-    recipe: Annotated[Path, typer.Argument(help="A YAML recipe.")],
-    overrides: Overrides = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Everything up to the first step: rows, tokens, memory, time. Example: tunesmith plan recipes/chat.yaml."""
-    with errors_in_one_paragraph(debug):
-        from tunesmith.config import load_config
-        from tunesmith.recipes.plan import describe, make_plan
-        from tunesmith.recipes.prepare import SFTConfig
-
-        config, notes = load_config(SFTConfig, recipe, overrides or [])
-        report = make_plan(config)
-        called = as_called(recipe, overrides, keep_folder=True)
-        print_lines([json.dumps(report)] if as_json else [*notes, *describe(report, called)])
 
 
 @app.command()

@@ -79,8 +79,8 @@ class Bottleneck(OwnPart):
         super().__init__(path)
         self.config, self.size = config, width // config.reduction_factor
         # Left empty: ``start`` or a file fills them, and no stream of random numbers moves on.
-        self.adapter_down = skip_init(nn.Linear, width, self.size, dtype=dtype)
-        self.adapter_up = skip_init(nn.Linear, self.size, width, dtype=dtype)
+        self.adapter_down = skip_init(nn.Linear, width, self.size, dtype=dtype)  # type: ignore[no-untyped-call]
+        self.adapter_up = skip_init(nn.Linear, self.size, width, dtype=dtype)  # type: ignore[no-untyped-call]
         self.beside = config.placement == "parallel"
         self.scaling = config.scaling if self.beside else 1.0
 
@@ -169,8 +169,7 @@ def drop(base: Base, name: str) -> None:
 
 def saved_per_token(base: Base, name: str) -> int:
     """Values it saves a token for the backward pass, all layers together: what goes in and the product down."""
-    parts = parts_of(base, name)
-    return sum(part.size + (0 if part.beside else part.adapter_down.in_features) for part in parts)
+    return sum(part.size + part.adapter_down.in_features for part in parts_of(base, name))
 
 
 def _parts(base: Base, config: AdapterConfig) -> Iterator[Bottleneck]:

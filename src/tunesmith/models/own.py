@@ -62,7 +62,7 @@ def place_parts(base: Base, name: str, parts: Iterable[OwnPart]) -> None:
 
 def parts_of(base: Base, name: str) -> list[Any]:
     """The adapter's parts in module order."""
-    return list(base.own[name])  # type: ignore[arg-type]
+    return list(base.own[name].children())
 
 
 def drop_parts(base: Base, name: str) -> None:

@@ -150,7 +150,8 @@ def load_quantized(
         if tensor.is_floating_point() and not name.endswith(("magnitude_B", "magnitude_scale_C", "magnitude_mean")):
             tensors[name] = tensor.to(_dtype_of(model, name, dtype))
     problems = model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
+    # As transformers does: what the file holds under both names was not tied, whatever the config says.
+    model.tie_weights(missing_keys=set(problems.missing_keys), recompute_mapping=False)
     left = [name for name, tensor in model.state_dict(keep_vars=True).items() if tensor.is_meta]
     if left or problems.unexpected_keys:
         raise ModelError(

@@ -153,8 +153,9 @@ def _play(
 def _self_judged(judge: Judge, subjects: Sequence[Subject]) -> list[str]:
     """A judge prefers its own words (arXiv:2404.13076): say so where it is one of the players, or their base."""
     same = [s.label for s in subjects if s.identity.get("model_digest") == judge.identity.get("model_digest")]
+    stand = "stand" if len(same) > 1 else "stands"
     return (
-        [f"the judge has the weights that {' and '.join(same)} stand on, and may like its own words."] if same else []
+        [f"the judge has the weights that {' and '.join(same)} {stand} on, and may like its own words."] if same else []
     )
 
 

@@ -1,0 +1,166 @@
+"""A model with its adapter as a GGUF file computes what it did here: by transformers' reader and by llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from export_models import ADAPTER, IDS, llama_cpp_logits, our_logits, transformers_logits, tuned
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from tunesmith.errors import DiskFullError, ModelError
+from tunesmith.evals import parity
+from tunesmith.models.adapters import AdapterConfig
+from tunesmith.models.export import families, write
+from tunesmith.models.export.write import write_lora, write_model
+from tunesmith.models.extended import add_token_rows
+from tunesmith.models.llama_cpp import LlamaCpp, is_installed
+from tunesmith.models.load import build_base
+from tunesmith.models.resolve import resolve_model
+
+Load = Callable[..., Any]
+needs_llama_cpp = pytest.mark.skipif(not is_installed(), reason="the extra gguf is not installed")
+# llama.cpp keeps keys and values in float16 unless told otherwise.
+CACHE_ERROR = 0.01
+TEXTS = ["The lighthouse stood on a rock far from the shore.", "Plants make sugar from water and light."]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+def test_a_merged_file_computes_what_the_adapter_does(kind: str, load: Load, tmp_path: Path) -> None:
+    base = load(kind, "float32")
+    tuned(base, AdapterConfig(r=4, use_rslora=True))
+    file = write_model(base, ADAPTER, tmp_path / "tiny.gguf", "f32").path
+    ours, bare = our_logits(base, ADAPTER), our_logits(base, None)
+    # The negative control: the bare base is another model.
+    assert np.abs(ours - bare).max() > 0.5
+    # transformers reads neither a Qwen3's head size nor a GPT-2's number of positions.
+    how = {} if kind == "llama" else {"config": base.model.config}
+    assert np.abs(transformers_logits(file, **how) - ours).max() < 2e-5
+    if is_installed():
+        assert np.abs(llama_cpp_logits(file) - ours).max() < CACHE_ERROR
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+def test_matrices_alone_do_the_same_over_the_base(kind: str, load: Load, tmp_path: Path) -> None:
+    base = load(kind, "float32")
+    role = tuned(base, AdapterConfig(r=4, use_rslora=True))
+    bare = write_model(base, None, tmp_path / "base.gguf", "f32").path
+    lora = write_lora(base, ADAPTER, tmp_path / "lora.gguf", "f32").path
+    assert np.abs(llama_cpp_logits(bare, lora) - our_logits(base, ADAPTER)).max() < CACHE_ERROR
+    assert np.abs(llama_cpp_logits(bare) - our_logits(base, None)).max() < CACHE_ERROR
+    # One layer scaled by a factor of its own: the file has one alpha for all, so B must take the difference.
+    layer = next(m for m in base.model.modules() if hasattr(m, "lora_A") and ADAPTER in m.lora_A)
+    layer.scaling[ADAPTER] *= 0.25
+    lora = write_lora(base, ADAPTER, tmp_path / "pattern.gguf", "f32").path
+    assert np.abs(llama_cpp_logits(bare, lora) - our_logits(base, ADAPTER)).max() < CACHE_ERROR
+    assert role.num_parameters > 0
+
+
+@needs_llama_cpp
+def test_new_tokens_are_rows_of_the_file(load: Load, tmp_path: Path) -> None:
+    base = load("llama", "float32")
+    tokenizer = AutoTokenizer.from_pretrained(base.resolved.folder)
+    tokenizer.add_tokens(["myocardial", "infarction"])
+    ids = tokenizer.convert_tokens_to_ids(["myocardial", "infarction"])
+    rows = add_token_rows(base, ADAPTER, tokenizer, {i: [i - 60, i - 90] for i in ids})
+    tuned(base)
+    words = np.array([5, *ids, 9, ids[0], 100])
+    file = write_model(base, ADAPTER, tmp_path / "new.gguf", "f32").path
+    assert np.abs(llama_cpp_logits(file, ids=words) - our_logits(base, ADAPTER, words)).max() < CACHE_ERROR
+    with LlamaCpp(file, context_tokens=32, threads=1) as opened:
+        assert opened.num_tokens == rows.num_rows
+        assert opened.tokenize("a myocardial b") == tokenizer("a myocardial b", add_special_tokens=False).input_ids
+    with pytest.raises(ModelError, match="new tokens, which such a file has no place for"):
+        write_lora(base, ADAPTER, tmp_path / "lora.gguf", "f32")
+
+
+@needs_llama_cpp
+def test_rows_out_of_order_fail_the_check(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load("llama", "float32")
+    tuned(base)
+    for name, parameter in base.model.named_parameters():
+        # Attention must be sharp enough to notice where its rows are.
+        parameter.data *= 4 if "q_proj.base" in name or "k_proj.base" in name else 1.5
+    ours = parity.our_side(base, ADAPTER, TEXTS)
+    good = parity.compare(base, ADAPTER, ours, write_model(base, ADAPTER, tmp_path / "a.gguf", "f32").path, "f32")
+    assert good.faults == [] and abs(good.gap.value) < 1e-3
+    assert good.same_continuations == good.num_prompts == 4 and good.same_texts == good.num_texts
+    monkeypatch.setattr(families, "interleave_heads", lambda rows, num_heads: rows)
+    straight = write_model(base, ADAPTER, tmp_path / "b.gguf", "f32").path
+    bad = parity.compare(base, ADAPTER, ours, straight, "f32")
+    assert bad.same_tokens < bad.num_tokens and any("perplexity" in fault for fault in bad.faults)
+    assert bad.first is not None and bad.first.our_gap > 0
+
+
+@needs_llama_cpp
+def test_llama_3s_rotary_scaling_is_a_tensor_of_divisors(tmp_path: Path, load: Load) -> None:
+    rope = {
+        "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=272, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, rope_parameters=rope, attention_bias=True,
+    )  # fmt: skip
+    inv_freq, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = 1.0 / 500.0 ** (torch.arange(0, 16, 2) / 16)
+    divisors = families.rope_factors(config)
+    assert divisors is not None and torch.allclose(plain / divisors, inv_freq, rtol=1e-5)
+    assert len(set(divisors.round(decimals=3).tolist())) > 2, "nothing is blended"
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        parameter.data = torch.randn(parameter.shape) * (0.5 if "q_proj" in name or "k_proj" in name else 0.2)
+    model.save_pretrained(tmp_path / "model")
+    load("llama").tokenizer.save_pretrained(tmp_path / "model")
+    base = build_base(resolve_model(str(tmp_path / "model")), torch.device("cpu"), torch.float32)
+    ours = our_logits(base, None)
+    file = write_model(base, None, tmp_path / "a.gguf", "f32").path
+    assert np.abs(llama_cpp_logits(file) - ours).max() < CACHE_ERROR * max(1, np.abs(ours).max())
+    config.rope_parameters = {**rope, "rope_type": "default"}
+    base.model.config.rope_parameters = config.rope_parameters
+    file = write_model(base, None, tmp_path / "b.gguf", "f32").path
+    assert np.abs(llama_cpp_logits(file) - ours).max() > 10 * CACHE_ERROR
+
+
+def test_a_sliding_window_bounds_what_the_file_says_it_reads(load: Load, tmp_path: Path) -> None:
+    base = load("mistral", "float32")
+    written = write_model(base, None, tmp_path / "a.gguf", "f32")
+    assert written.notes == ["context length is written as 6: llama.cpp has no sliding window for this family."]
+    if is_installed():
+        short = IDS[:6]
+        assert np.abs(llama_cpp_logits(written.path, ids=short) - our_logits(base, None, short)).max() < CACHE_ERROR
+
+
+def test_what_cannot_be_exported_is_refused_with_its_reason(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, file = load("llama", "float32"), tmp_path / "a.gguf"
+    monkeypatch.setattr(write.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DiskFullError, match="MB are free"):
+        write_model(base, None, file, "f32")
+    monkeypatch.undo()
+    norm = base.model.model.norm.weight
+    norm.data[0] = float("nan")
+    with pytest.raises(ModelError, match=r"output_norm\.weight: holds a number that is infinite or none"):
+        write_model(base, None, file, "f16")
+    norm.data[0] = 1.0
+    base.model.lm_head.weight.data[0, 0] = 1e6
+    with pytest.raises(ModelError, match="float16 cannot"):
+        write_model(base, None, file, "f16")
+    base.methods["soft"] = "prefix"
+    with pytest.raises(ModelError, match=r"of method prefix.*adapter\.method: lora"):
+        write_model(base, "soft", file, "f32")
+    base.model.config.hidden_act = "gelu"
+    with pytest.raises(ModelError, match="hidden_act is gelu, llama.cpp computes silu"):
+        write_model(base, None, file, "f32")
+    base.model.config.model_type = "gemma3_text"
+    with pytest.raises(ModelError, match="type 'gemma3_text' are not exported.*llama, mistral, qwen2"):
+        write_model(base, None, file, "f32")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,238 @@
+"""What the contract is asked of: the methods with their properties, tiny bases of four families, a toy task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from conftest import build_model, build_tokenizer
+from text_to_text.text_to_text_models import rows as source_rows
+from text_to_text.text_to_text_models import save_model
+from torch import Tensor
+
+from tunesmith.models.adapters import AdapterConfig, add_adapter
+from tunesmith.models.forward import hidden_states
+from tunesmith.models.load import build_base
+from tunesmith.models.resolve import resolve_model
+from tunesmith.models.roles import Role
+from tunesmith.randomness import generator
+from tunesmith.records import Example, Where
+from tunesmith.tokens.pack import pack
+from tunesmith.training.distribute import one_process
+from tunesmith.training.optim import OptimConfig, build_optimizer
+from tunesmith.training.step import accumulate_gradients
+
+FAMILIES = ["llama", "gpt2", "qwen3", "t5"]
+PRECISIONS = ["fp32"]
+STEPS, HALF = 12, 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method, or an option of one, and what is particular about it.
+
+    learned: STEPS steps at the learning rate leave at most this share of the first loss. merge: None where it can be
+    merged, else the reason given. refused: family -> the reason given. text: what the base has read at the start, for
+    methods whose start is not the base itself.
+    """
+
+    label: str
+    config: Mapping[str, Any]
+    learning_rate: float = 0.01
+    learned: float = 0.7
+    merge: str | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+
+
+# Five tokens under each family's tokenizer.
+TEXT = "words"
+METHODS = [
+    Method(label="lora", config={"r": 4}, learning_rate=0.02),
+    Method(
+        label="houlsby",
+        config={"method": "bottleneck", "placement": "houlsby", "reduction_factor": 4},
+        merge="non-linear",
+    ),
+    Method(
+        label="pfeiffer",
+        config={"method": "bottleneck", "placement": "pfeiffer", "reduction_factor": 4, "non_linearity": "silu"},
+        learning_rate=0.02,
+        merge="non-linear",
+    ),
+    Method(
+        label="parallel",
+        config={"method": "bottleneck", "placement": "parallel", "reduction_factor": 4, "non_linearity": "gelu"},
+        learning_rate=0.02,
+        merge="non-linear",
+    ),
+    Method(label="ia3", config={"method": "ia3"}, learning_rate=0.1, learned=0.9),
+    Method(
+        label="prefix",
+        config={
+            "method": "prefix",
+            "prompt_tuning_init": "TEXT",
+            "prompt_tuning_init_text": TEXT,
+            "num_virtual_tokens": 5,
+        },
+        learning_rate=0.1,
+        learned=0.92,
+        merge="not a change of any weight",
+        refused={"t5": "each of its two stacks"},
+        text=TEXT,
+    ),
+    Method(
+        label="prompt",
+        config={
+            "method": "prompt",
+            "prompt_tuning_init": "TEXT",
+            "prompt_tuning_init_text": TEXT,
+            "num_virtual_tokens": 5,
+        },
+        learning_rate=0.1,
+        learned=0.98,
+        merge="not a change of any weight",
+        text=TEXT,
+    ),
+]
+
+Combination = tuple[Method, str, str]
+_folders: dict[str, Path] = {}
+
+
+def combinations(*, refused: bool = False) -> list[Any]:
+    """Every method on every family in every precision: those that must work, or those that must be refused."""
+    import pytest
+
+    return [
+        pytest.param((method, family, precision), id=f"{method.label}-{family}-{precision}")
+        for family in FAMILIES
+        for precision in PRECISIONS
+        for method in METHODS
+        if (family in method.refused) == refused
+    ]
+
+
+def build(family: str, precision: str, make_folder: Any) -> Any:
+    """A fresh base; a family's files are written once."""
+    if family not in _folders:
+        folder = make_folder(family)
+        if family == "t5":
+            save_model("t5", folder)
+        else:
+            build_model(family).save_pretrained(folder)
+            build_tokenizer().save_pretrained(folder)
+        _folders[family] = folder
+    assert precision == "fp32"
+    return build_base(resolve_model(str(_folders[family])), torch.device("cpu"), torch.float32)
+
+
+def task(base: Any) -> list[Example]:
+    """Three rows to be known by heart."""
+    if base.is_encoder_decoder:
+        return source_rows(base, (9, 6), (6, 9), (8, 7))
+    out = []
+    for i, length in enumerate((11, 8, 9)):
+        ids = generator(0, "contract_rows", i).integers(3, 260, length)
+        weight = np.ones(length, np.float32)
+        weight[:3] = 0.0
+        out.append(Example(ids=ids, loss_weight=weight, row_id=i, where=Where("t", i)))
+    return out
+
+
+def packed(examples: Sequence[Example], *adapters: str | None) -> Any:
+    """The rows, one adapter a row; one name stands for all."""
+    names = adapters if len(adapters) == len(examples) else adapters * len(examples)
+    return replace(pack(examples), adapter_S=tuple(names))
+
+
+@torch.no_grad()
+def states(base: Any, examples: Sequence[Example], *adapters: str | None) -> Tensor:
+    """Hidden states (T, D) of the rows under their adapters."""
+    return hidden_states(base, packed(examples, *adapters))
+
+
+def after_reading(base: Any, examples: Sequence[Example], text: str) -> Tensor:
+    """Hidden states (T, D) of the rows by the bare base, which has read the text before each; an encoder reads it."""
+    ids = np.array(base.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+    if base.is_encoder_decoder:
+        return states(base, [replace(e, source_ids=np.r_[ids, e.source_ids]) for e in examples], None)
+    read = [
+        replace(e, ids=np.r_[ids, e.ids], loss_weight=np.r_[np.zeros(len(ids)), e.loss_weight].astype(np.float32))
+        for e in examples
+    ]
+    told = torch.split(states(base, read, None), [e.num_tokens for e in read])
+    return torch.cat([one[len(ids) :] for one in told])
+
+
+def awake(base: Any, name: str, config: Mapping[str, Any]) -> Role:
+    """An adapter that does something."""
+    role = add_adapter(base, name, AdapterConfig(**config), seed=3)
+    for i, parameter in enumerate(role.parameters.values()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+        parameter.data += 0.1 * noise
+    return role
+
+
+def gradients(base: Any, role: Role, examples: Sequence[Example], **how: Any) -> tuple[float, list[Tensor | None]]:
+    """Loss and gradients of a role on the rows."""
+    for parameter in role.parameters.values():
+        parameter.grad = None
+    result = accumulate_gradients(base, role, examples, one_process(), **{"micro_batch_tokens": 10_000, **how})
+    return result.loss, [None if p.grad is None else p.grad.clone() for p in role.parameters.values()]
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """An adapter called 'taught' that has learnt the task, and what was seen on the way."""
+
+    method: Method
+    base: Any
+    role: Role
+    examples: list[Example]
+    before: Tensor
+    at_start: Tensor
+    losses: list[float] = field(default_factory=list)
+    half: tuple[list[Tensor], Any] | None = None
+
+    def now(self, *adapters: str | None) -> Tensor:
+        """What the base says of the task under these adapters."""
+        return states(self.base, self.examples, *adapters)
+
+    def train(self, role: Role, optimizer: torch.optim.Optimizer, first: int) -> None:
+        """Steps from ``first`` on; the losses of 'taught' and its state after HALF of them are kept."""
+        for step in range(first, STEPS):
+            if role is self.role and step == HALF:
+                weights = [p.detach().clone() for p in role.parameters.values()]
+                self.half = weights, _copied(optimizer.state_dict())
+            loss, _ = gradients(self.base, role, self.examples)
+            optimizer.step()
+            if role is self.role:
+                self.losses.append(loss)
+
+    def optimizer(self, role: Role) -> torch.optim.Optimizer:
+        """A fresh one."""
+        return build_optimizer(role.parameters, OptimConfig(learning_rate=self.method.learning_rate))
+
+
+def _copied(state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    return [_copied(value) for value in state] if isinstance(state, list) else state
+
+
+def train(method: Method, base: Any) -> Trained:
+    """Place the method's adapter on the base and teach it the task."""
+    examples = task(base)
+    before = states(base, examples, None)
+    role = add_adapter(base, "taught", AdapterConfig(**method.config), seed=1)
+    at_start = states(base, examples, "taught")
+    out = Trained(method=method, base=base, role=role, examples=examples, before=before, at_start=at_start)
+    out.train(role, out.optimizer(role), 0)
+    return out
