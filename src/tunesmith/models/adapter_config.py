@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.config import Config
 from tunesmith.kernels.bottleneck import NonLinearity
@@ -23,6 +24,11 @@ KEYS: dict[str, tuple[MethodName, ...]] = {
     "prompt_tuning_init_text": ("prefix", "prompt"),
     "prefix_projection": ("prefix",),
     "encoder_hidden_size": ("prefix",),
+    "use_dora": ("lora",),
+    "init_lora_weights": ("lora",),
+    "rank_pattern": ("lora",),
+    "alpha_pattern": ("lora",),
+    "bias": ("lora",),
     "placement": ("bottleneck",),
     "reduction_factor": ("bottleneck",),
     "non_linearity": ("bottleneck",),
@@ -48,6 +54,16 @@ class AdapterConfig(Config):
     """Which linear maps get LoRA matrices; the head never does. ia3: names, or left out for the family's usual maps."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead (arXiv:2312.03732)."""
+    use_dora: bool = False
+    """Learn the length of each row of the weight apart from its direction (DoRA, arXiv:2402.09353)."""
+    init_lora_weights: str = "default"
+    """default: A random, B zero; gaussian: A normal; pissa or pissa_niter_N: the weight's principal part (PiSSA)."""
+    rank_pattern: dict[str, int] = {}
+    """Module name, or a regular expression of its end -> its own rank in place of r."""
+    alpha_pattern: dict[str, float] = {}
+    """The same for lora_alpha."""
+    bias: Literal["none", "lora_only", "all"] = "none"
+    """lora_only: biases of the maps with matrices learn too, as the adapter's own copies."""
     placement: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
     """Bottlenecks after attention and feed-forward part, after the latter only, or beside it."""
     reduction_factor: int = Field(16, ge=1)
@@ -81,6 +97,34 @@ class AdapterConfig(Config):
         if not self.prefix_projection and self.encoder_hidden_size is not None:
             raise ValueError("adapter.encoder_hidden_size is the width of a projection, and prefix_projection is false")
         return self
+
+    @field_validator("init_lora_weights", mode="before")
+    @classmethod
+    def _a_known_start(cls, value: Any) -> Any:
+        # PEFT's own spelling of the default.
+        name = "default" if value is True else value
+        if name == "loftq":
+            raise ValueError("loftq is not supported: quantization, with the default start, trains on the 4-bit base")
+        if not isinstance(name, str) or not re.fullmatch(r"default|gaussian|pissa(_niter_[1-9]\d*)?", name):
+            raise ValueError("should be default, gaussian, pissa or pissa_niter_N with a number of iterations N")
+        return name
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _above_zero(cls, value: dict[str, float]) -> dict[str, float]:
+        for pattern, number in value.items():
+            if not number > 0:
+                raise ValueError(f"should give every pattern a number above 0; '{pattern}' has {number}")
+        return value
+
+    @field_validator("bias")
+    @classmethod
+    def _own_biases_only(cls, value: str) -> str:
+        if value == "all":
+            raise ValueError(
+                "all would train the norms' biases too, which every adapter on the base shares; use lora_only"
+            )
+        return value
 
     @model_validator(mode="after")
     def _keys_of_the_method(self) -> AdapterConfig:

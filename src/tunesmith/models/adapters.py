@@ -303,6 +303,11 @@ def trainable_share(base: Base, role: Role) -> float:
     return role.num_parameters / total
 
 
+def describe_trainable(num_parameters: int, share: float) -> str:
+    """What learns, as a person reads it."""
+    return f"{num_parameters} parameters, {100 * share:.2f} % of all"
+
+
 def is_adapter_folder(folder: Path) -> bool:
     """Whether a folder holds an adapter rather than a whole model."""
     return (folder / "adapter_config.json").is_file()

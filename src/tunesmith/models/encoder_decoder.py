@@ -24,7 +24,7 @@ from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
 from tunesmith.models.virtual import num_virtual_tokens, reference_inputs
-from tunesmith.tokens.pack import Packed, distinct_prompts
+from tunesmith.tokens.pack import Packed, distinct_rows
 
 # Model type -> names of the linear maps of its attention. Others (Marian, mBART, M2M100) write targets with another
 # tokenizer mode than sources, or (LED, LongT5) pad to blocks; they are refused rather than run half right.
@@ -167,21 +167,25 @@ def _batches(packed: Packed, source: Packed, *, padded: bool) -> list[list[int]]
 
 
 class EncoderDecoderDecoding:
-    """Row by row through transformers' caches: each source is encoded once, the decoder goes on token by token."""
+    """Row by row through transformers' caches: each source is encoded once, the decoder goes on token by token.
 
-    def __init__(self, base: Base, adapter: str | None) -> None:
-        self.base, self.adapter = base, adapter
+    adapter_B: who answers each row still running.
+    """
+
+    def __init__(self, base: Base, adapter_B: Sequence[str | None]) -> None:
+        self.base, self.adapter_B = base, list(adapter_B)
         self.rows: list[tuple[Tensor, Any]] = []
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
         """Sources in, hidden states (B, D) after the decoder's prefix out."""
-        encoder, routing = self.base.model.get_encoder(), Routing(((0, 0, self.adapter),))
-        distinct, of_row = distinct_prompts(prompts)
-        sources = [torch.from_numpy(prompt).to(self.base.device)[None] for prompt in distinct]
-        own, model = self.base.own.get(self.adapter or ""), self.base.model
-        inputs = [reference_inputs(model, source, None, own, model.dtype) for source in sources]
-        encoded = [call_routed(encoder, routing, **given).last_hidden_state for given in inputs]
+        model, (firsts, of_row) = self.base.model, distinct_rows(prompts, self.adapter_B)
+        encoded = []
+        for row in firsts:
+            source, adapter = torch.from_numpy(prompts[row]).to(self.base.device)[None], self.adapter_B[row]
+            inputs = reference_inputs(model, source, None, self.base.own.get(adapter or ""), model.dtype)
+            out = call_routed(model.get_encoder(), _all_tokens(adapter), **inputs)
+            encoded.append(out.last_hidden_state)
         self.rows = [(encoded[number], EncoderDecoderCache(DynamicCache(), DynamicCache())) for number in of_row]
         prefix = torch.tensor(self.base.decoder_prefix, device=self.base.device)
         return torch.stack([self._append(row, prefix) for row in range(len(prompts))])
@@ -191,16 +195,21 @@ class EncoderDecoderDecoding:
         return torch.stack([self._append(row, ids_B[row : row + 1]) for row in range(len(self.rows))])
 
     def keep(self, rows: Sequence[int]) -> None:
-        self.rows = [self.rows[row] for row in rows]
+        self.rows, self.adapter_B = [self.rows[row] for row in rows], [self.adapter_B[row] for row in rows]
 
     def _append(self, row: int, ids_L: Tensor) -> Tensor:
         encoded_1SD, cache = self.rows[row]
         out = call_routed(
             self.base.model.get_decoder(),
-            Routing(((0, 0, self.adapter),)),
+            _all_tokens(self.adapter_B[row]),
             input_ids=ids_L[None],
             encoder_hidden_states=encoded_1SD,
             past_key_values=cache,
             use_cache=True,
         )
         return out.last_hidden_state[0, -1].to(self.base.dtype)  # type: ignore[no-any-return]
+
+
+def _all_tokens(adapter: str | None) -> Routing:
+    """One run over however many tokens a layer is given; ``Routing.over`` says how many."""
+    return Routing(((0, 0, adapter),))

@@ -161,11 +161,19 @@ def pack_prompts(prompts: Sequence[NDArray[np.int64]], row_ids: Sequence[int], a
     return pack(examples, adapter)
 
 
-def distinct_prompts(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], list[int]]:
-    """Each prompt once, in order of appearance, and for every row the index of its prompt among them."""
-    numbers: dict[bytes, int] = {}
-    of_row = [numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts]
-    return [prompts[of_row.index(number)] for number in range(len(numbers))], of_row
+def distinct_rows(prompts: Sequence[NDArray[np.int64]], adapter_B: Sequence[str | None]) -> tuple[list[int], list[int]]:
+    """(the first row of each different prompt and adapter, for every row the index of its own among them).
+
+    Rows of one adapter stand together, in order of appearance.
+    """
+    pairs = [(adapter, prompt.tobytes()) for prompt, adapter in zip(prompts, adapter_B, strict=True)]
+    first_row: dict[tuple[str | None, bytes], int] = {}
+    for row, pair in enumerate(pairs):
+        first_row.setdefault(pair, row)
+    began = {adapter: adapter_B.index(adapter) for adapter in set(adapter_B)}
+    firsts = sorted(first_row.values(), key=lambda row: (began[adapter_B[row]], row))
+    number = {pairs[row]: index for index, row in enumerate(firsts)}
+    return firsts, [number[pair] for pair in pairs]
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
