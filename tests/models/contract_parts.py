@@ -36,7 +36,8 @@ class Method:
     """A method, or an option of one, and what is particular about it.
 
     learned: STEPS steps at the learning rate leave at most this share of the first loss. merge: None where it can be
-    merged, else the reason given. refused: family -> the reason given.
+    merged, else the reason given. refused: family -> the reason given. text: what the base has read at the start, for
+    methods whose start is not the base itself.
     """
 
     label: str
@@ -45,8 +46,11 @@ class Method:
     learned: float = 0.5
     merge: str | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
 
 
+# Five tokens under each family's tokenizer.
+TEXT = "words"
 METHODS = [
     Method(label="lora", config={"r": 4}, learning_rate=0.02),
     Method(
@@ -69,6 +73,31 @@ METHODS = [
         label="ia3-everywhere",
         config={"method": "ia3", "target_modules": "all-linear"},
         refused=dict.fromkeys(FAMILIES, "scales keys, values"),
+    ),
+    Method(
+        label="prefix",
+        config={
+            "method": "prefix",
+            "prompt_tuning_init": "TEXT",
+            "prompt_tuning_init_text": TEXT,
+            "num_virtual_tokens": 5,
+        },
+        merge="not a change of any weight",
+        refused={"t5": "each of its two stacks"},
+        text=TEXT,
+    ),
+    Method(
+        label="prompt",
+        config={
+            "method": "prompt",
+            "prompt_tuning_init": "TEXT",
+            "prompt_tuning_init_text": TEXT,
+            "num_virtual_tokens": 5,
+        },
+        learning_rate=0.2,
+        learned=0.95,
+        merge="not a change of any weight",
+        text=TEXT,
     ),
 ]
 
@@ -129,6 +158,19 @@ def packed(examples: Sequence[Example], *adapters: str | None) -> Any:
 def states(base: Any, examples: Sequence[Example], *adapters: str | None) -> Tensor:
     """Hidden states (T, D) of the rows under their adapters."""
     return hidden_states(base, packed(examples, *adapters))
+
+
+def after_reading(base: Any, examples: Sequence[Example], text: str) -> Tensor:
+    """Hidden states (T, D) of the rows by the bare base, which has read the text before each; an encoder reads it."""
+    ids = np.array(base.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+    if base.is_encoder_decoder:
+        return states(base, [replace(e, source_ids=np.r_[ids, e.source_ids]) for e in examples], None)
+    read = [
+        replace(e, ids=np.r_[ids, e.ids], loss_weight=np.r_[np.zeros(len(ids)), e.loss_weight].astype(np.float32))
+        for e in examples
+    ]
+    told = torch.split(states(base, read, None), [e.num_tokens for e in read])
+    return torch.cat([one[len(ids) :] for one in told])
 
 
 def awake(base: Any, name: str, config: Mapping[str, Any]) -> Role:

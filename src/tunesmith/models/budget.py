@@ -114,10 +114,13 @@ def cost_of_role(base: Base, role: Role, shape: Shape) -> AdapterCost:
     )
     return AdapterCost(
         parameters=number,
-        saved_parameters=number,
+        saved_parameters=sum(
+            tensor.numel() for tensor in method_of(base, role.adapter).tensors(base, role.adapter).values()
+        ),
         own_values=method_of(base, role.adapter).saved_per_token(base, role.adapter),
         inputs=tuple({map_name(name): None for name in taken}),
         dropped_values=dropped,
+        virtual_tokens=base.num_virtual_of(role.adapter),
     )
 
 
