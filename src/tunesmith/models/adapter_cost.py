@@ -118,18 +118,25 @@ def _prefix(shape: Shape, config: AdapterConfig) -> AdapterCost:
 
     With a projection its rows and matrices learn (section 4.3), and only what they make is saved.
     """
-    num, flat = getattr(config, "num_virtual_tokens", 20), 2 * shape.layers * shape.kv_width
+    num, flat = config.num_virtual_tokens, 2 * shape.layers * shape.kv_width
     saved = parameters = num * flat
-    if getattr(config, "prefix_projection", True):
-        inner = getattr(config, "encoder_hidden_size", None) or shape.width
+    if config.prefix_projection:
+        inner = config.encoder_hidden_size or shape.width
         parameters = num * shape.width + (shape.width + 1) * inner + (inner + 1) * flat
-    return AdapterCost(parameters=parameters, saved_parameters=saved, virtual_tokens=num)
+    own = _seen_by_attention(shape, num)
+    return AdapterCost(parameters=parameters, saved_parameters=saved, own_values=own, virtual_tokens=num)
 
 
 def _prompt(shape: Shape, config: AdapterConfig) -> AdapterCost:
     """Embeddings of virtual tokens (arXiv:2104.08691, section 2)."""
-    num = getattr(config, "num_virtual_tokens", 20)
-    return AdapterCost(parameters=num * shape.width, saved_parameters=num * shape.width, virtual_tokens=num)
+    num = config.num_virtual_tokens
+    values, own = num * shape.width, _seen_by_attention(shape, num)
+    return AdapterCost(parameters=values, saved_parameters=values, own_values=own, virtual_tokens=num)
+
+
+def _seen_by_attention(shape: Shape, num: int) -> int:
+    """Each token's probabilities over virtual tokens, and copies of keys and values that stand behind these."""
+    return shape.layers * (shape.heads * num + 2 * shape.width)
 
 
 def _full(shape: Shape, config: AdapterConfig) -> AdapterCost:
