@@ -93,7 +93,7 @@ class PreparedClassifier:
         return {
             **self.config.model_dump(mode="json", exclude=free | {"logging_steps", "report_to"}),
             "data_digest": self.data.digest,
-            "base_digest": resolved.base_digest,
+            "base_digest": self.base.digest,
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest,
             "start_digest": self.start_digest,
@@ -165,7 +165,8 @@ def _render(
     """The tokens of one side; what is dropped or cut stands in its report."""
     if not rows:
         return []
-    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    context = base.context_tokens_of(role.adapter)
+    limit = min(config.max_length or context, context)
     rendered, reports[side] = render_texts(
         [row.text for row in rows],
         [row.where for row in rows],
