@@ -37,9 +37,7 @@ def our_logits(base: Base, adapter: str | None, ids: NDArray[np.int64] = IDS) ->
     return (hidden @ head.weight_VD.T).numpy()  # type: ignore[no-any-return]
 
 
-def llama_cpp_logits(
-    file: Path, lora: Path | None = None, ids: NDArray[np.int64] = IDS
-) -> NDArray[np.float32]:
+def llama_cpp_logits(file: Path, lora: Path | None = None, ids: NDArray[np.int64] = IDS) -> NDArray[np.float32]:
     with LlamaCpp(file, context_tokens=64, threads=1, lora=lora) as opened:
         return opened.logits(ids.tolist())
 

@@ -158,9 +158,9 @@ def test_what_cannot_be_exported_is_refused_with_its_reason(
     with pytest.raises(ModelError, match=r"of method prefix.*adapter\.method: lora"):
         write_model(base, "soft", file, "f32")
     base.model.config.hidden_act = "gelu"
-    with pytest.raises(ModelError, match="hidden_act is gelu, llama.cpp computes silu"):
+    with pytest.raises(ModelError, match=r"hidden_act is gelu, llama\.cpp computes silu"):
         write_model(base, None, file, "f32")
     base.model.config.model_type = "gemma3_text"
-    with pytest.raises(ModelError, match="type 'gemma3_text' are not exported.*llama, mistral, qwen2"):
+    with pytest.raises(ModelError, match=r"type 'gemma3_text' are not exported.*llama, mistral, qwen2"):
         write_model(base, None, file, "f32")
     assert list(tmp_path.iterdir()) == []

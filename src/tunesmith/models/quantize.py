@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import ModelError
 from tunesmith.models.blocks import read_blocks
 from tunesmith.models.cache import files_digest
+from tunesmith.models.linear import own_adapters
 from tunesmith.models.quantized_linear import (
     QuantizationConfig,
     QuantizedConv1D,
@@ -25,7 +26,7 @@ from tunesmith.models.quantized_linear import (
     quantized,
     unfilled,
 )
-from tunesmith.models.reference import route_lora_layers
+from tunesmith.models.reference import route_lora_layers, route_own
 from tunesmith.models.resolve import QUANTIZED_FILE, QUANTIZED_KEY
 from tunesmith.models.roles import Base
 
@@ -174,7 +175,11 @@ def unpack(base: Base) -> None:
     Adapters stay where they are. ``base.quantization`` stays too: the values are those that 4 bits leave.
     """
     for name, layer in quantized_layers(base.model).items():
-        _put(base.model, name, dense_layer(layer))
+        fresh = dense_layer(layer)
+        own_adapters(fresh).update(own_adapters(layer))
+        _put(base.model, name, fresh)
+        if own_adapters(fresh):
+            route_own(fresh)
     route_lora_layers(base.model)
     if base.decoder is not None:
         decoder = read_blocks(base.model)
