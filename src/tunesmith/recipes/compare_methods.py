@@ -60,7 +60,7 @@ class CompareMethodsConfig(Config):
     """An evaluation task to answer besides: the share of answers that are right in all fields."""
     task_items: int | None = Field(None, ge=1)
     """Most questions of the task."""
-    methods: list[str] = ["full", "lora", "qlora", "bottleneck", "ia3"]
+    methods: list[str] = ["full", "lora", "qlora", "bottleneck", "prefix", "ia3"]
     """Any of full, lora, qlora (LoRA on a 4-bit base), bottleneck, prefix, prompt, ia3."""
     settings: dict[str, dict[str, Any]] = {}
     """Method -> keys of its adapter section."""
