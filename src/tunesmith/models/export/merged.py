@@ -61,8 +61,8 @@ def check_mergeable(base: Base, adapter: str | None) -> None:
     if method not in (None, "lora"):
         raise ModelError(
             "the adapter",
-            f"is of method {method}, which computes what no weight of the model can hold.",
-            "Export what can be merged: train with adapter.method: lora.",
+            f"is of method {method}, which export does not merge.",
+            "(IA)^3: run tunesmith adapter merge and export its folder; the others: train with adapter.method: lora.",
         )
 
 
