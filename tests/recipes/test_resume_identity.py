@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,28 @@ def test_a_probe_that_says_otherwise_the_second_time_changes_nothing(
     # Control: a new run does follow the probe.
     other = train(config.model_copy(update={"output_dir": str(tmp_path / "other")}))
     assert (str(resumed.base.dtype), str(other.base.dtype)) == ("torch.float32", "torch.bfloat16")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init_lora_weights": "pissa", "lora_dropout": 0.1},
+        {"init_lora_weights": "pissa_niter_2", "use_dora": True, "rank_pattern": {"q_proj": 3}},
+    ],
+)
+def test_what_an_option_began_with_is_there_again_bit_for_bit(
+    config: SFTConfig, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    config = config.model_copy(
+        update={"adapter": AdapterConfig(r=2, **options), "dtype": "float32", "loraplus_lr_ratio": 8.0}
+    )
+    whole = train(config.model_copy(update={"output_dir": str(tmp_path / "whole")}))
+    resumed = train(broken(config))
+    assert resumed.num_steps == whole.num_steps
+    assert adapter_digest(resumed.base, "default") == adapter_digest(whole.base, "default")
+    # Control: the ratio is not lost on the way.
+    evenly = config.model_copy(update={"output_dir": str(tmp_path / "evenly"), "loraplus_lr_ratio": 1.0})
+    assert adapter_digest(train(evenly).base, "default") != adapter_digest(whole.base, "default")
 
 
 @pytest.mark.parametrize("changed", ["tokenizer", "template"])

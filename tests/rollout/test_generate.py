@@ -126,7 +126,7 @@ def test_rows_that_end_one_by_one_leave_the_others_as_they_are(load: Callable[..
     draws = generator(8, "forced", 0).integers(3, 260, (5, 12))
 
     def run(rows: list[int], keeps: dict[int, list[int]]) -> dict[tuple[int, int], torch.Tensor]:
-        state = FastDecoding(base, decoder, None, 40)
+        state = FastDecoding(base, decoder, [None] * len(rows), 40)
         state.prefill([asked[r] for r in rows])
         out, running = {}, list(range(len(rows)))
         for step in range(12):

@@ -102,6 +102,37 @@ def test_weight_decay_spares_vectors() -> None:
     assert (groups["matrices"]["weight_decay"], groups["vectors"]["weight_decay"]) == (0.1, 0.0)
 
 
+def lora_pair() -> dict[str, nn.Parameter]:
+    draws = torch.Generator().manual_seed(3)
+    shapes = {"q.lora_A.x.weight": (2, 5), "q.lora_B.x.weight": (4, 2), "q.lora_magnitude_vector.x.weight": (4,)}
+    return {name: nn.Parameter(torch.randn(shape, generator=draws).double()) for name, shape in shapes.items()}
+
+
+def test_loraplus_lets_the_b_matrices_alone_learn_faster() -> None:
+    """As two optimisers of plain AdamW, one at each rate; PEFT's helper makes the same groups of the matrices."""
+    config = OptimConfig(learning_rate=0.01, weight_decay=0.1, loraplus_lr_ratio=16)
+    ours, theirs = lora_pair(), lora_pair()
+    optimizer = build_optimizer(ours, config)
+    assert {group["name"]: group["lr_ratio"] for group in optimizer.param_groups} == {
+        "matrices": 1.0, "lora_B": 16.0, "vectors": 1.0,
+    }  # fmt: skip
+    a, b, vector = theirs.values()
+    plain = [
+        torch.optim.AdamW([a], lr=0.01, weight_decay=0.1),
+        torch.optim.AdamW([b], lr=0.16, weight_decay=0.1),
+        torch.optim.AdamW([vector], lr=0.01, weight_decay=0.0),
+    ]
+    for step in range(4):
+        for parameters in (ours, theirs):
+            for number, p in enumerate(parameters.values()):
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * step + number)).double()
+        for one in (optimizer, *plain):
+            one.step()
+    torch.testing.assert_close(list(ours.values()), list(theirs.values()), rtol=1e-10, atol=1e-12)
+    with pytest.raises(ConfigError, match="loraplus_lr_ratio"):
+        build_optimizer({"weight": nn.Parameter(torch.zeros(2, 2))}, config)
+
+
 def adamw_by_the_paper(start: np.ndarray, grads: list[np.ndarray], config: OptimConfig, decay: float) -> np.ndarray:
     value, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
     b1, b2 = config.adam_beta1, config.adam_beta2

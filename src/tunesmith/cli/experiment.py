@@ -10,6 +10,8 @@ import typer
 
 from tunesmith.cli.shared import Debug, Json, Overrides, errors_in_one_paragraph, print_lines
 
+Recipe = Annotated[Path, typer.Argument(help="A YAML recipe.")]
+
 app = typer.Typer(help="Measured answers to questions about a way of training.", no_args_is_help=True)
 
 
@@ -50,3 +52,37 @@ def instructions(
             typer.echo(json.dumps(result))
         if result.get("interrupted"):
             raise typer.Exit(130)
+
+
+@app.command()
+def continual(recipe: Recipe, overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Tasks one after the other: what is left. Example: tunesmith experiment continual recipes/continual.yaml."""
+    with errors_in_one_paragraph(debug):
+        from tunesmith.config import load_config
+        from tunesmith.recipes.continual import ContinualConfig, describe_continual, run_continual
+
+        config, notes = load_config(ContinualConfig, recipe, overrides or [])
+        print_lines([] if as_json else notes)
+        summary = run_continual(config, say=(lambda _: None) if as_json else typer.echo)
+        if as_json:
+            typer.echo(json.dumps(summary))
+        if summary.get("interrupted"):
+            raise typer.Exit(130)
+        print_lines([] if as_json else describe_continual(summary, config))
+
+
+@app.command()
+def fast(recipe: Recipe, overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Quality against rows and seconds, a method at a time. Example: tunesmith experiment fast recipes/fast.yaml."""
+    with errors_in_one_paragraph(debug):
+        from tunesmith.config import load_config
+        from tunesmith.recipes.fast import FastConfig, describe_fast, run_fast
+
+        config, notes = load_config(FastConfig, recipe, overrides or [])
+        print_lines([] if as_json else notes)
+        summary = run_fast(config, say=(lambda _: None) if as_json else typer.echo)
+        if as_json:
+            typer.echo(json.dumps(summary))
+        if summary.get("interrupted"):
+            raise typer.Exit(130)
+        print_lines([] if as_json else describe_fast(summary, config))

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import (
+    adapter,
     advise,
     after,
     card,
@@ -35,7 +36,7 @@ from tunesmith.cli import (
     winrate,
 )
 from tunesmith.cli.shared import (
-    AdapterPath,
+    AdapterPaths,
     Debug,
     Json,
     ModelName,
@@ -54,7 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (data, experiment, feedback, judge, tokenizer):
+for group in (adapter, data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 VERBS: tuple[Callable[..., None], ...] = (
     plan.plan, quantize.quantize, after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate,
@@ -113,7 +114,7 @@ def demo(
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts; none: one a line from standard input.")] = None,
     model: ModelName = "smollm2-135m-instruct",
-    adapter: AdapterPath = None,
+    adapter: AdapterPaths = None,
     system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0)] = 0.0,
@@ -123,23 +124,28 @@ def generate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Answer prompts. Example: tunesmith generate --adapter runs/demo 'My parcel KX-12345 is late.'"""
+    """Answer prompts. Example: tunesmith generate --adapter runs/demo 'My parcel KX-12345 is late.'
+
+    Several adapters on one base, each of which answers every prompt: --adapter runs/demo --adapter runs/other.
+    """
     with errors_in_one_paragraph(debug):
         from tunesmith.recipes.chat import Session
         from tunesmith.rollout.generate import Sampling
 
         texts = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-        session = Session.open(model, adapter)
-        for text, rollout in zip(texts, session.answer_all(texts, system, sampling), strict=True):
+        session = Session.open_all(model, adapter or [])
+        for text, called, rollout in session.answer_each(texts, system, sampling):
             row: dict[str, Any] = {"prompt": text, "answer": rollout.text, "stop_reason": rollout.stop_reason}
-            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else rollout.text)
+            row |= {"adapter": called or None, "adapter_digest": rollout.adapter_digest}
+            label = f"[{called}] " if len(session.adapters) > 1 else ""
+            typer.echo(json.dumps(row, ensure_ascii=False) if as_json else label + rollout.text)
 
 
 @app.command()
 def chat(
     model: ModelName = "smollm2-135m-instruct",
-    adapter: AdapterPath = None,
+    adapter: AdapterPaths = None,
     system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
     temperature: Annotated[float, typer.Option(min=0)] = 0.0,
@@ -153,7 +159,7 @@ def chat(
         from tunesmith.rollout.generate import Sampling
 
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        talk(Session.open(model, adapter), system, sampling, read=_read_line(), write=_write)
+        talk(Session.open_all(model, adapter or []), system, sampling, read=_read_line(), write=_write)
 
 
 def _read_line() -> Callable[[], str | None]:

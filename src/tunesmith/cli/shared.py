@@ -16,6 +16,10 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value settings 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ModelName = Annotated[str, typer.Option("--model", help="Embedded name, hub id, folder or .gguf file.")]
+AdapterPaths = Annotated[
+    list[Path] | None,
+    typer.Option("--adapter", help="Folder of an adapter or of a run; give it again for another on the same base."),
+]
 AdapterPath = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter or of a run.")]
 
 

@@ -59,7 +59,7 @@ class HarnessParts:
     @property
     def max_ids(self) -> int:
         """The longest sequence, the last target among it."""
-        return self.base.context_tokens
+        return self.base.context_tokens_of(self.adapter)
 
 
 def harness_parts(subject: Subject, results: ResultsFile) -> HarnessParts:

@@ -60,6 +60,38 @@ class TransposedWeight:
         total_TI.addmm_(grad_TO, self.weight_IO.T)
 
 
+class LessLowRank:
+    """Another frozen weight less s B A, both kept as they are: what stays frozen of a base whose principal part learns.
+
+    Its storage is untouched, so whoever else uses it is not concerned.
+    """
+
+    def __init__(self, whole: FrozenWeight, a_RI: Tensor, b_OR: Tensor, scaling: float) -> None:
+        self.whole, self.a_RI, self.b_OR, self.scaling = whole, a_RI, b_OR, scaling
+
+    def matmul(self, x_TI: Tensor) -> Tensor:
+        a_RI, b_OR = self.a_RI.to(x_TI.dtype), self.b_OR.to(x_TI.dtype)
+        return self.whole.matmul(x_TI).addmm_(x_TI @ a_RI.T, b_OR.T, alpha=-self.scaling)
+
+    def matmul_t(self, grad_TO: Tensor) -> Tensor:
+        a_RI, b_OR = self.a_RI.to(grad_TO.dtype), self.b_OR.to(grad_TO.dtype)
+        return self.whole.matmul_t(grad_TO).addmm_(grad_TO @ b_OR, a_RI, alpha=-self.scaling)
+
+    def add_matmul_t_(self, total_TI: Tensor, grad_TO: Tensor) -> None:
+        a_RI, b_OR = self.a_RI.to(grad_TO.dtype), self.b_OR.to(grad_TO.dtype)
+        self.whole.add_matmul_t_(total_TI, grad_TO)
+        total_TI.addmm_(grad_TO @ b_OR, a_RI, alpha=-self.scaling)
+
+
+@torch.no_grad()
+def columns(frozen: FrozenWeight, num_in: int, like: Tensor, first: int = 0, end: int | None = None) -> Tensor:
+    """Columns first..end of a weight, as rows (C, out), whatever its storage: its products with unit vectors."""
+    end = num_in if end is None else min(end, num_in)
+    units_CI = torch.zeros(end - first, num_in, dtype=like.dtype, device=like.device)
+    units_CI[torch.arange(end - first), torch.arange(first, end)] = 1
+    return frozen.matmul(units_CI)
+
+
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x_TI: Tensor, frozen: FrozenWeight) -> Tensor:

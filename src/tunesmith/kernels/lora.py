@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.frozen import FrozenWeight
+from tunesmith.kernels.frozen import FrozenWeight, columns
+
+# Columns of a weight that are looked at together when its rows are measured.
+COLUMNS_AT_ONCE = 256
 
 
 def lora_linear_reference(x_TI: Tensor, frozen: FrozenWeight, a_RI: Tensor, b_OR: Tensor, scaling: float) -> Tensor:
@@ -121,6 +124,47 @@ def lora_group(
 ) -> tuple[Tensor, ...]:
     """Several LoRA maps of one input (query, key and value; gate and up) -> their outputs; each as ``lora_linear``."""
     return _LoraGroup.apply(x_TI, tuple(frozen), tuple(scalings), *a_list, *b_list)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@torch.no_grad()
+def row_squares(frozen: FrozenWeight, num_in: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Squared length (O,) of each row of W, in fp32 at least; a constant of the weight. dtype: of its products."""
+    like, total_O = torch.empty(0, dtype=dtype, device=device), None
+    for first in range(0, num_in, COLUMNS_AT_ONCE):
+        columns_CO = columns(frozen, num_in, like, first, first + COLUMNS_AT_ONCE).to(_wide(dtype))
+        squares_O = columns_CO.square_().sum(0)
+        total_O = squares_O if total_O is None else total_O.add_(squares_O)
+    assert total_O is not None
+    return total_O
+
+
+@torch.no_grad()
+def adapted_row_norms(
+    squares_O: Tensor, frozen: FrozenWeight, a_RI: Tensor, b_OR: Tensor, scaling: float, dtype: torch.dtype
+) -> Tensor:
+    """Length (O,) of each row of W + s B A: |w|^2 + 2 s w.(BA) + s^2 |BA|^2, which multiplies W with R rows only.
+
+    squares_O: by ``row_squares``. dtype: that of the products the norm is of.
+    """
+    a, b = a_RI.to(dtype).to(squares_O.dtype), b_OR.to(dtype).to(squares_O.dtype)
+    cross_OR = frozen.matmul(a_RI.to(dtype)).T.to(squares_O.dtype)
+    moved_O = (b * (2 * cross_OR + scaling * (b @ (a @ a.T)))).sum(1)
+    return squares_O.add(moved_O, alpha=scaling).clamp_min_(0).sqrt_()
+
+
+def scale_rows(z_TO: Tensor, magnitude_O: Tensor, norms_O: Tensor) -> Tensor:
+    """DoRA (arXiv:2402.09353, equation 5): each output of (W + s B A) x times m / |W + s B A|, the norm of its row.
+
+    The norm is a constant of the backward pass (section 4.3). The factor is fp32 where z is not: it differs from 1 by
+    less than bf16 can tell.
+    """
+    # A row of zeros gives 0 whatever its magnitude.
+    factor_O = magnitude_O.to(norms_O.dtype) / norms_O.clamp_min(1e-12)
+    return (z_TO * factor_O).to(z_TO.dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def dropout_rows(x_TI: Tensor, p: float, seed_S: list[int], length_S: tuple[int, ...], site: int) -> Tensor:

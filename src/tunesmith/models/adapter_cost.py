@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_INPUTS
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_MAPS
+from peft.utils.other import get_pattern_key
 
 from tunesmith.errors import ConfigError
 from tunesmith.models.adapter_config import AdapterConfig
@@ -40,26 +41,37 @@ def adapter_cost(shape: Shape, config: AdapterConfig) -> AdapterCost:
 
 
 def _lora(shape: Shape, config: AdapterConfig) -> AdapterCost:
-    """A (r, in) and B (out, r) on each map (arXiv:2106.09685, 4.1); of DoRA a length a row too (arXiv:2402.09353)."""
-    maps, parameters, own, dropped = _targets(shape, config.target_modules), 0, 0, 0
+    """A (r, in) and B (out, r) on each map (arXiv:2106.09685, 4.1); of DoRA a length a row too (arXiv:2402.09353).
+
+    The file of a PiSSA start holds what the matrices began as, too.
+    """
+    maps, parameters, own, dropped, matrices = _targets(shape, config.target_modules), 0, 0, 0, 0
     for one in maps:
-        parameters += one.count * config.r * (one.inputs + one.outputs)
-        own += one.count * config.r
-        if getattr(config, "use_dora", False):
+        ranks = _ranks(one, config)
+        matrices += ranks * (one.inputs + one.outputs)
+        own += ranks
+        if config.use_dora:
             # The product before it is scaled is kept too.
             parameters += one.count * one.outputs
             own += one.count * one.outputs
-        if getattr(config, "bias", "none") == "lora_only" and one.has_bias:
+        if config.bias == "lora_only" and one.has_bias:
             parameters += one.count * one.outputs
         if config.lora_dropout:
             dropped += one.count * one.inputs
+    parameters += matrices
     return AdapterCost(
         parameters=parameters,
-        saved_parameters=parameters,
+        saved_parameters=parameters + (matrices if config.init_lora_weights.startswith("pissa") else 0),
         own_values=own,
         inputs=tuple(one.name for one in maps),
         dropped_values=dropped,
     )
+
+
+def _ranks(one: LinearMap, config: AdapterConfig) -> int:
+    """The ranks of all maps of one name together, as ``rank_pattern`` has them for each."""
+    keys = [f"layers.{layer}.{one.name}" for layer in range(one.count)]
+    return sum(config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), key), config.r) for key in keys)
 
 
 def _bottleneck(shape: Shape, config: AdapterConfig) -> AdapterCost:

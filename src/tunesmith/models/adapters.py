@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import AdapterMismatchError, ConfigError, ModelError, TunesmithError
-from tunesmith.models import bottleneck, ia3, lora
+from tunesmith.models import bottleneck, ia3, lora, prefix, prompt
 from tunesmith.models.adapter_config import AdapterConfig as AdapterConfig
 from tunesmith.models.extended import is_token_row, read_token_rows
 from tunesmith.models.heads import SCORE, SCORE_KEY, head_tensors, with_head
@@ -33,7 +33,10 @@ class Method(Protocol):
     PEFT_TYPE: str
 
     def place(self, base: Base, name: str, config: AdapterConfig, seed: int) -> None:
-        """Put a fresh adapter on the base: at the start it changes nothing. Raises ConfigError."""
+        """Put a fresh adapter on the base; at the start it changes nothing, unless it is virtual tokens.
+
+        Raises ConfigError.
+        """
 
     def read(self, base: Base, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         """Put the adapter on the base that a folder's adapter_config.json describes. Raises ModelError."""
@@ -60,11 +63,12 @@ class Method(Protocol):
         """Values it saves a token for the backward pass, over all layers, beside what the layers save."""
 
 
-METHODS: Mapping[str, Method] = {"lora": lora, "bottleneck": bottleneck, "ia3": ia3}
+METHODS: Mapping[str, Method] = {"lora": lora, "bottleneck": bottleneck, "prefix": prefix, "prompt": prompt, "ia3": ia3}
 
 
 def add_adapter(base: Base, name: str, config: AdapterConfig, seed: int) -> Role:
-    """Place a fresh adapter on the base and return the role that trains it; at the start it equals the base.
+    """Place a fresh adapter on the base and return the role that trains it; at the start it equals the base, unless
+    it has virtual tokens (``models/prefix.py``).
 
     Raises ConfigError when the method cannot be had on this base or the adapter's own name is a part of the model's.
     """
@@ -297,6 +301,11 @@ def trainable_share(base: Base, role: Role) -> float:
     """Trainable parameters as a share of all parameters in memory."""
     total = base.num_parameters + (role.num_parameters if role.adapter is not None else 0)
     return role.num_parameters / total
+
+
+def describe_trainable(num_parameters: int, share: float) -> str:
+    """What learns, as a person reads it."""
+    return f"{num_parameters} parameters, {100 * share:.2f} % of all"
 
 
 def is_adapter_folder(folder: Path) -> bool:

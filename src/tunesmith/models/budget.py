@@ -74,12 +74,14 @@ def peak_memory_bytes(device: torch.device) -> int:
 def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool) -> Budget:
     """Predict the peak of a training step on a base in memory: what is there, measured, and what a step adds."""
     shape = shape_of_base(base)
+    # Virtual tokens run once a pack, or not at all; attention sees them before every row.
+    num_virtual = base.num_virtual_of(role.adapter)
     setting = Setting(
         element_bytes=base.dtype.itemsize,
         quantized=base.quantization is not None,
         checkpointing=checkpointing,
-        micro_batch_tokens=micro_batch_tokens,
-        longest_tokens=longest_tokens,
+        micro_batch_tokens=max(micro_batch_tokens, longest_tokens) + num_virtual,
+        longest_tokens=longest_tokens + num_virtual,
         on_cpu=base.device.type == "cpu",
     )
     memory = training_memory(shape, cost_of_role(base, role, shape), setting)

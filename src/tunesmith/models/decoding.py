@@ -1,30 +1,34 @@
 """Prefill and step with a key/value cache, for the fast path and for any model.
 
-Several rows of one prompt share its prefill. Shape letters: B rows still running, H query heads, G key/value heads,
+Every row names its adapter, so that one batch answers with several of them. Rows of one prompt and one adapter share
+its prefill. Shape letters: B rows still running, H query heads, G key/value heads,
 L cache slots, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from tunesmith.kernels.attention import packed_attention, plan_attention
 from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.encoder_decoder import EncoderDecoderDecoding
 from tunesmith.models.linear import Routing
-from tunesmith.models.reference import call_routed, embedded_or_ids
+from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import embed_runs
-from tunesmith.tokens.pack import distinct_prompts, pack_prompts
+from tunesmith.models.virtual import Run, at_sites, place_virtual, reference_inputs
+from tunesmith.tokens.pack import distinct_rows, pack_prompts
 
 
 class DecodeState(Protocol):
@@ -40,28 +44,55 @@ class DecodeState(Protocol):
 
 
 def start_decoding(
-    base: Base, prompts: Sequence[NDArray[np.int64]], max_new_tokens: int, adapter: str | None
+    base: Base, prompts: Sequence[NDArray[np.int64]], max_new_tokens: int, adapter_B: Sequence[str | None]
 ) -> tuple[DecodeState, Tensor]:
-    """Prefill the prompts and return the state with the hidden states (B, D) after each prompt."""
+    """Prefill the prompts, each under its adapter, and return the state with the hidden states (B, D) after them."""
     if base.is_encoder_decoder:
-        encoding = EncoderDecoderDecoding(base, adapter)
+        encoding = EncoderDecoderDecoding(base, adapter_B)
         return encoding, encoding.prefill(prompts)
     if base.decoder is None:
-        state: FastDecoding | ReferenceDecoding = ReferenceDecoding(base, adapter)
+        state: FastDecoding | ReferenceDecoding = ReferenceDecoding(base, adapter_B)
         return state, state.prefill(prompts)
-    state = FastDecoding(base, base.decoder, adapter, max(len(p) for p in prompts) + max_new_tokens)
+    rows = zip(prompts, adapter_B, strict=True)
+    num_slots = max(base.num_virtual_of(adapter) + len(prompt) for prompt, adapter in rows) + max_new_tokens
+    state = FastDecoding(base, base.decoder, adapter_B, num_slots)
     return state, state.prefill(prompts)
+
+
+@torch.no_grad()
+def keys_values_of(base: Base, ids_L: NDArray[np.int64]) -> Tensor:
+    """(L, 2 x layers, G, W): what the bare base keeps of some tokens, keys and values of each layer in turn.
+
+    Raises ValueError for an encoder-decoder model and one whose layers do not all keep keys and values of one shape.
+    """
+    if base.is_encoder_decoder:
+        raise ValueError("each of its two stacks would need one, and PEFT's file holds one")
+    if base.decoder is not None:
+        state = FastDecoding(base, base.decoder, [None], len(ids_L))
+        state.prefill([ids_L])
+        pairs = list(zip(state.keys, state.values, strict=True))
+    else:
+        if any(not isinstance(layer, DynamicLayer) for layer in DynamicCache(config=base.model.config).layers):
+            raise ValueError("its layers do not all keep keys and values")
+        # Without the config nothing slides out of the cache.
+        cache, ids_1L = DynamicCache(), torch.from_numpy(ids_L).to(base.device)[None]
+        call_routed(base.model.get_decoder(), Routing(((0, 0, None),)), input_ids=ids_1L, past_key_values=cache)
+        pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    held = [x[0].transpose(0, 1) for pair in pairs for x in pair]
+    if len({x.shape for x in held}) != 1:
+        raise ValueError("its layers do not all keep keys and values of one shape")
+    return torch.stack(held, dim=1)
 
 
 class FastDecoding:
     """Batched decoding over our blocks; a row's cache slot is its position, so no row is ever padded on the left.
 
-    place_B: where in the cache each running row stands. A row that ends leaves its place to the last one, so that
-    ending costs the copy of one row and not of the whole cache.
+    adapter_B: who answers each running row. place_B: where in the cache it stands. A row that ends leaves its place to
+    the last one, so that ending costs the copy of one row and not of the whole cache.
     """
 
-    def __init__(self, base: Base, decoder: Decoder, adapter: str | None, num_slots: int) -> None:
-        self.base, self.decoder, self.adapter, self.num_slots = base, decoder, adapter, num_slots
+    def __init__(self, base: Base, decoder: Decoder, adapter_B: Sequence[str | None], num_slots: int) -> None:
+        self.base, self.decoder, self.adapter_B, self.num_slots = base, decoder, list(adapter_B), num_slots
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.length_B = self.place_B = torch.zeros(0, dtype=torch.int64)
@@ -69,36 +100,48 @@ class FastDecoding:
     @torch.no_grad()
     def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
         """Each distinct prompt once, all in one pack; keys and values are laid into the cache row by row."""
-        distinct, of_row = distinct_prompts(prompts)
-        packed = pack_prompts(distinct, list(range(len(distinct))), self.adapter).to(self.base.device)
-        plan = plan_attention(packed, self.decoder.rules)
+        firsts, of_row = distinct_rows(prompts, self.adapter_B)
+        packed = pack_prompts([prompts[row] for row in firsts], firsts, None).to(self.base.device)
+        packed = replace(packed, adapter_S=tuple(self.adapter_B[row] for row in firsts))
+        base, rules = self.base, self.decoder.rules
+        placed = place_virtual(packed, base.own, base.token_rows, self.decoder.embedding, rules, base.dtype)
+        first = placed.seen.num_segments - len(firsts)
+        path_tokens = [placed.seen.path_tokens(first + number) for number in range(len(firsts))]
         shape = (len(prompts), self.decoder.num_kv_heads, self.num_slots, self.decoder.head_width)
 
-        def attend(_: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+        def attend(layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+            k_TGD, v_TGD = placed.sight(layer, k_TGD, v_TGD)
             # Zeros: slots not yet written are masked, and a mask lets NaN through.
             cache_k, cache_v = k_TGD.new_zeros(shape), v_TGD.new_zeros(shape)
             for row, number in enumerate(of_row):
-                start, length = packed.start_S[number], packed.length_S[number]
-                cache_k[row, :, :length] = k_TGD[start : start + length].transpose(0, 1)
-                cache_v[row, :, :length] = v_TGD[start : start + length].transpose(0, 1)
+                path_L = path_tokens[number]
+                cache_k[row, :, : len(path_L)] = k_TGD[path_L].transpose(0, 1)
+                cache_v[row, :, : len(path_L)] = v_TGD[path_L].transpose(0, 1)
             self.keys.append(cache_k)
             self.values.append(cache_v)
-            return packed_attention(q_THD, k_TGD, v_TGD, plan, self.decoder.rules)
+            return placed.attend(q_THD, k_TGD, v_TGD, rules)
 
-        hidden_TD = self._run(packed.ids_T, packed.positions_T, attend)
+        routing = Routing(placed.site_runs)
+        run, dtype = placed.run, self.base.dtype
+        hidden_TD = run_blocks(
+            self.decoder, run.ids_T, placed.positions_T, attend, routing, dtype=dtype, embedded_TD=placed.embedded_TD
+        )
         device = self.base.device
-        self.length_B = torch.tensor([packed.length_S[number] for number in of_row], device=device)
+        self.length_B = torch.tensor([len(path_tokens[number]) for number in of_row], device=device)
         self.place_B = torch.arange(len(prompts), device=device)
         last_B = torch.tensor([packed.start_S[number] + packed.length_S[number] - 1 for number in of_row])
-        return hidden_TD[last_B.to(device)]
+        # The prompts are the run's last tokens.
+        return hidden_TD[last_B.to(device) + run.num_tokens - packed.num_tokens]
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
         """One token a row: its key and value go to the row's next slot, and it sees the slots up to there."""
-        rules, place_B, slot_B = self.decoder.rules, self.place_B, self.length_B
-        # From here on rows are in the order of the cache; the states go back in the caller's.
-        order_B = torch.argsort(place_B)
-        ids_B, slot_B = ids_B[order_B], slot_B[order_B]
+        rules, slot_B = self.decoder.rules, self.length_B
+        # Attention works in the order of the cache, the layers in that of the adapters; the caller has its own.
+        cached_B = torch.argsort(self.place_B)
+        runs, by_adapter_B = _grouped([self.adapter_B[row] for row in cached_B.tolist()])
+        by_adapter_B = None if by_adapter_B is None else by_adapter_B.to(ids_B.device)
+        ids_B, slot_B = ids_B[cached_B], slot_B[cached_B]
         rows_B = torch.arange(len(ids_B), device=ids_B.device)
         end = int(slot_B.max()) + 1
         slots_L = torch.arange(end, device=ids_B.device)
@@ -107,7 +150,8 @@ class FastDecoding:
             seen_BL &= slots_L[None] > slot_B[:, None] - rules.window
         mask = seen_BL[:, None, None]
 
-        def attend(layer: int, q_BHD: Tensor, k_BGD: Tensor, v_BGD: Tensor) -> Tensor:
+        def attend(layer: int, *qkv: Tensor) -> Tensor:
+            q_BHD, k_BGD, v_BGD = (_unordered(x, by_adapter_B) for x in qkv)
             keys, values = self.keys[layer], self.values[layer]
             keys[rows_B, :, slot_B], values[rows_B, :, slot_B] = k_BGD, v_BGD
             # Heads of one group become query rows of one key head: the keys are read once, not once a head.
@@ -116,11 +160,12 @@ class FastDecoding:
             mixed = scaled_dot_product_attention(
                 q, keys[:, :, :end], values[:, :, :end], attn_mask=mask, scale=rules.scale
             )
-            return mixed.reshape(batch, heads, width)
+            return _ordered(mixed.reshape(batch, heads, width), by_adapter_B)
 
-        hidden_BD = self._run(ids_B, slot_B, attend)
+        ids_B, position_B = _ordered(ids_B, by_adapter_B), _ordered(slot_B, by_adapter_B)
+        hidden_BD = _unordered(self._run(ids_B, position_B, attend, runs), by_adapter_B)
         self.length_B = self.length_B + 1
-        return hidden_BD[place_B]
+        return hidden_BD[self.place_B]
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
@@ -136,45 +181,70 @@ class FastDecoding:
         device = self.base.device
         self.place_B = torch.tensor([moves.get(place, place) for place in places], device=device)
         self.length_B = self.length_B[torch.tensor(list(rows), device=device)]
+        self.adapter_B = [self.adapter_B[row] for row in rows]
 
-    def _run(self, ids: Tensor, positions: Tensor, attend: Any) -> Tensor:
-        routing = Routing(((0, int(ids.shape[0]), self.adapter),))
-        embedded = embed_runs(self.base.token_rows, ids, routing.runs, self.decoder.embedding)
-        return run_blocks(self.decoder, ids, positions, attend, routing, dtype=self.base.dtype, embedded_TD=embedded)
+    def _run(self, ids_B: Tensor, positions_B: Tensor, attend: Any, runs: Sequence[Run]) -> Tensor:
+        embedded = embed_runs(self.base.token_rows, ids_B, runs, self.decoder.embedding)
+        routing = Routing(at_sites(runs, self.base.own))
+        dtype = self.base.dtype
+        return run_blocks(self.decoder, ids_B, positions_B, attend, routing, dtype=dtype, embedded_TD=embedded)
 
 
 class ReferenceDecoding:
     """Row by row through transformers' own cache: any causal model, no batching."""
 
-    def __init__(self, base: Base, adapter: str | None) -> None:
-        self.base, self.adapter = base, adapter
+    def __init__(self, base: Base, adapter_B: Sequence[str | None]) -> None:
+        self.base, self.adapter_B = base, list(adapter_B)
         self.caches: list[Any] = []
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
-        """Each distinct prompt alone; its rows take copies of its cache."""
-        distinct, of_row = distinct_prompts(prompts)
-        caches = [DynamicCache(config=self.base.model.config) for _ in distinct]
-        ids = [torch.from_numpy(prompt).to(self.base.device) for prompt in distinct]
-        states = [self._append(cache, x) for cache, x in zip(caches, ids, strict=True)]
+        """Each distinct prompt alone, behind its adapter's virtual tokens; its rows take copies of its cache."""
+        firsts, of_row = distinct_rows(prompts, self.adapter_B)
+        caches, states = [], []
+        for row in firsts:
+            adapter = self.adapter_B[row]
+            own, ids_L = self.base.own.get(adapter or ""), torch.from_numpy(prompts[row]).to(self.base.device)
+            inputs = self._inputs(ids_L, adapter, own)
+            caches.append(inputs.pop("past_key_values", None) or DynamicCache(config=self.base.model.config))
+            states.append(self._append(caches[-1], inputs, adapter))
         self.caches = [deepcopy(caches[number]) for number in of_row]
         return torch.stack([states[number] for number in of_row])
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
-        return torch.stack([self._append(cache, ids_B[row : row + 1]) for row, cache in enumerate(self.caches)])
+        rows = zip(self.caches, ids_B.split(1), self.adapter_B, strict=True)
+        return torch.stack([self._append(cache, self._inputs(ids, name, None), name) for cache, ids, name in rows])
 
     def keep(self, rows: Sequence[int]) -> None:
-        self.caches = [self.caches[row] for row in rows]
+        self.caches, self.adapter_B = [self.caches[row] for row in rows], [self.adapter_B[row] for row in rows]
 
-    def _append(self, cache: Any, ids_L: Tensor) -> Tensor:
-        routing = Routing(((0, int(ids_L.shape[0]), self.adapter),))
-        rows = self.base.token_rows.get(self.adapter) if self.adapter else None
-        out = call_routed(
-            self.base.model.get_decoder(),
-            routing,
-            **embedded_or_ids(ids_L[None], rows),
-            past_key_values=cache,
-            use_cache=True,
-        )
+    def _inputs(self, ids_L: Tensor, adapter: str | None, own: nn.Module | None) -> dict[str, Any]:
+        rows = self.base.token_rows.get(adapter or "")
+        return reference_inputs(self.base.model, ids_L[None], rows, own, self.base.dtype)
+
+    def _append(self, cache: Any, inputs: Mapping[str, Any], adapter: str | None) -> Tensor:
+        # A layer is told by what it is given how many tokens there are.
+        routing = Routing(((0, 0, adapter),))
+        decoder = self.base.model.get_decoder()
+        out = call_routed(decoder, routing, **{**inputs, "past_key_values": cache, "use_cache": True})
         return out.last_hidden_state[0, -1].to(self.base.dtype)  # type: ignore[no-any-return]
+
+
+def _grouped(adapter_B: Sequence[str | None]) -> tuple[list[Run], Tensor | None]:
+    """Runs over rows put in the order of their adapters, and that order (B,); None where one adapter answers all."""
+    order = sorted(range(len(adapter_B)), key=lambda row: (adapter_B.index(adapter_B[row]), row))
+    runs: list[Run] = []
+    for adapter, rows in itertools.groupby(adapter_B[row] for row in order):
+        begin = runs[-1][1] if runs else 0
+        runs.append((begin, begin + len(list(rows)), adapter))
+    return runs, torch.tensor(order) if len(runs) > 1 else None
+
+
+def _ordered(rows: Tensor, order_B: Tensor | None) -> Tensor:
+    return rows if order_B is None else rows[order_B]
+
+
+def _unordered(rows: Tensor, order_B: Tensor | None) -> Tensor:
+    """What ``_ordered`` was made of."""
+    return rows if order_B is None else torch.empty_like(rows).index_copy_(0, order_B, rows)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, EncoderDecoderCache
@@ -23,7 +23,8 @@ from tunesmith.kernels.head_loss import Head, logits_of
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
-from tunesmith.tokens.pack import Packed, distinct_prompts
+from tunesmith.models.virtual import num_virtual_tokens, reference_inputs
+from tunesmith.tokens.pack import Packed, distinct_rows
 
 # Model type -> names of the linear maps of its attention. Others (Marian, mBART, M2M100) write targets with another
 # tokenizer mode than sources, or (LED, LongT5) pad to blocks; they are refused rather than run half right.
@@ -100,7 +101,8 @@ def decoder_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None, ch
         routing = Routing(((0, 0, packed.adapter_S[rows[0]]),), seed_B, (0,) * len(rows))
         source_BS, mask_BS = _padded(source, rows)
         ids_BT, _ = _padded(packed, rows)
-        arguments = (base.model, routing, source_BS, ids_BT, mask_BS)
+        own = base.own.get(packed.adapter_S[rows[0]] or "")
+        arguments = (base.model, routing, source_BS, ids_BT, mask_BS, own)
         if recompute:
             states_BTD = checkpoint(_run, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -110,9 +112,22 @@ def decoder_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None, ch
     return torch.cat(out).to(base.dtype)
 
 
-def _run(model: Any, routing: Routing, source_BS: Tensor, ids_BT: Tensor, mask_BS: Tensor | None) -> Tensor:
-    """Padded ids -> decoder hidden states (B, T, D). A decoder token never sees the padding behind it."""
-    encoded = call_routed(model.get_encoder(), routing, input_ids=source_BS, attention_mask=mask_BS)
+def _run(
+    model: Any,
+    routing: Routing,
+    source_BS: Tensor,
+    ids_BT: Tensor,
+    mask_BS: Tensor | None,
+    own: nn.Module | None = None,
+) -> Tensor:
+    """Padded ids -> decoder hidden states (B, T, D). A decoder token never sees the padding behind it.
+
+    own: the adapter's soft prompt, which the encoder reads before every source.
+    """
+    if mask_BS is not None:
+        mask_BS = torch.cat([mask_BS.new_ones(len(mask_BS), num_virtual_tokens(own)), mask_BS], dim=1)
+    inputs = reference_inputs(model, source_BS, None, own, model.dtype)
+    encoded = call_routed(model.get_encoder(), routing, **inputs, attention_mask=mask_BS)
     out = call_routed(
         model.get_decoder(),
         routing,
@@ -152,19 +167,25 @@ def _batches(packed: Packed, source: Packed, *, padded: bool) -> list[list[int]]
 
 
 class EncoderDecoderDecoding:
-    """Row by row through transformers' caches: each source is encoded once, the decoder goes on token by token."""
+    """Row by row through transformers' caches: each source is encoded once, the decoder goes on token by token.
 
-    def __init__(self, base: Base, adapter: str | None) -> None:
-        self.base, self.adapter = base, adapter
+    adapter_B: who answers each row still running.
+    """
+
+    def __init__(self, base: Base, adapter_B: Sequence[str | None]) -> None:
+        self.base, self.adapter_B = base, list(adapter_B)
         self.rows: list[tuple[Tensor, Any]] = []
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
         """Sources in, hidden states (B, D) after the decoder's prefix out."""
-        encoder, routing = self.base.model.get_encoder(), Routing(((0, 0, self.adapter),))
-        distinct, of_row = distinct_prompts(prompts)
-        sources = [torch.from_numpy(prompt).to(self.base.device)[None] for prompt in distinct]
-        encoded = [call_routed(encoder, routing, input_ids=source).last_hidden_state for source in sources]
+        model, (firsts, of_row) = self.base.model, distinct_rows(prompts, self.adapter_B)
+        encoded = []
+        for row in firsts:
+            source, adapter = torch.from_numpy(prompts[row]).to(self.base.device)[None], self.adapter_B[row]
+            inputs = reference_inputs(model, source, None, self.base.own.get(adapter or ""), model.dtype)
+            out = call_routed(model.get_encoder(), _all_tokens(adapter), **inputs)
+            encoded.append(out.last_hidden_state)
         self.rows = [(encoded[number], EncoderDecoderCache(DynamicCache(), DynamicCache())) for number in of_row]
         prefix = torch.tensor(self.base.decoder_prefix, device=self.base.device)
         return torch.stack([self._append(row, prefix) for row in range(len(prompts))])
@@ -174,16 +195,21 @@ class EncoderDecoderDecoding:
         return torch.stack([self._append(row, ids_B[row : row + 1]) for row in range(len(self.rows))])
 
     def keep(self, rows: Sequence[int]) -> None:
-        self.rows = [self.rows[row] for row in rows]
+        self.rows, self.adapter_B = [self.rows[row] for row in rows], [self.adapter_B[row] for row in rows]
 
     def _append(self, row: int, ids_L: Tensor) -> Tensor:
         encoded_1SD, cache = self.rows[row]
         out = call_routed(
             self.base.model.get_decoder(),
-            Routing(((0, 0, self.adapter),)),
+            _all_tokens(self.adapter_B[row]),
             input_ids=ids_L[None],
             encoder_hidden_states=encoded_1SD,
             past_key_values=cache,
             use_cache=True,
         )
         return out.last_hidden_state[0, -1].to(self.base.dtype)  # type: ignore[no-any-return]
+
+
+def _all_tokens(adapter: str | None) -> Routing:
+    """One run over however many tokens a layer is given; ``Routing.over`` says how many."""
+    return Routing(((0, 0, adapter),))

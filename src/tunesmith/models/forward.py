@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.attention import AttentionPlan, packed_attention, plan_attention
 from tunesmith.kernels.head_loss import (
     WeightGrad,
     at_temperature,
@@ -24,7 +23,8 @@ from tunesmith.models.encoder_decoder import decoder_states
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import run_segment
 from tunesmith.models.roles import Base, LinearHead, ScalarHead
-from tunesmith.models.token_rows import embed_runs, head_for
+from tunesmith.models.token_rows import head_for
+from tunesmith.models.virtual import Placed, place_virtual
 from tunesmith.tokens.pack import Packed
 
 Want = Literal["ce_sum", "target_logprobs", "token_logprobs", "reference_logprobs"]
@@ -36,11 +36,10 @@ def hidden_states(
 ) -> Tensor:
     """Final hidden states (T, D) of a packed forest; the adapter of each segment is ``packed.adapter_S``.
 
-    With a source stream they are the decoder's, which has read the encoder's states of its row.
+    With a source stream they are the decoder's, which has read the encoder's states of its row. Virtual tokens of the
+    adapters are put before the rows here, and no state of theirs is given back.
     dropout_seed: row id -> seed of that row's dropout in this step; None switches dropout off.
     """
-    if any(packed.num_virtual_S):
-        raise ValueError("virtual tokens need a method that provides them")
     if base.is_encoder_decoder != (packed.source is not None):
         raise ValueError("an encoder-decoder model, and no other, takes a source stream")
     seeds = None if dropout_seed is None else tuple(dropout_seed(row) for row in packed.row_id_S)
@@ -50,17 +49,20 @@ def hidden_states(
     if base.decoder is None:
         return _reference_states(base, packed, seeds, checkpointing)
     decoder = base.decoder
-    plan, runs = plan_attention(packed, decoder.rules), packed.adapter_runs()
-    return run_blocks(
+    placed = place_virtual(packed, base.own, base.token_rows, decoder.embedding, decoder.rules, base.dtype)
+    if seeds is not None:
+        seeds = (*[0] * (placed.run.num_segments - packed.num_segments), *seeds)
+    states_TD = run_blocks(
         decoder,
-        packed.ids_T,
-        packed.positions_T,
-        _attend_packed(decoder, plan),
-        Routing(tuple(runs), seeds, packed.length_S),
+        placed.run.ids_T,
+        placed.positions_T,
+        _attend_packed(decoder, placed),
+        Routing(placed.site_runs, seeds, placed.run.length_S),
         dtype=base.dtype,
         checkpointing=checkpointing,
-        embedded_TD=embed_runs(base.token_rows, packed.ids_T, runs, decoder.embedding),
+        embedded_TD=placed.embedded_TD,
     )
+    return states_TD[placed.run.num_tokens - packed.num_tokens :]
 
 
 def forward(
@@ -155,9 +157,9 @@ def scalar_values(
     return head_values(base, packed, head, index_N, dropout_seed=dropout_seed, checkpointing=checkpointing)
 
 
-def _attend_packed(decoder: Decoder, plan: AttentionPlan) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
-    def attend(_: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-        return packed_attention(q_THD, k_TGD, v_TGD, plan, decoder.rules)
+def _attend_packed(decoder: Decoder, placed: Placed) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+    def attend(layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
+        return placed.attend(q_THD, *placed.sight(layer, k_TGD, v_TGD), decoder.rules)
 
     return attend
 
@@ -169,13 +171,9 @@ def _reference_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None,
         path = [*packed.ancestors(segment), segment]
         if len({packed.adapter_S[s] for s in path}) > 1:
             raise ValueError("a path through the forest must use one adapter on the reference path")
-        index = torch.cat([torch.arange(packed.start_S[s], packed.start_S[s] + packed.length_S[s]) for s in path])
-        index = index.to(base.device)
+        index = packed.path_tokens(segment)
         seed = None if seeds is None else seeds[segment]
         adapter = packed.adapter_S[segment]
-        rows = base.token_rows.get(adapter) if adapter else None
-        states_LD = run_segment(
-            base.model, packed.ids_T[index], packed.positions_T[index], adapter, seed, checkpointing, rows
-        )
+        states_LD = run_segment(base, packed.ids_T[index], packed.positions_T[index], adapter, seed, checkpointing)
         out.append(states_LD[-length:])
     return torch.cat(out).to(base.dtype)

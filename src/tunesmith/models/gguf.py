@@ -128,7 +128,7 @@ def convert(gguf: Path, folder: Path) -> None:
     where = {"pretrained_model_name_or_path": str(gguf.resolve().parent), "gguf_file": gguf.name}
     try:
         split = _split_name(gguf)
-        with _no_progress_bars():
+        with no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(**where)
             quantized = AutoModelForCausalLM.from_pretrained(
                 **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
@@ -151,13 +151,14 @@ def convert(gguf: Path, folder: Path) -> None:
     model.tie_weights()
     model.generation_config = quantized.generation_config
     model.config.dtype = torch.bfloat16
-    with _no_progress_bars():
+    with no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """Transformers' bars go to standard error and heed no switch of ours; this keeps them away."""
     from transformers.utils import logging
 
     bar_was_on = logging.is_progress_bar_enabled()

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.kernels.frozen import DenseWeight, FrozenWeight, TransposedWeight, frozen_linear
-from tunesmith.kernels.lora import dropout_rows, lora_group, lora_linear
+from tunesmith.kernels.lora import adapted_row_norms, dropout_rows, lora_group, lora_linear, row_squares, scale_rows
+from tunesmith.models.lora_extras import extras_of, frozen_under
 from tunesmith.models.quantized_linear import QuantizedConv1D, QuantizedLinear
 
 Plain = Callable[[Tensor], Tensor]
@@ -81,14 +82,36 @@ class Site:
             self.frozen = TransposedWeight(layer.weight.detach())
         else:
             self.frozen = DenseWeight(layer.weight.detach())
+        # Of DoRA adapters: squared lengths of the frozen rows, constants; lengths of the adapted ones, with what of.
+        self._squares: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._norms: dict[str, tuple[tuple[object, ...], Tensor]] = {}
 
     def __call__(self, x_TI: Tensor, routing: Routing) -> Tensor:
         """(T, in) -> (T, out) under the adapters of ``routing``."""
         if len(routing.runs) == 1:
             return self._one_run(x_TI, routing, *routing.runs[0])
-        return torch.cat(
-            [self._one_run(x_TI[first:end], routing, first, end, name) for first, end, name in routing.runs]
-        )
+        # One product for all that only add to it: decoding reads the weight once, not once an adapter.
+        adds = {name: self._adds(name) for _, _, name in routing.runs}
+        together = not torch.is_grad_enabled() and routing.seed_S is None and not self.layer.weight.requires_grad
+        product_TO = self.frozen.matmul(x_TI) if together and sum(adds.values()) > 1 else None
+        out = []
+        for first, end, name in routing.runs:
+            if product_TO is None or not adds[name]:
+                out.append(self._one_run(x_TI[first:end], routing, first, end, name))
+            else:
+                out.append(self._added(product_TO[first:end], x_TI[first:end], name))
+        return torch.cat(out)
+
+    def _adds(self, adapter: str | None) -> bool:
+        """Whether an adapter's answer is the frozen weight's own product and more, rather than another product."""
+        extras = extras_of(self.lora, adapter)
+        return (adapter or "") not in own_adapters(self.layer) and (extras is None or extras.start_a is None)
+
+    def _added(self, product_TO: Tensor, x_TI: Tensor, adapter: str | None) -> Tensor:
+        if adapter is None or self.lora is None or adapter not in self.lora.lora_A:
+            return self.with_bias(product_TO)
+        a, b = (held[adapter].weight.to(x_TI.dtype) for held in (self.lora.lora_A, self.lora.lora_B))
+        return self.finished(product_TO.addmm(x_TI @ a.T, b.T, alpha=float(self.lora.scaling[adapter])), adapter)
 
     def _one_run(self, x_TI: Tensor, routing: Routing, first: int, end: int, adapter: str | None) -> Tensor:
         if self.layer.weight.requires_grad:
@@ -99,15 +122,49 @@ class Site:
             return self._plain(x_TI)
         a, b = self.lora.lora_A[adapter].weight, self.lora.lora_B[adapter].weight
         dropped = self._dropped(x_TI, routing, first, end, adapter)
-        return self.with_bias(lora_linear(x_TI, self.frozen, a, b, float(self.lora.scaling[adapter]), dropped))
+        y_TO = lora_linear(x_TI, self.frozen_under(adapter), a, b, float(self.lora.scaling[adapter]), dropped)
+        return self.finished(y_TO, adapter)
 
     def _plain(self, x_TI: Tensor) -> Tensor:
         return self.with_bias(frozen_linear(x_TI, self.frozen))
 
-    def with_bias(self, y_TO: Tensor) -> Tensor:
-        """The product plus the layer's bias, where it has one."""
-        bias = self.layer.bias
+    def with_bias(self, y_TO: Tensor, adapter: str | None = None) -> Tensor:
+        """The product plus a bias, where there is one: the adapter's own, or the layer's."""
+        extras = extras_of(self.lora, adapter)
+        bias = self.layer.bias if extras is None or extras.bias is None else extras.bias
         return y_TO if bias is None else y_TO + bias.to(y_TO.dtype)
+
+    def frozen_under(self, adapter: str) -> FrozenWeight:
+        """The constant weight that the adapter's matrices stand beside."""
+        assert self.lora is not None
+        return frozen_under(self.frozen, self.lora, adapter)
+
+    def finished(self, y_TO: Tensor, adapter: str) -> Tensor:
+        """What follows the sum of both products: DoRA's magnitudes where the adapter has them, then the bias."""
+        assert self.lora is not None
+        if adapter in self.lora.lora_magnitude_vector:
+            norms_O = self.row_norms(adapter, y_TO.dtype)
+            y_TO = scale_rows(y_TO, self.lora.lora_magnitude_vector[adapter].weight, norms_O)
+        return self.with_bias(y_TO, adapter)
+
+    def row_norms(self, adapter: str, dtype: torch.dtype) -> Tensor:
+        """Lengths (out,) of the rows of the weight with the adapter's product added, as multiplied in ``dtype``.
+
+        Kept from one decoded token to the next, where the matrices do not move.
+        """
+        assert self.lora is not None
+        a, b = self.lora.lora_A[adapter].weight, self.lora.lora_B[adapter].weight
+        state = (dtype, a.data_ptr(), a._version, b.data_ptr(), b._version)
+        held = self._norms.get(adapter)
+        if held is not None and held[0] == state and not torch.is_grad_enabled():
+            return held[1]
+        frozen = self.frozen_under(adapter)
+        if (adapter, dtype) not in self._squares:
+            self._squares[adapter, dtype] = row_squares(frozen, a.shape[1], dtype, a.device)
+        scaling = float(self.lora.scaling[adapter])
+        norms_O = adapted_row_norms(self._squares[adapter, dtype], frozen, a, b, scaling, dtype)
+        self._norms[adapter] = (state, norms_O)
+        return norms_O
 
     def drops(self, adapter: str) -> bool:
         """Whether the adapter has dropout here."""
@@ -144,12 +201,12 @@ def call_group(sites: Sequence[Site], x_TI: Tensor, routing: Routing) -> tuple[T
     held = [lora for lora in loras if lora is not None]
     out = lora_group(
         x_TI,
-        [site.frozen for site in sites],
+        [site.frozen_under(adapter) for site in sites],
         [lora.lora_A[adapter].weight for lora in held],
         [lora.lora_B[adapter].weight for lora in held],
         [float(lora.scaling[adapter]) for lora in held],
     )
-    return tuple(site.with_bias(y) for site, y in zip(sites, out, strict=True))
+    return tuple(site.finished(y, adapter) for site, y in zip(sites, out, strict=True))
 
 
 def add_own(module: nn.Module, x_TI: Tensor, y_TO: Tensor, routing: Routing) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.models.linear import Routing, Site, own_adapters
-from tunesmith.models.token_rows import TokenRows
+from tunesmith.models.roles import Base
+from tunesmith.models.virtual import SoftPrompt, num_virtual_tokens, reference_inputs
 
 _routing: ContextVar[Routing | None] = ContextVar("tunesmith_routing", default=None)
 
@@ -81,29 +82,27 @@ def call_routed(model: Any, routing: Routing, **inputs: Any) -> Any:
         return model(**inputs)
 
 
-def embedded_or_ids(ids_BL: Tensor, rows: TokenRows | None) -> dict[str, Tensor]:
-    """What transformers' decoder is called with: ids, or embeddings (B, L, D) where some ids are an adapter's own."""
-    return {"input_ids": ids_BL} if rows is None else {"inputs_embeds": rows.embed(ids_BL)}
-
-
 def run_segment(
-    model: Any,
-    ids_L: Tensor,
-    positions_L: Tensor,
-    adapter: str | None,
-    seed: int | None,
-    checkpointing: bool,
-    rows: TokenRows | None = None,
+    base: Base, ids_L: Tensor, positions_L: Tensor, adapter: str | None, seed: int | None, checkpointing: bool
 ) -> Tensor:
-    """Final hidden states (L, D) of one path of tokens, computed alone; ``rows`` are the adapter's new tokens."""
-    length = int(ids_L.shape[0])
-    seeds = None if seed is None else (seed,)
-    routing = Routing(((0, length, adapter),), seeds, (length,))
+    """Final hidden states of one path of tokens, computed alone behind its adapter's virtual tokens.
+
+    (L, D), or (P + L, D) where these are embeddings that run along.
+    """
+    own, rows = base.own.get(adapter or ""), base.token_rows.get(adapter or "")
+    # A prefix is there before the layers begin; a soft prompt runs through them.
+    num_virtual = num_virtual_tokens(own)
+    num_running = num_virtual if isinstance(own, SoftPrompt) else 0
+    start_P = torch.arange(num_running, device=ids_L.device)
+    positions_1L = torch.cat([start_P, positions_L + num_virtual])[None]
+    length = int(positions_1L.shape[1])
+    routing = Routing(((0, length, adapter),), None if seed is None else (seed,), (length,))
 
     def call() -> Tensor:
-        inner = model.get_decoder()
-        with _route(routing):
-            out = inner(**embedded_or_ids(ids_L[None], rows), position_ids=positions_L[None], use_cache=False)
+        inputs = reference_inputs(base.model, ids_L[None], rows, own, base.dtype)
+        out = call_routed(
+            base.model.get_decoder(), routing, **{"use_cache": False, **inputs}, position_ids=positions_1L
+        )
         return out.last_hidden_state[0]  # type: ignore[no-any-return]
 
     if checkpointing and torch.is_grad_enabled():

@@ -16,6 +16,7 @@ from tunesmith.models.blocks import Decoder
 from tunesmith.models.quantized_linear import num_quantized
 from tunesmith.models.resolve import ResolvedModel
 from tunesmith.models.token_rows import TokenRows
+from tunesmith.models.virtual import num_virtual_tokens
 from tunesmith.tokens.render import end_of_turn
 
 
@@ -104,6 +105,14 @@ class Base:
         """The longest sequence the model was made for."""
         config = self.model.config
         return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2**20)
+
+    def num_virtual_of(self, adapter: str | None) -> int:
+        """Virtual tokens an adapter puts before every row."""
+        return num_virtual_tokens(self.own.get(adapter or ""))
+
+    def context_tokens_of(self, *adapters: str | None) -> int:
+        """The longest sequence of words that fits behind the virtual tokens of each of these adapters."""
+        return self.context_tokens - max((self.num_virtual_of(adapter) for adapter in adapters), default=0)
 
     def tokenizer_of(self, adapter: str | None) -> Any:
         """The tokenizer an adapter was trained with: its own where it has new tokens, else the base's."""

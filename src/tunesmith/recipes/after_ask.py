@@ -61,7 +61,7 @@ def what_to_ask(run: Tuned, config: AfterConfig, rows: RowFacts, base: Base, ada
     train, valid = run.data.train, run.data.validation
     places = {"seen": _seen_places(run), "unseen": list(range(len(valid)))}
     return Asked(
-        questions=questions_that_fit(base),
+        questions=questions_that_fit(base, adapter),
         seen=_sample(train, places["seen"], run, config, "seen", base, adapter),
         unseen=_sample(valid, places["unseen"], run, config, "unseen", base, adapter),
         secrets=rows.secrets.sample,
@@ -117,7 +117,9 @@ def _sample(
         if len(out) == config.rows:
             break
         record = records[places[i]]
-        examples = render(record, base.tokenizer_of(adapter), run.config, max_tokens=token_limit(base, run.config))
+        examples = render(
+            record, base.tokenizer_of(adapter), run.config, max_tokens=token_limit(base, adapter, run.config)
+        )
         if not examples:
             continue
         tokens += examples[0].num_tokens

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.models.adapters import PROVENANCE_FILE, is_adapter_folder, load_adapter
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.resolve import EMBEDDED_MODEL
@@ -18,6 +18,7 @@ from tunesmith.tokens.render import render_prompt
 
 HELP = """/reset         forget the conversation
 /system TEXT   set the system message and start anew; without TEXT, remove it
+/adapter NAME  let another adapter answer from here on; without NAME, list them
 /help          this list
 /exit          leave (Ctrl-D does too)
 """
@@ -25,32 +26,75 @@ HELP = """/reset         forget the conversation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A base with at most one adapter, ready to answer."""
+    """A base ready to answer, and the adapter that does.
+
+    adapters: every adapter on it, by what the user calls it (its folder) -> its name on the base.
+    """
 
     base: Base
     adapter: str | None
     generator: LocalGenerator
+    adapters: Mapping[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def open(cls, model: str, adapter: Path | None) -> Session:
         """Load a base and an adapter. Without a model of its own, an adapter brings the base it was trained on."""
-        if adapter is not None and not is_adapter_folder(adapter) and (adapter / "config.json").is_file():
+        return cls.open_all(model, [] if adapter is None else [adapter])
+
+    @classmethod
+    def open_all(cls, model: str, folders: Sequence[Path]) -> Session:
+        """Load one base and several adapters on it; the first one answers until another is asked for.
+
+        Raises AdapterMismatchError for an adapter of another base, ConfigError for a folder named twice.
+        """
+        if len(folders) == 1 and not is_adapter_folder(folders[0]) and (folders[0] / "config.json").is_file():
             # A fully tuned run is a whole model, not an adapter.
-            model, adapter = str(adapter), None
-        if adapter is not None and model == EMBEDDED_MODEL:
-            model = base_of(adapter) or model
+            model, folders = str(folders[0]), []
+        if folders and model == EMBEDDED_MODEL:
+            model = base_of(folders[0]) or model
+        if twice := [folder for folder in folders if folders.count(folder) > 1]:
+            raise ConfigError("--adapter", f"'{twice[0]}' is named twice.", "Name each adapter once.")
         base = load_base(ModelConfig(model_name_or_path=model))
-        name = load_adapter(base, adapter, "default").adapter if adapter is not None else None
-        return cls(base=base, adapter=name, generator=LocalGenerator(base))
+        names = ["default", *(f"default_{number}" for number in range(2, len(folders) + 1))]
+        adapters = {
+            str(folder): load_adapter(base, folder, name).adapter for folder, name in zip(folders, names, strict=False)
+        }
+        return cls(
+            base=base,
+            adapter=next(iter(adapters.values()), None),
+            generator=LocalGenerator(base),
+            adapters=adapters,
+        )
+
+    def using(self, called: str) -> Session:
+        """The same base with another of its adapters answering. Raises KeyError."""
+        return replace(self, adapter=self.adapters[called])
 
     def answer_all(self, texts: Sequence[str], system: str | None, sampling: Sampling) -> list[Rollout]:
         """One single-turn answer a text."""
-        tokenizer = self.base.tokenizer_of(self.adapter)
-        prompts = [
-            Prompt(ids=render_prompt([*_opening(system), Message(role="user", content=text)], tokenizer), row_id=i)
-            for i, text in enumerate(texts)
-        ]
-        return self.generator.generate(prompts, sampling, self.adapter)
+        return self._answer([(i, text, self.adapter) for i, text in enumerate(texts)], system, sampling)
+
+    def answer_each(
+        self, texts: Sequence[str], system: str | None, sampling: Sampling
+    ) -> list[tuple[str, str, Rollout]]:
+        """(text, adapter, answer) of every adapter for each text in turn; all of them share the batches.
+
+        An adapter goes by what the user calls it; the bare base is ''.
+        """
+        adapters = self.adapters or {"": self.adapter}
+        asked = [(i, text, called) for i, text in enumerate(texts) for called in adapters]
+        answers = self._answer([(i, text, adapters[called]) for i, text, called in asked], system, sampling)
+        return [(text, called, answer) for (_, text, called), answer in zip(asked, answers, strict=True)]
+
+    def _answer(
+        self, rows: Sequence[tuple[int, str, str | None]], system: str | None, sampling: Sampling
+    ) -> list[Rollout]:
+        """rows: number, which keys the draws, text and adapter."""
+        prompts = []
+        for number, text, adapter in rows:
+            messages = [*_opening(system), Message(role="user", content=text)]
+            prompts.append(Prompt(ids=render_prompt(messages, self.base.tokenizer_of(adapter)), row_id=number))
+        return self.generator.generate_mixed(prompts, sampling, [adapter for _, _, adapter in rows])
 
     def stream(self, messages: Sequence[Message], turn: int, sampling: Sampling) -> Iterator[str]:
         """Pieces of the next assistant turn."""
@@ -96,10 +140,23 @@ def talk(
             break
         if not line:
             continue
+        if line.partition(" ")[0] == "/adapter":
+            session, said = _other_adapter(session, line.partition(" ")[2].strip())
+            write(said)
+            continue
         if line.startswith("/"):
             write(_command(state, line))
             continue
         _turn(session, state, line, sampling, write)
+
+
+def _other_adapter(session: Session, called: str) -> tuple[Session, str]:
+    """The session that goes on, and what to say; the conversation stays."""
+    if called in session.adapters:
+        return session.using(called), f"{called} answers from here on.\n"
+    listed = "".join(f"{'*' if name == session.adapter else ' '} {one}\n" for one, name in session.adapters.items())
+    unknown = f"no adapter '{called}' was given with --adapter.\n" if called else ""
+    return session, unknown + (listed or "the base answers; no adapter was given with --adapter.\n")
 
 
 def _command(state: _Talk, line: str) -> str:

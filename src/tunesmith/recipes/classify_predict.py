@@ -162,13 +162,14 @@ def _predict(
 ) -> list[tuple[_Row, dict[str, Any]]]:
     """Each row with what is said of it; rows whose text is dropped are noted in the report."""
     base = model.base
+    context = base.context_tokens_of(model.role.adapter)
     how = TextRenderConfig(chat_template=model.chat_template, over_length=config.over_length)
     rendered, made = render_texts(
         [row.text for row in rows],
         [row.where.at(shown(config.columns.get(TEXT, TEXT))) for row in rows],
         base.tokenizer_of(model.role.adapter),
         how,
-        max_tokens=min(config.max_length or base.context_tokens, base.context_tokens),
+        max_tokens=min(config.max_length or context, context),
     )
     report.texts_cut += made.texts_cut
     report.texts_dropped += made.texts_dropped

@@ -165,7 +165,8 @@ def _render(
     """The tokens of one side; what is dropped or cut stands in its report."""
     if not rows:
         return []
-    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    context = base.context_tokens_of(role.adapter)
+    limit = min(config.max_length or context, context)
     rendered, reports[side] = render_texts(
         [row.text for row in rows],
         [row.where for row in rows],

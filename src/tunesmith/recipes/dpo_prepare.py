@@ -120,7 +120,8 @@ def prepare(config: DPOConfig, base: Base | None = None, dtype: str | None = Non
     if base.is_encoder_decoder:
         raise ConfigError("model_name_or_path", "an encoder-decoder model has no shared prompt.", "Use a causal one.")
     role = _policy(base, config)
-    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    context = base.context_tokens_of(role.adapter)
+    limit = min(config.max_length or context, context)
     tokenizer = base.tokenizer_of(role.adapter)
     train_groups, report = render_groups(data.train, tokenizer, config, max_tokens=limit)
     train, even = _judged(train_groups, config, limit)

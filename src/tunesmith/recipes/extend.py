@@ -127,7 +127,9 @@ def extend(config: ExtendConfig, *, base: Base | None = None, say: Say = print) 
         raise ModelError(base.resolved.name, "is an encoder-decoder model: raw text cannot train it.", "Use another.")
     for note in base.notes:
         say(note)
-    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    # One limit for the base and for the adapter, which may put virtual tokens before a text.
+    context = base.context_tokens - config.adapter.num_virtual
+    limit = min(config.max_length or context, context)
     tokens = _add_tokens(config, base, texts.train, say) if config.num_tokens else []
 
     def measure(adapter: str | None) -> BitsPerByte:

@@ -66,7 +66,8 @@ def open_local(config: SampleConfig, model: str | None, adapters: Sequence[str])
         )
         for role in roles
     ]
-    prompts, notes = _that_fit(config, loaded, generator, list(tokenizers.values()))
+    limit = base.context_tokens_of(*roles)
+    prompts, notes = _that_fit(config, loaded, generator, list(tokenizers.values()), limit)
     return Opened(prompts=prompts, writers=writers, notes=[*loaded.notes(), *notes, *base.notes])
 
 
@@ -78,14 +79,17 @@ def open_endpoint(config: SampleConfig, endpoint: EndpointConfig) -> Opened:
 
 
 def _that_fit(
-    config: SampleConfig, loaded: LoadedPrompts, generator: object, tokenizers: Sequence[object]
+    config: SampleConfig, loaded: LoadedPrompts, generator: object, tokenizers: Sequence[object], limit: int
 ) -> tuple[list[PromptRow], list[str]]:
-    """The prompts that leave room for an answer under every tokenizer, and what was left out. Raises DataError."""
+    """The prompts that leave room for an answer under every tokenizer, and what was left out. Raises DataError.
+
+    limit: tokens of a prompt and its answer.
+    """
     from tunesmith.rollout.generate import LocalGenerator
     from tunesmith.tokens.render import render_prompt
 
     assert isinstance(generator, LocalGenerator)
-    faults, kept, limit = FaultLog(), list[PromptRow](), generator.base.context_tokens
+    faults, kept = FaultLog(), list[PromptRow]()
     for prompt in loaded:
         longest = max(len(render_prompt(prompt.messages, tokenizer)) for tokenizer in tokenizers)
         need = generator.tokens_needed(longest, config.max_new_tokens)

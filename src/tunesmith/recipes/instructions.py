@@ -109,7 +109,7 @@ def _measure(
 ) -> dict[str, TaskResult]:
     """Task name -> answers. A fully tuned base answers as itself, known by the weights it saved."""
     adapter, digest = None, base.digest
-    if arm is not None and base.peft_model is not None:
+    if arm is not None and ADAPTER_NAME in base.methods:
         adapter = ADAPTER_NAME
     elif arm is not None:
         digest = file_digest(next((folder / arm).glob("model*.safetensors")))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.data.check import shown
 from tunesmith.data.mixture_report import table_lines
-from tunesmith.models.adapters import trainable_share
+from tunesmith.models.adapters import describe_trainable, trainable_share
 from tunesmith.models.budget import memory_in_use_bytes, peak_memory_bytes
 from tunesmith.recipes.prepare import Prepared, SFTConfig, prepare
 from tunesmith.tokens.render import template_notes
@@ -146,7 +146,7 @@ def describe(plan: dict[str, Any], recipe: str) -> list[str]:
         f"tokens     {training['tokens']} in {training['examples']} examples, longest {training['longest_tokens']}; "
         f"{100 * training['loss_share']:.1f} % in the loss; end-of-turn trained in "
         f"{100 * training['end_of_turn_share']:.1f} % of the examples",
-        f"trained    {plan['trainable_parameters']} parameters, {100 * plan['trainable_share']:.2f} % of all",
+        f"trained    {describe_trainable(plan['trainable_parameters'], plan['trainable_share'])}",
         f"steps      {plan['steps']} over {plan['training_tokens']} tokens",
         f"memory     predicted {memory['predicted_peak_bytes'] / 1e9:.2f} GB, measured on the longest batch "
         f"{memory['measured_peak_bytes'] / 1e9:.2f} GB, free {memory['available_bytes'] / 1e9:.1f} GB: {fits}",

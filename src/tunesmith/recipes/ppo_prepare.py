@@ -106,13 +106,13 @@ def prepare(
         base = load_base(config.model_copy(update={"dtype": dtype or config.dtype}))
     _check_base(base, config)
     rewards, notes = open_rewards(config.rewards, base) if reward is None else (WeightedSum([(reward, 1.0)]), [])
+    counted = (source for source, weight in rewards.sources if weight > 0)
+    offset = next((source.model.offset for source in counted if isinstance(source, ModelReward)), 0.0)
+    roles = place_roles(base, config, offset)
     held_out = None
     if config.held_out is not None:
         held_out = HeldOut.open(config.held_out, base, rewards.identity, loaded, config.data.system)
     base.notes += [*notes, *loaded.notes(), *(held_out.notes if held_out is not None else ())]
-    counted = (source for source, weight in rewards.sources if weight > 0)
-    offset = next((source.model.offset for source in counted if isinstance(source, ModelReward)), 0.0)
-    roles = place_roles(base, config, offset)
     prompts, ids, too_long = _render(loaded, base, config)
     parameters = learning_parameters(roles)
     budget = decide(
@@ -190,7 +190,8 @@ def _render(
     loaded: LoadedPrompts, base: Base, config: PPOConfig
 ) -> tuple[tuple[PromptRow, ...], tuple[NDArray[np.int64], ...], int]:
     """Prompts with their tokens, and how many were dropped for their length. Raises DataError."""
-    limit = base.context_tokens - config.max_new_tokens
+    # Every adapter that is on the base by now reads the answers: policy, value, reward models.
+    limit = base.context_tokens_of(*base.methods) - config.max_new_tokens
     limit = min(limit, config.data.max_prompt_length or limit)
     kept, ids, too_long = [], [], 0
     for prompt in loaded:

@@ -64,7 +64,7 @@ class HeldOut:
         known = {prompt.messages for prompt in trained_on}
         both = sum(prompt.messages in known for prompt in prompts)
         prompts = replace(prompts, prompts=tuple(with_system(prompt, system) for prompt in prompts))
-        room = base.context_tokens - config.sampling.max_new_tokens
+        room = base.context_tokens_of(*base.methods) - config.sampling.max_new_tokens
         for prompt in prompts:
             if (length := len(render_prompt(prompt.messages, base.tokenizer))) > room:
                 raise DataError(

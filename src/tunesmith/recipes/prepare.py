@@ -14,7 +14,7 @@ from tunesmith.data.load import DataConfig, LoadedData, load_data
 from tunesmith.data.mixture import MixtureRecords
 from tunesmith.data.mixture_report import mixture_table
 from tunesmith.errors import ConfigError
-from tunesmith.models.adapters import AdapterConfig, add_adapter
+from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter, load_adapter
 from tunesmith.models.budget import Budget, decide
 from tunesmith.models.cache import cache_folder
 from tunesmith.models.load import ModelConfig, load_base
@@ -34,8 +34,10 @@ class SFTConfig(ModelConfig, RenderConfig, TrainConfig):
 
     data: DataConfig
     """Where the rows are and how they are read."""
+    adapter_name_or_path: str | None = None
+    """An adapter to go on with, such as an earlier run's folder; its own method and sizes hold. Empty: a fresh one."""
     adapter: AdapterConfig = AdapterConfig()
-    """What is trained."""
+    """What is trained where no adapter is gone on with."""
     after_training: Literal["panel", "off"] = "panel"
     """panel: at the end say what tuning broke: abilities lost, rows learnt by heart, overlap with evaluation sets."""
     canaries: int = Field(0, ge=0, le=64)
@@ -62,6 +64,8 @@ class Prepared:
     budget: Budget
     num_steps: int
     world: World
+    start_digest: str | None = None
+    """Of the adapter that is gone on with; None for a fresh one."""
 
     def examples(self, step: int) -> list[Example]:
         """This rank's examples of one step."""
@@ -84,12 +88,14 @@ class Prepared:
         """What must be the same for a resume to continue the same run."""
         free = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
         free |= {"logging_steps", "report_to", "after_training"}
-        # Runs that were begun before there were canaries have none.
-        recipe = self.config.model_dump(mode="json", exclude=free | (set() if self.config.canaries else {"canaries"}))
+        # Runs that were begun before there were these keys have none of them.
+        free |= {key for key in ("canaries", "adapter_name_or_path") if not getattr(self.config, key)}
+        recipe = self.config.model_dump(mode="json", exclude=free)
         resolved, rows = self.base.resolved, self.base.token_rows.get(self.role.adapter or "")
         return {
             **recipe,
             "data_digest": self.data.digest,
+            **({} if self.start_digest is None else {"start_digest": self.start_digest}),
             "base_digest": self.base.digest,
             "tokenizer_digest": resolved.tokenizer_digest if rows is None else rows.tokenizer_digest,
             "template_digest": resolved.template_digest,
@@ -105,8 +111,9 @@ def prepare(config: SFTConfig, folder: Path, base: Base | None = None, dtype: st
     data = load_data(config.data, seed=config.seed)
     if base is None:
         base = load_base(config.model_copy(update={"device": world.device, "dtype": dtype or config.dtype}))
-    role = add_adapter(base, ADAPTER_NAME, config.adapter, config.seed)
-    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    role = _role(base, config)
+    context = base.context_tokens_of(role.adapter)
+    limit = min(config.max_length or context, context)
     tokenizer = base.tokenizer_of(role.adapter)
     rows = _with_canaries(data.train, base, config)
     train, train_report = _render(rows, "train", data, base, tokenizer, config, limit, folder)
@@ -132,7 +139,19 @@ def prepare(config: SFTConfig, folder: Path, base: Base | None = None, dtype: st
         budget=budget,
         num_steps=num_steps_of(config, len(train), world),
         world=world,
+        start_digest=adapter_digest(base, role.adapter) if config.adapter_name_or_path else None,
     )
+
+
+def _role(base: Base, config: SFTConfig) -> Role:
+    """What learns: a fresh adapter, or one that was trained before."""
+    if config.adapter_name_or_path is None:
+        return add_adapter(base, ADAPTER_NAME, config.adapter, config.seed)
+    if config.adapter != AdapterConfig():
+        raise ConfigError(
+            "adapter", "its settings come with adapter_name_or_path.", "Remove the section, or the adapter."
+        )
+    return load_adapter(base, Path(config.adapter_name_or_path), ADAPTER_NAME, trainable=True)
 
 
 def _with_canaries(

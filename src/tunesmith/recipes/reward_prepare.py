@@ -162,7 +162,8 @@ def _render(
     """The tokens of one side; prompts in which the loss finds nothing are counted as dropped."""
     if not groups:
         return []
-    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    context = base.context_tokens_of(role.adapter)
+    limit = min(config.max_length or context, context)
     rendered, report = render_groups(groups, base.tokenizer_of(role.adapter), config, max_tokens=limit)
     loss = RewardLoss(kind=config.loss_type)
     kept = [group for group in rendered if loss.weight(group) > 0]

@@ -195,7 +195,8 @@ def _score(
 ) -> tuple[list[tuple[_Row, NDArray[np.float64]]], int]:
     """Rewards (K,) of each row, and how many answers were cut; rows with an answer that is dropped are counted."""
     base = model.base
-    limit = min(config.max_length or base.context_tokens, base.context_tokens)
+    context = base.context_tokens_of(model.role.adapter)
+    limit = min(config.max_length or context, context)
     tokenizer = base.tokenizer_of(model.role.adapter)
     rendered, _ = render_groups([row.group for row in rows], tokenizer, config, max_tokens=limit, needs_pairs=False)
     kept: list[tuple[_Row, RenderedGroup]] = []

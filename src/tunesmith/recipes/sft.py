@@ -6,6 +6,7 @@ Read top to bottom: prepare, run folder and resume, loop, save. The config is in
 from __future__ import annotations
 
 import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.models.adapters import adapter_digest, save_role
+from tunesmith.models.adapters import adapter_digest, describe_trainable, save_role, trainable_share
 from tunesmith.models.budget import peak_memory_bytes
 from tunesmith.models.roles import Base, Role
 from tunesmith.randomness import derive_seed
@@ -64,7 +65,10 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
         parameters = prepared.role.parameters
         optimizer = build_optimizer(parameters, config)
         facts: dict[str, Any] = {"budget": prepared.budget.as_dict(), "data": prepared.data_summary()}
-        facts["num_examples"] = len(prepared.train)
+        facts |= {"num_examples": len(prepared.train), "trainable_parameters": prepared.role.num_parameters}
+        if prepared.world.is_main:
+            share = trainable_share(prepared.base, prepared.role)
+            print(f"trained    {describe_trainable(prepared.role.num_parameters, share)}", file=sys.stderr, flush=True)
         with open_session(prepared, checkpoint, optimizer, parameters, facts, prepared.world) as session:
             # 3. The loop, and 4. what it leaves.
             plan = session.state.plan
@@ -88,7 +92,8 @@ def train(config: SFTConfig, *, base: Base | None = None, tweak_gradients: Tweak
 def _gradients(prepared: Prepared, plan: Mapping[str, Any], step: int, tweak: TweakGradients | None) -> Gradients:
     """Fill the gradients of one step; the plan of the run is replayed on resume, never decided again."""
     config = prepared.config
-    seed, dropout = config.seed, config.adapter.lora_dropout
+    # An adapter that is gone on with has its own.
+    seed, dropout = config.seed, config.adapter.lora_dropout or config.adapter_name_or_path
     result = accumulate_gradients(
         prepared.base,
         prepared.role,
@@ -119,6 +124,8 @@ def _finish(prepared: Prepared, loop: Loop, interrupted: bool) -> Trained:
         if prepared.world.is_main:
             digest = adapter_digest(prepared.base, prepared.role.adapter)
             extra = {"data_digest": prepared.data.digest, "adapter_digest": digest}
+            if prepared.start_digest is not None:
+                extra["started_from"] = prepared.start_digest
             save_role(prepared.base, prepared.role, run.folder, extra)
             loss_curve(read_metrics(run.folder / "metrics.jsonl"), run.folder / "loss.png", best_step=state.best_step)
             run.finish({"eval_loss": final, "best_step": state.best_step, "stopped_early": loop.stopped_early})

@@ -24,7 +24,7 @@ from tunesmith.randomness import generator
 from tunesmith.records import Rollout, StopReason
 from tunesmith.rollout.sampling import Sampling as Sampling
 from tunesmith.runtime import release_memory
-from tunesmith.tokens.pack import distinct_prompts
+from tunesmith.tokens.pack import distinct_rows
 
 # top_p looks among so many tokens first: picking them takes a twentieth of the time that sorting 49k takes.
 NUCLEUS_TOKENS = 1024
@@ -65,6 +65,7 @@ class TokenCount:
 @dataclass(slots=True)
 class _Row:
     prompt: Prompt
+    adapter: str | None
     draws: np.random.Generator
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -84,42 +85,59 @@ class LocalGenerator:
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, adapter: str | None = None) -> list[Rollout]:
         """One Rollout a prompt, in the order of the prompts. Raises DataError for a prompt beyond the context."""
-        digest = self.sync(adapter)
+        return self.generate_mixed(prompts, sampling, [adapter] * len(prompts))
+
+    def generate_mixed(
+        self, prompts: Sequence[Prompt], sampling: Sampling, adapters: Sequence[str | None]
+    ) -> list[Rollout]:
+        """As ``generate`` with an adapter for each prompt; several of them answer in one batch, on the one base.
+
+        An answer is what its adapter alone would give.
+        """
+        digests = {adapter: self.sync(adapter) for adapter in set(adapters)}
         rollouts: dict[int, Rollout] = {}
-        for batch in self._batches(prompts, sampling):
-            rows = [_Row(prompts[i], _draws(sampling, prompts[i])) for i in batch]
-            for _ in self._decode(rows, sampling, adapter):
+        for batch in self._batches(prompts, sampling, adapters):
+            rows = [_Row(prompts[i], adapters[i], _draws(sampling, prompts[i])) for i in batch]
+            for _ in self._decode(rows, sampling):
                 pass
             for i, row in zip(batch, rows, strict=True):
-                rollouts[i] = self._finish(row, digest, adapter)
+                rollouts[i] = self._finish(row, digests[row.adapter])
             release_memory()
         return [rollouts[i] for i in range(len(prompts))]
 
     def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None = None) -> Iterator[str]:
         """Pieces of the answer's text as they come; together they are the whole answer."""
-        row = _Row(prompt, _draws(sampling, prompt))
-        self._check_length(prompt, sampling)
+        row = _Row(prompt, adapter, _draws(sampling, prompt))
+        self._check_length(prompt, sampling, adapter)
         shown = ""
-        for _ in self._decode([row], sampling, adapter):
-            text = self._text(row, adapter)
+        for _ in self._decode([row], sampling):
+            text = self._text(row)
             # A character whose bytes are not all there yet decodes to U+FFFD: wait for the rest.
             if text.startswith(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
-        rest = self._text(row, adapter)
+        rest = self._text(row)
         if rest != shown:
             yield rest[len(shown) :]
 
-    def _batches(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[list[int]]:
-        """Neighbours in length share a batch; at most max_rows rows and max_cache_tokens slots."""
-        for prompt in prompts:
-            self._check_length(prompt, sampling)
-        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+    def _batches(
+        self, prompts: Sequence[Prompt], sampling: Sampling, adapters: Sequence[str | None]
+    ) -> Iterator[list[int]]:
+        """Neighbours in length share a batch; at most max_rows rows and max_cache_tokens slots.
+
+        Adapters share one too, unless they have new tokens: their logits have no common width.
+        """
+        for prompt, adapter in zip(prompts, adapters, strict=True):
+            self._check_length(prompt, sampling, adapter)
+        vocabulary = [adapter if adapter in self.base.token_rows else None for adapter in adapters]
+        order = sorted(range(len(prompts)), key=lambda i: (vocabulary[i] or "", -len(prompts[i].ids), i))
+        virtual = max((self.base.num_virtual_of(adapter) for adapter in adapters), default=0)
         while order:
-            slots = len(prompts[order[0]].ids) + sampling.max_new_tokens
+            slots = virtual + len(prompts[order[0]].ids) + sampling.max_new_tokens
             size = max(1, min(self.max_rows, self.max_cache_tokens // slots))
-            yield order[:size]
-            order = order[size:]
+            batch = [i for i in order[:size] if vocabulary[i] == vocabulary[order[0]]]
+            yield batch
+            order = order[len(batch) :]
 
     def tokens_needed(self, prompt_tokens: int, max_new_tokens: int) -> int:
         """Context that a prompt takes with the longest answer to it."""
@@ -128,24 +146,26 @@ class LocalGenerator:
             return max(prompt_tokens, len(self.base.decoder_prefix) + max_new_tokens)
         return prompt_tokens + max_new_tokens
 
-    def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
-        need, limit = self.tokens_needed(len(prompt.ids), sampling.max_new_tokens), self.base.context_tokens
+    def _check_length(self, prompt: Prompt, sampling: Sampling, adapter: str | None) -> None:
+        need = self.tokens_needed(len(prompt.ids), sampling.max_new_tokens)
+        limit = self.base.context_tokens_of(adapter)
         if need > limit:
             raise DataError(
                 f"prompt {prompt.row_id}",
-                f"needs {need} tokens with its answer, the model reads {limit}.",
+                f"needs {need} tokens with its answer, the model reads {limit}{_behind(self.base, adapter)}.",
                 "Shorten it or lower max_new_tokens.",
             )
 
-    def _decode(self, rows: list[_Row], sampling: Sampling, adapter: str | None) -> Iterator[None]:
-        prompts = [row.prompt.ids for row in rows]
-        self.tokens.prefilled += sum(len(ids) for ids in distinct_prompts(prompts)[0])
-        state, hidden_BD = start_decoding(self.base, prompts, sampling.max_new_tokens, adapter)
+    def _decode(self, rows: list[_Row], sampling: Sampling) -> Iterator[None]:
+        prompts, adapters = [row.prompt.ids for row in rows], [row.adapter for row in rows]
+        self.tokens.prefilled += sum(len(prompts[row]) for row in distinct_rows(prompts, adapters)[0])
+        state, hidden_BD = start_decoding(self.base, prompts, sampling.max_new_tokens, adapters)
         with torch.no_grad():
-            head, _, _ = head_for(self.base.token_rows, self.base.head, [adapter], "none")
-        running, end_ids = list(rows), self.base.end_ids_of(adapter)
+            head, _, _ = head_for(self.base.token_rows, self.base.head, adapters, "none")
+        # Rows of a batch have one vocabulary, and with it one tokenizer.
+        running, end_ids = list(rows), self.base.end_ids_of(adapters[0])
         while True:
-            ids = _choose(end_ids, head, hidden_BD, running, sampling)
+            ids = _choose(end_ids, self._logits(hidden_BD, head), running, sampling)
             self.tokens.generated += len(ids)
             yield
             going = [i for i, row in enumerate(running) if row.stop is None]
@@ -156,30 +176,40 @@ class LocalGenerator:
                 running = [running[i] for i in going]
             hidden_BD = state.step(torch.tensor([row.ids[-1] for row in running], device=self.base.device))
 
-    def _text(self, row: _Row, adapter: str | None) -> str:
+    def _logits(self, hidden_BD: Tensor, head: Head) -> Tensor:
+        """A product's rounding may depend on how many rows it has: on the reference path each has its own."""
+        rows = [hidden_BD] if self.base.decoder is not None else hidden_BD.split(1)
+        return torch.cat([logits_of(row, head) for row in rows])
+
+    def _text(self, row: _Row) -> str:
         ids = row.ids[:-1] if row.stop == "end_of_turn" else row.ids
-        tokenizer = self.base.tokenizer_of(adapter)
+        tokenizer = self.base.tokenizer_of(row.adapter)
         return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _finish(self, row: _Row, digest: str, adapter: str | None) -> Rollout:
+    def _finish(self, row: _Row, digest: str) -> Rollout:
         return Rollout(
             prompt_ids=row.prompt.ids,
             ids=np.array(row.ids, np.int64),
             logprobs=np.array(row.logprobs, np.float32),
-            text=self._text(row, adapter),
+            text=self._text(row),
             stop_reason=row.stop or "length",
             adapter_digest=digest,
             row_id=row.prompt.row_id,
         )
 
 
+def _behind(base: Base, adapter: str | None) -> str:
+    """What takes a part of the context away, in words."""
+    number = base.num_virtual_of(adapter)
+    return f" behind {number} virtual tokens" if number else ""
+
+
 def _draws(sampling: Sampling, prompt: Prompt) -> np.random.Generator:
     return generator(sampling.seed, "sampling", prompt.row_id, prompt.sample)
 
 
-def _choose(end_ids: frozenset[int], head: Head, hidden_BD: Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
+def _choose(end_ids: frozenset[int], logits_BV: Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
     """Pick each row's next token, note its log-probability at temperature 1, and end rows that are done."""
-    logits_BV = logits_of(hidden_BD, head)
     if sampling.temperature == 0:
         chosen_B = logits_BV.argmax(-1)
     else:

@@ -97,7 +97,9 @@ class LocalLikelihood:
                 place += [[number, i] for i in range(len(continuations))]
                 continue
             for i, text in enumerate(continuations):
-                chunks = text_examples(text, tokenizer, max_tokens=self.base.context_tokens, where=where)
+                chunks = text_examples(
+                    text, tokenizer, max_tokens=self.base.context_tokens_of(self.adapter), where=where
+                )
                 if not chunks:
                     raise DataError(where, "the text has no token.", "Leave it out.")
                 groups += [[chunk] for chunk in chunks]
@@ -106,7 +108,7 @@ class LocalLikelihood:
 
     def score_examples(self, groups: Sequence[Sequence[Example]]) -> list[tuple[Likelihood, ...]]:
         """The same for examples that are tokenised already: groups that share a context, one Likelihood an example."""
-        limit = self.base.context_tokens
+        limit = self.base.context_tokens_of(self.adapter)
         for example in (example for group in groups for example in group):
             longest = max(len(example.ids), 0 if example.source_ids is None else len(example.source_ids))
             if longest > limit:

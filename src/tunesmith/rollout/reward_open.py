@@ -84,7 +84,8 @@ class ModelReward:
             return item.ids
         words = item.ids if item.stop_reason == "length" else item.ids[:-1]
         # An answer that was cut off where the context ends gives its last token for it.
-        return np.append(words[: self.model.base.context_tokens - len(item.prompt_ids) - 1], self._end)
+        context = self.model.base.context_tokens_of(self.model.role.adapter)
+        return np.append(words[: context - len(item.prompt_ids) - 1], self._end)
 
 
 def open_rewards(

@@ -29,9 +29,9 @@ class Packed:
     ids_T: int64 token ids. positions_T: int64, counted from the root of each path. loss_weight_T: float32, the
     weight of predicting token t from its predecessor on the path. start_S and length_S cut the sequence;
     parent_S is the index of the parent segment or ROOT, always smaller than the segment's own index.
-    adapter_S: adapter name or None for the bare base. num_virtual_S: learned virtual tokens placed before the
-    segment as an ancestor. row_id_S: the source row, which keys all randomness. source: the encoder's stream
-    for encoder-decoder models.
+    adapter_S: adapter name or None for the bare base. num_virtual_S: the length of a segment of virtual tokens, which
+    only the forward pass lays (``tokens/virtual.py``), 0 for one of words. row_id_S: the source row, which keys all
+    randomness. source: the encoder's stream for encoder-decoder models.
     """
 
     ids_T: Tensor
@@ -63,6 +63,12 @@ class Packed:
         while (segment := self.parent_S[segment]) != ROOT:
             path.append(segment)
         return path[::-1]
+
+    def path_tokens(self, segment: int) -> Tensor:
+        """Indices of the tokens from the root of a segment's path to the segment's end, on the pack's device."""
+        path = [*self.ancestors(segment), segment]
+        pieces = [torch.arange(self.start_S[s], self.start_S[s] + self.length_S[s]) for s in path]
+        return torch.cat(pieces).to(self.ids_T.device)
 
     def adapter_runs(self) -> list[tuple[int, int, str | None]]:
         """(first token, end token, adapter) for each stretch of neighbouring segments with one adapter."""
@@ -155,11 +161,19 @@ def pack_prompts(prompts: Sequence[NDArray[np.int64]], row_ids: Sequence[int], a
     return pack(examples, adapter)
 
 
-def distinct_prompts(prompts: Sequence[NDArray[np.int64]]) -> tuple[list[NDArray[np.int64]], list[int]]:
-    """Each prompt once, in order of appearance, and for every row the index of its prompt among them."""
-    numbers: dict[bytes, int] = {}
-    of_row = [numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts]
-    return [prompts[of_row.index(number)] for number in range(len(numbers))], of_row
+def distinct_rows(prompts: Sequence[NDArray[np.int64]], adapter_B: Sequence[str | None]) -> tuple[list[int], list[int]]:
+    """(the first row of each different prompt and adapter, for every row the index of its own among them).
+
+    Rows of one adapter stand together, in order of appearance.
+    """
+    pairs = [(adapter, prompt.tobytes()) for prompt, adapter in zip(prompts, adapter_B, strict=True)]
+    first_row: dict[tuple[str | None, bytes], int] = {}
+    for row, pair in enumerate(pairs):
+        first_row.setdefault(pair, row)
+    began = {adapter: adapter_B.index(adapter) for adapter in set(adapter_B)}
+    firsts = sorted(first_row.values(), key=lambda row: (began[adapter_B[row]], row))
+    number = {pairs[row]: index for index, row in enumerate(firsts)}
+    return firsts, [number[pair] for pair in pairs]
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -98,7 +98,7 @@ def _step(loop: Loop) -> dict[str, float]:
     session, state, config = loop.session, loop.session.state, loop.config
     rate = learning_rate_at(state.step, loop.num_steps, config)
     for group in session.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_ratio"]
     step = state.step
     result = loop.gradients(step)
     norm = clip_gradients(list(session.parameters.values()), config.max_grad_norm)

@@ -19,6 +19,8 @@ class OptimConfig(Config):
 
     learning_rate: float = Field(2e-4, gt=0, le=1)
     """Peak learning rate."""
+    loraplus_lr_ratio: float = Field(1.0, gt=0)
+    """LoRA's B matrices learn at this multiple of the learning rate (LoRA+, arXiv:2402.12354)."""
     weight_decay: float = Field(0.0, ge=0, le=1)
     """Decoupled weight decay on matrices; biases and norms have none."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
@@ -62,23 +64,33 @@ def learning_rate_at(step: int, num_steps: int, config: OptimConfig) -> float:
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101, algorithm 2) over two named groups: matrices decay, vectors (biases, norms) do not.
+    """AdamW (arXiv:1711.05101, algorithm 2) over named groups: matrices decay, vectors (biases, norms) do not.
 
-    Raises ValueError when there is nothing to train or a parameter has less precision than fp32: its moments would
-    share that precision, and steps smaller than its rounding would be lost. Raises ConfigError or MissingExtraError
-    where a paged optimiser cannot be had.
+    LoRA's B matrices are a group of their own where their rate is; each group's ``lr_ratio`` multiplies the learning
+    rate that whoever steps sets. Raises ValueError when there is nothing to train or a parameter has less precision
+    than fp32: its moments would share that precision, and steps smaller than its rounding would be lost. Raises
+    ConfigError or MissingExtraError where a paged optimiser cannot be had, or there is no B matrix to hurry.
     """
     if not parameters:
         raise ValueError("no parameters to train")
     if low := [name for name, p in parameters.items() if p.dtype not in (torch.float32, torch.float64)]:
         raise ValueError(f"{len(low)} trained parameters are not fp32, the first being {low[0]}")
-    matrices = [p for p in parameters.values() if p.dim() >= 2]
+    ratio = config.loraplus_lr_ratio
+    fast = {name for name in parameters if ".lora_B." in name} if ratio != 1.0 else set()
+    if ratio != 1.0 and not fast:
+        raise ConfigError("loraplus_lr_ratio", "nothing that is trained is a LoRA B matrix.", "Leave it out.")
+    matrices = [p for name, p in parameters.items() if p.dim() >= 2 and name not in fast]
     vectors = [p for p in parameters.values() if p.dim() < 2]
-    groups = [
-        {"name": "matrices", "params": matrices, "weight_decay": config.weight_decay},
-        {"name": "vectors", "params": vectors, "weight_decay": 0.0},
+    kinds = [
+        ("matrices", matrices, config.weight_decay, 1.0),
+        ("lora_B", [p for name, p in parameters.items() if name in fast], config.weight_decay, ratio),
+        ("vectors", vectors, 0.0, 1.0),
     ]
-    groups = [group for group in groups if group["params"]]
+    groups = [
+        {"name": name, "params": own, "weight_decay": decay, "lr_ratio": times, "lr": config.learning_rate * times}
+        for name, own, decay, times in kinds
+        if own
+    ]
     betas = (config.adam_beta1, config.adam_beta2)
     if config.optim != "adamw":
         kind = _paged(config.optim, {p.device.type for p in parameters.values()})

@@ -78,11 +78,11 @@ def build_rl_optimizer(roles: RLRoles, config: UpdateConfig) -> torch.optim.Opti
     """One AdamW over both roles; its groups carry ``peak``, the learning rate their schedule rises to."""
     optimizer = build_optimizer(roles.policy.parameters, config)
     for group in optimizer.param_groups:
-        group["peak"] = config.learning_rate
+        group["peak"] = config.learning_rate * group["lr_ratio"]
     if roles.value is not None:
         peak = config.value_learning_rate or config.learning_rate
         for group in build_optimizer(roles.value.parameters, config).param_groups:
-            optimizer.add_param_group({**group, "name": f"value_{group['name']}", "peak": peak})
+            optimizer.add_param_group({**group, "name": f"value_{group['name']}", "peak": peak * group["lr_ratio"]})
     return optimizer
 
 

@@ -107,7 +107,7 @@ def echoed(base: Base, adapter: str | None, secrets: Sequence[Secret], *, max_pr
     prompts = [_before(secret, tokenizer) for secret in secrets]
     lengths = [len(encode_as_text(f" {secret.value}", tokenizer, _where(secret))) for secret in secrets]
     sampling = Sampling(max_new_tokens=max(lengths, default=1) + SPARE_TOKENS)
-    limit = min(max_prompt_tokens, base.context_tokens - sampling.max_new_tokens)
+    limit = min(max_prompt_tokens, base.context_tokens_of(adapter) - sampling.max_new_tokens)
     asked = [i for i, ids in enumerate(prompts) if 0 < len(ids) <= limit]
     rollouts = LocalGenerator(base).generate([Prompt(ids=prompts[i], row_id=i) for i in asked], sampling, adapter)
     out: list[bool | None] = [None] * len(secrets)

@@ -107,15 +107,18 @@ def all_questions() -> tuple[Item, ...]:
     return tuple(item for kind in KINDS for item in retained_items(kind))
 
 
-def questions_that_fit(base: Base) -> tuple[Item, ...]:
-    """Those that the model's context holds with each of their answers; for all but toy models all of them."""
+def questions_that_fit(base: Base, adapter: str | None) -> tuple[Item, ...]:
+    """Those that the model's context holds with each of their answers; for all but toy models all of them.
+
+    adapter: the tuned one, whose virtual tokens take their part of the context.
+    """
     where = Where("question")
 
     def longest(item: Item) -> int:
         asked = continuation_examples(item.messages, item.choices, base.tokenizer, chat_template=False, where=where)
         return max(len(example.ids) for example in asked)
 
-    return tuple(item for item in all_questions() if longest(item) <= base.context_tokens)
+    return tuple(item for item in all_questions() if longest(item) <= base.context_tokens_of(adapter))
 
 
 def questions_task(items: tuple[Item, ...]) -> Task:

@@ -73,12 +73,13 @@ def measure(
     )
 
 
-def token_limit(base: Base, config: RenderConfig) -> int:
+def token_limit(base: Base, adapter: str | None, config: RenderConfig) -> int:
     """Most tokens of one row, as in training."""
-    return min(config.max_length or base.context_tokens, base.context_tokens)
+    context = base.context_tokens_of(adapter)
+    return min(config.max_length or context, context)
 
 
 def _examples(base: Base, adapter: str | None, rows: Sequence[Conversation | Document], asked: Asked) -> list[Example]:
     """The first example of each row, which is the whole of it but for long texts and templates that forget."""
-    limit, tokenizer = token_limit(base, asked.render), base.tokenizer_of(adapter)
+    limit, tokenizer = token_limit(base, adapter, asked.render), base.tokenizer_of(adapter)
     return [render(row, tokenizer, asked.render, max_tokens=limit)[0] for row in rows]

@@ -82,7 +82,7 @@ def _decode(base: Base, adapter: str | None, num_rows: int) -> tuple[float, floa
     ids = np.array(encode_as_text(PROMPT, base.tokenizer_of(adapter), Where("speed prompt")), np.int64)
     head, _, _ = head_for(base.token_rows, base.head, [adapter], "none")
     began = _now(base)
-    state, hidden_BD = start_decoding(base, [ids] * num_rows, NEW_TOKENS, adapter)
+    state, hidden_BD = start_decoding(base, [ids] * num_rows, NEW_TOKENS, [adapter] * num_rows)
     chosen_B = logits_of(hidden_BD, head).argmax(-1)
     first = _now(base)
     for _ in range(NEW_TOKENS - 1):

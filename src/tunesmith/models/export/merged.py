@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from tunesmith.errors import ModelError
+from tunesmith.models.lora_merged import merged_weight, own_bias
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import TokenRows
 
@@ -44,7 +45,7 @@ def merged_tensors(base: Base, adapter: str | None) -> Iterator[Merged]:
             own = rows.embedding_RD if parameter is embedding else rows.head_RD
             yield Merged(name, (rows.num_rows, *shape[1:]), _with_rows(parameter, rows, own))
         else:
-            yield Merged(name, shape, _with_delta(parameter, layers.get(module) if kind == "weight" else None, adapter))
+            yield Merged(name, shape, _with_adapter(parameter, kind, layers.get(module), adapter))
 
 
 def check_mergeable(base: Base, adapter: str | None) -> None:
@@ -58,14 +59,14 @@ def check_mergeable(base: Base, adapter: str | None) -> None:
         )
 
 
-def _with_delta(parameter: Tensor, layer: Any, adapter: str | None) -> Callable[[], Tensor]:
-    @torch.no_grad()
+def _with_adapter(parameter: Tensor, kind: str, layer: Any, adapter: str | None) -> Callable[[], Tensor]:
     def make() -> Tensor:
-        weight = parameter.detach().float()
-        if layer is None or adapter not in layer.lora_A:
-            return weight
-        delta: Tensor = layer.get_delta_weight(adapter)
-        return weight + delta.float()
+        if layer is None or adapter is None or adapter not in layer.lora_A:
+            return parameter.detach().float()
+        if kind == "weight":
+            return merged_weight(layer, adapter).float()
+        bias = own_bias(layer, adapter)
+        return (parameter.detach() if bias is None else bias).float()
 
     return make
 

@@ -33,6 +33,7 @@ from tunesmith.models.export.families import (
 from tunesmith.models.export.merged import merged_tensors
 from tunesmith.models.export.quantize import Model, bytes_of, pack_values, type_of
 from tunesmith.models.export.vocabulary import add_vocabulary, read_vocabulary
+from tunesmith.models.lora_merged import own_bias, plain_matrices
 from tunesmith.models.roles import Base
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def write_lora(base: Base, adapter: str, path: Path, quant: str) -> Written:
 
     config = base.model.config
     family = family_of(config, base.resolved.name)
-    _check_plain_lora(base, adapter)
+    _check_lora_only(base, adapter)
     rename = tensor_namer(family, config.num_hidden_layers)
     kind = GGMLQuantizationType[quant.upper()]
     layers = {
@@ -123,11 +124,12 @@ def write_lora(base: Base, adapter: str, path: Path, quant: str) -> Written:
         for name, layer in base.model.named_modules()
         if isinstance(layer, LoraLayer) and adapter in layer.lora_A
     }
-    alpha = max(float(layer.scaling[adapter]) * layer.r[adapter] for layer in layers.values())
+    pairs = {module: plain_matrices(layer, adapter) for module, layer in layers.items()}
+    alpha = max(float(layer.scaling[adapter]) * len(pairs[module][0]) for module, layer in layers.items())
     tensors = []
     for module, layer in layers.items():
-        a_RI, b_OR = layer.lora_A[adapter].weight.detach(), layer.lora_B[adapter].weight.detach()
-        factor = float(layer.scaling[adapter]) * layer.r[adapter] / alpha
+        a_RI, b_OR = pairs[module]
+        factor = float(layer.scaling[adapter]) * len(a_RI) / alpha
         name = rename(f"{module}.weight")
 
         def make_a(a_RI: Tensor = a_RI) -> Tensor:
@@ -148,7 +150,7 @@ def write_lora(base: Base, adapter: str, path: Path, quant: str) -> Written:
     return Written(path, path.stat().st_size, {kind.name.lower(): len(tensors)}, [])
 
 
-def _check_plain_lora(base: Base, adapter: str) -> None:
+def _check_lora_only(base: Base, adapter: str) -> None:
     method = base.methods.get(adapter)
     if method != "lora":
         raise ModelError(
@@ -160,6 +162,15 @@ def _check_plain_lora(base: Base, adapter: str) -> None:
             "the adapter has new tokens, which such a file has no place for.",
             "Leave --lora-only out: a merged file holds them.",
         )
+    for layer in base.model.modules():
+        if not isinstance(layer, LoraLayer) or adapter not in layer.lora_A:
+            continue
+        if adapter in layer.lora_magnitude_vector or own_bias(layer, adapter) is not None:
+            raise ModelError(
+                "--lora-only",
+                "the adapter has more than matrices (DoRA's lengths, or biases), which such a file has no place for.",
+                "Leave --lora-only out: a merged file holds them.",
+            )
 
 
 def _add_origin(writer: GGUFWriter, base: Base, adapter: str | None) -> None:
