@@ -84,7 +84,10 @@ def test_its_file_holds_all_of_it(trained: Trained, tmp_path: Path) -> None:
     load_adapter(trained.elsewhere, tmp_path, "again")
     try:
         assert adapter_digest(trained.elsewhere, "again") == adapter_digest(trained.base, "taught")
-        assert torch.equal(states(trained.elsewhere, trained.examples, "again"), trained.now("taught"))
+        again, taught = states(trained.elsewhere, trained.examples, "again"), trained.now("taught")
+        # What starts near the base is written as the difference from it, in other matrices.
+        bound = 1e-4 if trained.method.start == "near" else 0.0
+        torch.testing.assert_close(again, taught, rtol=0, atol=bound)
     finally:
         drop_adapter(trained.elsewhere, "again")
 
