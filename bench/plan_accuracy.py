@@ -30,6 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora r 64, attention": {"adapter": {"r": 64, "target_modules": "attention"}, "tokens": 512, "row": 128},
     "lora, transformers' modules": {"adapter": LORA, "tokens": 512, "row": 256, "kernels": "reference"},
     "lora, bf16": {"adapter": LORA, "tokens": 512, "row": 128, "dtype": "bfloat16"},
+    "dora": {"adapter": {"r": 16, "use_dora": True}, "tokens": 512, "row": 256},
+    "prefix": {"adapter": {"method": "prefix"}, "tokens": 512, "row": 128},
     "bottleneck": {"adapter": {"method": "bottleneck"}, "tokens": 1024, "row": 256},
     "ia3": {"adapter": {"method": "ia3"}, "tokens": 1024, "row": 128},
     "qlora": {"adapter": LORA, "tokens": 1024, "row": 256, "quantization": {"bits": 4}},
@@ -146,7 +148,58 @@ def main() -> None:
 
 def report() -> None:
     """Predictions of today's planner beside what was measured."""
-    raise NotImplementedError
+    measured = json.loads(MEASURED.read_text())
+    rows = [(name, found, *predictions(found)) for name, found in measured.items() if name in SETTINGS]
+    errors = [(loaded / found["peak_bytes"] - 1, alone / found["peak_bytes"] - 1) for _, found, loaded, alone in rows]
+    worst = [max(abs(error) for error in column) for column in zip(*errors, strict=True)]
+    lines = [
+        "# The planner's accuracy",
+        "",
+        "Peak resident memory (VmHWM, reset after loading) of two optimiser steps of two or more micro-batches,",
+        "each setting in a process of its own; smollm2-135m-instruct, CPU, synthetic rows, one thread.",
+        "*Loaded*: the prediction before step one with the base in memory, as every run makes it. *Config*: that of",
+        "`tunesmith plan --model`, which knows the config and what importing the libraries took.",
+        "`python bench/plan_accuracy.py measure`, then `report`.",
+        "",
+        "| setting | tokens at once | row | measured GB | loaded GB | error | config GB | error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, found, loaded, alone), (first, second) in zip(rows, errors, strict=True):
+        setting = found["setting"]
+        row = setting["row"] or "32 to 512"
+        lines.append(
+            f"| {name} | {setting['tokens']} | {row} | {found['peak_bytes'] / 1e9:.2f} | {loaded / 1e9:.2f} | "
+            f"{100 * first:+.1f} % | {alone / 1e9:.2f} | {100 * second:+.1f} % |"
+        )
+    lines += ["", f"Largest error: {100 * worst[0]:.1f} % loaded, {100 * worst[1]:.1f} % from the config.", ""]
+    PAGE.write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+def predictions(found: dict[str, Any]) -> tuple[int, int]:
+    """Bytes at the peak: with what the process held before the first step, and from the config alone."""
+    from dataclasses import replace
+
+    from tunesmith.models.adapter_config import AdapterConfig
+    from tunesmith.models.adapter_cost import adapter_cost
+    from tunesmith.models.load import DTYPES
+    from tunesmith.models.memory import Setting, training_memory
+    from tunesmith.models.shape import open_shape
+
+    setting = found["setting"]
+    shape = replace(open_shape("smollm2-135m-like"), fast=setting.get("kernels") != "reference")
+    how = Setting(
+        element_bytes=DTYPES[setting.get("dtype", "float32")].itemsize,
+        quantized="quantization" in setting,
+        checkpointing=setting.get("checkpointing", False),
+        micro_batch_tokens=setting["tokens"],
+        longest_tokens=max(row_lengths(setting)),
+        on_cpu=True,
+    )
+    cost = adapter_cost(shape, AdapterConfig(**setting["adapter"]))
+    memory = training_memory(shape, cost, how, process_bytes=found["libraries_bytes"])
+    added = memory.total - memory.process - memory.weights - memory.adapter
+    return found["before_bytes"] + added, memory.total
 
 
 if __name__ == "__main__":

@@ -85,7 +85,11 @@ def test_the_linear_baseline_has_the_right_gradient_and_learns_what_words_tell()
     train = [f"{word} number {i}" for i in range(8) for word in ("refund", "card", "card", "pin")]
     classes = np.array([0, 1, 1, 2] * 8)
     assert fit_linear(train, classes, 3).classes(["a pin", "the refund", "card"]).tolist() == [2, 0, 1]
-    found = baselines(train, classes, ["a pin", "the refund"], 3)
+    found = baselines(train, classes, ["a pin", "the refund"], 3, seed=0)
+    # A hundred classes have fewer features each, and are told apart all the same.
+    words = [f"{a}{b}z" for a in "abcdefghij" for b in "klmnopqrst"]
+    many = fit_linear(words, np.arange(100), 100)
+    assert len(many.weights_FK) == 8192 and (many.classes([f"the {word}" for word in words]) == np.arange(100)).all()
     assert found[MAJORITY].tolist() == [1, 1] and found[N_GRAMS].tolist() == [2, 0]
 
 

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def without_numbers(text: str) -> list[str]:
-    """Lines without their numbers, and without those that hang on them: warnings, and which labels were given."""
+    """Lines without their numbers, and without what hangs on them: warnings, an early stop, which labels were given."""
     lines = [re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "#", line) for line in text.splitlines()]
-    return [line.partition(" rows: ")[0] for line in lines if not line.startswith("warning")]
+    return [line.partition(" rows: ")[0] for line in lines if not line.startswith(("warning", "stopped early"))]
 
 
 @pytest.mark.usefixtures("undrawn")

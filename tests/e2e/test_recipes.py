@@ -11,7 +11,9 @@ from tunesmith.config import load_config
 
 ROOT = Path(__file__).parents[2]
 # What reads other rows than these, or none, has tests of its own; mixtures lie in a folder of their own.
-OTHERS = ("extend", "tokenizer", "dpo", "kto", "reward", "ppo", "classify", "continual", "fast")
+OTHERS = (
+    "extend", "tokenizer", "dpo", "kto", "reward", "ppo", "classify", "continual", "fast", "compare_methods",
+)  # fmt: skip
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in OTHERS)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,22 +35,26 @@ STEPS, HALF = 8, 3
 class Method:
     """A method, or an option of one, and what is particular about it.
 
-    learned: STEPS steps at the learning rate leave at most this share of the first loss. start: whether it begins as
-    the base bit for bit, up to rounding, or as something else. merge: None where it can be merged, else the reason
-    given. refused: family -> the reason why it cannot be had beside another adapter. precisions: a variant that meets
-    the base's storage as its method's first line does is asked in fp32 only, for time.
+    learned: STEPS steps at the learning rate leave at most this share of the first loss. near: it begins as the base up
+    to rounding, not bit for bit. text: what the base has read at the start, for methods whose start is not the base
+    itself. merge: None where it can be merged, else the reason given. refused: family -> the reason why it cannot be
+    had beside another adapter. precisions: a variant that meets the base's storage as its method's first line does is
+    asked in fp32 only, for time.
     """
 
     label: str
     config: Mapping[str, Any]
     learning_rate: float = 0.05
     learned: float = 0.5
-    start: Literal["same", "near", "other"] = "same"
+    near: bool = False
     merge: str | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     precisions: tuple[str, ...] = ("fp32", "nf4")
+    text: str = ""
 
 
+# Five tokens under each family's tokenizer.
+TEXT = "words"
 METHODS = [
     Method(label="lora", config={"r": 4}, learning_rate=0.02),
     Method(label="dora", config={"r": 4, "use_dora": True}, learning_rate=0.02),
@@ -65,7 +69,7 @@ METHODS = [
         label="pissa",
         config={"r": 4, "init_lora_weights": "pissa"},
         learning_rate=0.01,
-        start="near",
+        near=True,
         precisions=("fp32",),
     ),
     Method(
@@ -87,24 +91,34 @@ METHODS = [
     ),
     Method(label="ia3", config={"method": "ia3"}, learning_rate=1.0),
     Method(
-        label="prefix",
-        config={"method": "prefix", "num_virtual_tokens": 4},
-        refused={"t5": "no prefix fits the model"},
-        start="other",
-        merge="not a change of any weight",
-    ),
-    Method(
-        label="prompt",
-        config={"method": "prompt", "num_virtual_tokens": 4},
-        learning_rate=0.3,
-        learned=0.96,
-        start="other",
-        merge="not a change of any weight",
-    ),
-    Method(
         label="ia3-everywhere",
         config={"method": "ia3", "target_modules": "all-linear"},
         refused=dict.fromkeys(FAMILIES, "scales keys, values"),
+    ),
+    Method(
+        label="prefix",
+        config={
+            "method": "prefix",
+            "prompt_tuning_init": "TEXT",
+            "prompt_tuning_init_text": TEXT,
+            "num_virtual_tokens": 5,
+        },
+        merge="not a change of any weight",
+        refused={"t5": "each of its two stacks"},
+        text=TEXT,
+    ),
+    Method(
+        label="prompt",
+        config={
+            "method": "prompt",
+            "prompt_tuning_init": "TEXT",
+            "prompt_tuning_init_text": TEXT,
+            "num_virtual_tokens": 5,
+        },
+        learning_rate=0.2,
+        learned=0.95,
+        merge="not a change of any weight",
+        text=TEXT,
     ),
 ]
 
@@ -165,6 +179,19 @@ def packed(examples: Sequence[Example], *adapters: str | None) -> Any:
 def states(base: Any, examples: Sequence[Example], *adapters: str | None) -> Tensor:
     """Hidden states (T, D) of the rows under their adapters."""
     return hidden_states(base, packed(examples, *adapters))
+
+
+def after_reading(base: Any, examples: Sequence[Example], text: str) -> Tensor:
+    """Hidden states (T, D) of the rows by the bare base, which has read the text before each; an encoder reads it."""
+    ids = np.array(base.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+    if base.is_encoder_decoder:
+        return states(base, [replace(e, source_ids=np.r_[ids, e.source_ids]) for e in examples], None)
+    read = [
+        replace(e, ids=np.r_[ids, e.ids], loss_weight=np.r_[np.zeros(len(ids)), e.loss_weight].astype(np.float32))
+        for e in examples
+    ]
+    told = torch.split(states(base, read, None), [e.num_tokens for e in read])
+    return torch.cat([one[len(ids) :] for one in told])
 
 
 def awake(base: Any, name: str, config: Mapping[str, Any]) -> Role:

@@ -16,6 +16,7 @@ from contract_parts import (
     HALF,
     Combination,
     Trained,
+    after_reading,
     awake,
     begin,
     build,
@@ -64,8 +65,14 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_it_begins_as_the_base(trained: Trained) -> None:
-    assert torch.equal(trained.at_start, trained.before) or trained.method.start != "same"
-    assert torch.allclose(trained.at_start, trained.before, atol=1e-4) == (trained.method.start != "other")
+    if not trained.method.text:
+        bound = 1e-4 if trained.method.near else 0.0
+        torch.testing.assert_close(trained.at_start, trained.before, rtol=0, atol=bound)
+        return
+    # Virtual tokens cannot be nothing: they are the base that has read the words they begin as.
+    read = after_reading(trained.base, trained.examples, trained.method.text)
+    torch.testing.assert_close(trained.at_start, read, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(trained.at_start, trained.before, atol=1e-2)
 
 
 def test_it_learns(trained: Trained) -> None:
@@ -86,7 +93,7 @@ def test_its_file_holds_all_of_it(trained: Trained, tmp_path: Path) -> None:
         assert adapter_digest(trained.elsewhere, "again") == adapter_digest(trained.base, "taught")
         again, taught = states(trained.elsewhere, trained.examples, "again"), trained.now("taught")
         # What starts near the base is written as the difference from it, in other matrices.
-        bound = 1e-4 if trained.method.start == "near" else 0.0
+        bound = 1e-4 if trained.method.near else 0.0
         torch.testing.assert_close(again, taught, rtol=0, atol=bound)
     finally:
         drop_adapter(trained.elsewhere, "again")
@@ -160,7 +167,8 @@ def test_it_writes_what_its_states_say(trained: Trained) -> None:
         (rollout,) = LocalGenerator(base).generate([Prompt(ids=ids, row_id=0)], sampling, adapter)
         found[adapter] = rollout.ids.tolist()
         assert found[adapter] == greedy(base, adapter, ids, len(found[adapter]))
-    assert found["taught"] != found[None] or trained.method.learned > 0.5
+    # A soft prompt moves a tiny random model too little for another likeliest word.
+    assert found["taught"] != found[None] or trained.method.learned > 0.9
 
 
 def greedy(base: Any, adapter: str | None, ids: Any, num_tokens: int) -> list[int]:

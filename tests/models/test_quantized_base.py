@@ -21,6 +21,7 @@ from tunesmith.errors import ConfigError, ModelError
 from tunesmith.kernels import nf4
 from tunesmith.models import quantized_linear
 from tunesmith.models.adapters import AdapterConfig, adapter_tensors, add_adapter, load_adapter, save_role
+from tunesmith.models.export.merged import merged_tensors
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.load import ModelConfig, build_base, load_base
 from tunesmith.models.quantize import linear_maps, quantized_layers, save_quantized, unpack
@@ -319,6 +320,20 @@ def test_caches_tell_a_packed_base_from_a_full_one(load: Callable[..., Any]) -> 
     assert len({json.dumps(dict(LocalLikelihood(base).identity), sort_keys=True) for base in bases}) == 3
     assert load().digest == load().resolved.base_digest
     assert QUANTIZED_KEY not in bases[1].model.config.to_dict()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_merged_packed_base_answers_as_the_adapter_on_it(load: Callable[..., Any], kind: str) -> None:
+    base, (row,) = load(kind, quantization=NF4), rows(11)
+    awake(base)
+    wanted = hidden_states(base, dataclasses.replace(pack([row]), adapter_S=("default",))).detach()
+    merged = {one.name: one.make().double() for one in merged_tensors(base, "default")}
+    dense = load(kind)
+    problems = dense.model.load_state_dict(merged, strict=False)
+    assert not problems.unexpected_keys and set(problems.missing_keys) <= {"lm_head.weight"}
+    # Merged weights are fp32.
+    torch.testing.assert_close(hidden_states(dense, pack([row])), wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(hidden_states(load(kind), pack([row])), wanted, rtol=1e-2)
 
 
 def test_plain_calls_of_a_packed_model_are_those_of_the_dense_one(load: Callable[..., Any]) -> None:

@@ -19,6 +19,7 @@ from tunesmith.cli import (
     after,
     card,
     classify,
+    compare_methods,
     data,
     dpo,
     evaluate,
@@ -60,6 +61,7 @@ for group in (adapter, data, experiment, feedback, judge, tokenizer):
 VERBS: tuple[Callable[..., None], ...] = (
     plan.plan, quantize.quantize, after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate,
     classify.classify, classify.predict, card.card, advise.advise, export.export,
+    compare_methods.compare_methods,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

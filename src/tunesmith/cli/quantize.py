@@ -24,16 +24,15 @@ def quantize(
     """Pack a base's linear maps into 4 bits. Example: tunesmith quantize --model my-model --output my-model-4bit."""
     with errors_in_one_paragraph(debug):
         from tunesmith.errors import ModelError
-        from tunesmith.models.load import ModelConfig, load_base
+        from tunesmith.models.load import build_base, pick_device, stored_dtype
         from tunesmith.models.quantize import save_quantized
         from tunesmith.models.quantized_linear import QuantizationConfig
-        from tunesmith.models.resolve import QUANTIZED_FILE
+        from tunesmith.models.resolve import QUANTIZED_FILE, resolve_model
 
         if output.exists() and any(output.iterdir()):
             raise ModelError(output, "is not empty.", "Name a new folder.")
-        packing = QuantizationConfig(double_quant=double_quant)
-        # Packing starts from the numbers of the file: what would be computed in does not matter.
-        base = load_base(ModelConfig(model_name_or_path=model, device="cpu", dtype="float32", quantization=packing))
+        packing, resolved = QuantizationConfig(double_quant=double_quant), resolve_model(model)
+        base = build_base(resolved, pick_device("cpu"), stored_dtype(resolved), quantization=packing)
         save_quantized(base, output)
         if as_json:
             size = (output / QUANTIZED_FILE).stat().st_size
@@ -41,7 +40,7 @@ def quantize(
             return
         print_lines(
             [
-                *base.notes[:1],
+                *base.notes,
                 f"wrote      {output}",
                 f"next:      tunesmith sft recipes/chat.yaml model_name_or_path={shlex.quote(str(output))}",
             ]

@@ -80,11 +80,12 @@ def f1_intervals(
     step = max(1, _AT_ONCE // len(class_N))
     for start in range(0, num_resamples, step):
         size = min(step, num_resamples - start)
-        draws.append(rng.multinomial(len(class_N), np.full(len(class_N), 1 / len(class_N)), size=size))
+        counts_RN = rng.multinomial(len(class_N), np.full(len(class_N), 1 / len(class_N)), size=size)
+        draws.append(counts_RN.astype(float))
     values: list[Floats] = []
-    for counts_RN in draws:
+    for drawn_RN in draws:
         with np.errstate(invalid="ignore"):
-            values.append(2 * (counts_RN @ hits_NK) / (counts_RN @ both_NK))
+            values.append(2 * (drawn_RN @ hits_NK) / (drawn_RN @ both_NK))
     f1_RK = np.concatenate(values)
     macro = _of_resamples(np.nanmean(f1_RK[:, present_K], axis=1))
     return macro, [_of_resamples(f1_RK[:, k]) if present_K[k] else None for k in range(num_classes)]

@@ -13,39 +13,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.evals.card.toxicity_classifier import features
+from tunesmith.evals.card.toxicity_classifier import NUM_BITS, features
+from tunesmith.randomness import permutation
 
 MAJORITY, N_GRAMS = "the most frequent class", "a linear model of n-grams"
 PENALTY = 1e-4
+MOST_ROWS, MOST_WEIGHTS = 20_000, 1 << 20
 _MAX_STEPS = 200
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def baselines(train_texts: Sequence[str], train_N: Ints, texts: Sequence[str], num_classes: int) -> dict[str, Ints]:
-    """Name -> the class each of ``texts`` is said to be, learned from the training rows alone."""
+def baselines(
+    train_texts: Sequence[str], train_N: Ints, texts: Sequence[str], num_classes: int, seed: int
+) -> dict[str, Ints]:
+    """Name -> the class each of ``texts`` is said to be, learned from the training rows alone.
+
+    The linear model learns from MOST_ROWS of them at most, drawn by ``seed``.
+    """
     most = int(np.bincount(train_N, minlength=num_classes).argmax())
-    linear = fit_linear(train_texts, train_N, num_classes)
+    drawn = permutation(len(train_texts), seed, "linear_baseline")[:MOST_ROWS]
+    linear = fit_linear([train_texts[i] for i in drawn], train_N[drawn], num_classes)
     return {MAJORITY: np.full(len(texts), most, np.int64), N_GRAMS: linear.classes(texts)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearClassifier:
-    """weights_FK over all hashed features and bias_K."""
+    """weights_FK over the hashed features and bias_K."""
 
     weights_FK: Floats
     bias_K: Floats
 
     def classes(self, texts: Sequence[str]) -> Ints:
         """(N,) the likeliest class of each text, the first of equals."""
-        return np.asarray((features(texts) @ self.weights_FK + self.bias_K).argmax(axis=1), np.int64)
+        return np.asarray((_folded(texts, len(self.weights_FK)) @ self.weights_FK + self.bias_K).argmax(axis=1))
 
 
 def fit_linear(texts: Sequence[str], class_N: Ints, num_classes: int, *, penalty: float = PENALTY) -> LinearClassifier:
     """Least mean cross-entropy plus penalty / 2 |W|^2; the biases are not penalised."""
     from scipy.optimize import minimize
 
-    x = features(texts)
+    # Fewer features the more classes there are: L-BFGS remembers the weights twenty times.
+    x = _folded(texts, min(1 << NUM_BITS, 1 << (MOST_WEIGHTS // num_classes).bit_length() - 1))
     # A weight no training text has stays at 0, so only the others are searched for.
     seen = np.unique(x.indices)
     found = minimize(
@@ -60,6 +69,16 @@ def fit_linear(texts: Sequence[str], class_N: Ints, num_classes: int, *, penalty
     weights_FK = np.zeros((x.shape[1], num_classes))
     weights_FK[seen] = parameters[:-1]
     return LinearClassifier(weights_FK=weights_FK, bias_K=parameters[-1])
+
+
+def _folded(texts: Sequence[str], num_features: int) -> Any:
+    """(N, F) sparse hashed n-grams of texts; ones whose numbers differ by a multiple of F are one feature."""
+    from scipy.sparse import csr_matrix
+
+    x = features(texts)
+    out = csr_matrix((x.data, x.indices % num_features, x.indptr), shape=(len(texts), num_features))
+    out.sum_duplicates()
+    return out
 
 
 def loss_and_gradient(parameters: Floats, x: Any, truth_NK: Floats, penalty: float) -> tuple[float, Floats]:

@@ -46,6 +46,8 @@ def _lora(shape: Shape, config: AdapterConfig) -> AdapterCost:
     The file of a PiSSA start holds what the matrices began as, too.
     """
     maps, parameters, own, dropped, matrices = _targets(shape, config.target_modules), 0, 0, 0, 0
+    if config.bias == "lora_only" and not any(one.has_bias for one in maps):
+        raise ConfigError("adapter.bias", "none of the maps with matrices has a bias.", "Leave it out.")
     for one in maps:
         ranks = _ranks(one, config)
         matrices += ranks * (one.inputs + one.outputs)
@@ -97,7 +99,7 @@ def _bottleneck(shape: Shape, config: AdapterConfig) -> AdapterCost:
 def _ia3(shape: Shape, config: AdapterConfig) -> AdapterCost:
     """A vector over outputs of keys and values, and over inputs of the feed-forward part (arXiv:2205.05638, 3.3)."""
     named = isinstance(config.target_modules, list)
-    ends: Sequence[str] = config.target_modules if named else IA3_MAPS.get(shape.family, ())  # type: ignore[assignment]
+    ends: Sequence[str] = config.target_modules if named else IA3_MAPS.get(shape.family, ())
     scaled = config.feedforward_modules
     if scaled is None:
         scaled = [end for end in ends if end in IA3_INPUTS.get(shape.family, ())]
@@ -118,18 +120,25 @@ def _prefix(shape: Shape, config: AdapterConfig) -> AdapterCost:
 
     With a projection its rows and matrices learn (section 4.3), and only what they make is saved.
     """
-    num, flat = getattr(config, "num_virtual_tokens", 20), 2 * shape.layers * shape.kv_width
+    num, flat = config.num_virtual_tokens, 2 * shape.layers * shape.kv_width
     saved = parameters = num * flat
-    if getattr(config, "prefix_projection", True):
-        inner = getattr(config, "encoder_hidden_size", None) or shape.width
+    if config.prefix_projection:
+        inner = config.encoder_hidden_size or shape.width
         parameters = num * shape.width + (shape.width + 1) * inner + (inner + 1) * flat
-    return AdapterCost(parameters=parameters, saved_parameters=saved, virtual_tokens=num)
+    own = _seen_by_attention(shape, num)
+    return AdapterCost(parameters=parameters, saved_parameters=saved, own_values=own, virtual_tokens=num)
 
 
 def _prompt(shape: Shape, config: AdapterConfig) -> AdapterCost:
     """Embeddings of virtual tokens (arXiv:2104.08691, section 2)."""
-    num = getattr(config, "num_virtual_tokens", 20)
-    return AdapterCost(parameters=num * shape.width, saved_parameters=num * shape.width, virtual_tokens=num)
+    num = config.num_virtual_tokens
+    values, own = num * shape.width, _seen_by_attention(shape, num)
+    return AdapterCost(parameters=values, saved_parameters=values, own_values=own, virtual_tokens=num)
+
+
+def _seen_by_attention(shape: Shape, num: int) -> int:
+    """Each token's probabilities over virtual tokens, and copies of keys and values that stand behind these."""
+    return shape.layers * (shape.heads * num + 2 * shape.width)
 
 
 def _full(shape: Shape, config: AdapterConfig) -> AdapterCost:

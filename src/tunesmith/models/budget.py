@@ -74,14 +74,12 @@ def peak_memory_bytes(device: torch.device) -> int:
 def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool) -> Budget:
     """Predict the peak of a training step on a base in memory: what is there, measured, and what a step adds."""
     shape = shape_of_base(base)
-    # Virtual tokens run once a pack, or not at all; attention sees them before every row.
-    num_virtual = base.num_virtual_of(role.adapter)
     setting = Setting(
         element_bytes=base.dtype.itemsize,
         quantized=base.quantization is not None,
         checkpointing=checkpointing,
-        micro_batch_tokens=max(micro_batch_tokens, longest_tokens) + num_virtual,
-        longest_tokens=longest_tokens + num_virtual,
+        micro_batch_tokens=micro_batch_tokens,
+        longest_tokens=longest_tokens,
         on_cpu=base.device.type == "cpu",
     )
     memory = training_memory(shape, cost_of_role(base, role, shape), setting)
@@ -114,10 +112,13 @@ def cost_of_role(base: Base, role: Role, shape: Shape) -> AdapterCost:
     )
     return AdapterCost(
         parameters=number,
-        saved_parameters=number,
+        saved_parameters=sum(
+            tensor.numel() for tensor in method_of(base, role.adapter).tensors(base, role.adapter).values()
+        ),
         own_values=method_of(base, role.adapter).saved_per_token(base, role.adapter),
         inputs=tuple({map_name(name): None for name in taken}),
         dropped_values=dropped,
+        virtual_tokens=base.num_virtual_of(role.adapter),
     )
 
 

@@ -213,7 +213,7 @@ class ReferenceDecoding:
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
-        rows = zip(self.caches, ids_B.split(1), self.adapter_B, strict=True)
+        rows = zip(self.caches, torch.split(ids_B, 1), self.adapter_B, strict=True)
         return torch.stack([self._append(cache, self._inputs(ids, name, None), name) for cache, ids, name in rows])
 
     def keep(self, rows: Sequence[int]) -> None:

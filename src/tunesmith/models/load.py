@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Literal
 
@@ -82,6 +83,12 @@ def pick_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
     return (torch.bfloat16, reason) if bf16 > 1.2 * fp32 else (torch.float32, reason)
 
 
+def stored_dtype(resolved: ResolvedModel) -> torch.dtype:
+    """The dtype a folder's config gives for its weights; fp32 where it gives none."""
+    facts = json.loads((resolved.folder / "config.json").read_text(encoding="utf-8"))
+    return DTYPES.get(str(facts.get("dtype") or facts.get("torch_dtype")), torch.float32)
+
+
 def load_base(config: ModelConfig) -> Base:
     """Resolve, load and freeze a base model. Raises ModelError when it cannot be found or loaded."""
     resolved = resolve_model(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
@@ -112,11 +119,42 @@ def build_base(
     quantization: QuantizationConfig | None = None,
 ) -> Base:
     """Load the weights of a resolved model in one dtype onto one device and choose its path."""
-    packing = None if quantization is None else quantization.model_dump()
-    if None not in (packing, resolved.quantization) and packing != resolved.quantization:
-        raise ConfigError(
-            "quantization", f"'{resolved.name}' is packed as {dict(resolved.quantization or {})}.", "Leave the key out."
-        )
+    model, tokenizer, note = _read_model(resolved, device, dtype, trust_remote_code, quantization)
+    common: dict[str, Any] = {
+        "resolved": resolved,
+        "model": model,
+        "tokenizer": tokenizer,
+        "device": device,
+        "dtype": dtype,
+        "quantization": resolved.quantization or (quantization and quantization.model_dump()),
+        "notes": [f"{note}."] if note else [],
+    }
+    if model.config.is_encoder_decoder:
+        return _encoder_decoder_base(common, pads=kernels == "auto")
+    base = Base(
+        **common,
+        head=_read_head(model),
+        decoder=None,
+        reference_reason="kernels: reference is set",
+    )
+    if kernels == "auto":
+        decoder = read_blocks(model)
+        base.reference_reason = decoder if isinstance(decoder, str) else _differs(base, decoder)
+        base.decoder = decoder if isinstance(decoder, Decoder) and base.reference_reason is None else None
+    return base
+
+
+def _read_model(
+    resolved: ResolvedModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    quantization: QuantizationConfig | None,
+) -> tuple[Any, Any, str | None]:
+    """(frozen model, tokenizer, note about how it was packed)."""
+    written, wanted = resolved.quantization, None if quantization is None else quantization.model_dump()
+    if written is not None and wanted not in (None, written):
+        raise ConfigError("quantization", f"'{resolved.name}' is packed as {dict(written)}.", "Leave the key out.")
     note = None
     bar_was_on = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -125,7 +163,7 @@ def build_base(
         if facts.is_encoder_decoder:
             check_family(facts.model_type, resolved.name)
         kind = AutoModelForSeq2SeqLM if facts.is_encoder_decoder else AutoModelForCausalLM
-        if resolved.quantization is not None:
+        if written is not None:
             model = load_quantized(resolved.folder, kind, facts, device, dtype, trust_remote_code=trust_remote_code)
         else:
             model = kind.from_pretrained(
@@ -147,28 +185,7 @@ def build_base(
         if bar_was_on:
             transformers_logging.enable_progress_bar()
     model.to(device).eval().requires_grad_(False)
-    common: dict[str, Any] = {
-        "resolved": resolved,
-        "model": model,
-        "tokenizer": tokenizer,
-        "device": device,
-        "dtype": dtype,
-        "quantization": resolved.quantization or packing,
-        "notes": [f"{note}."] if note else [],
-    }
-    if facts.is_encoder_decoder:
-        return _encoder_decoder_base(common, pads=kernels == "auto")
-    base = Base(
-        **common,
-        head=_read_head(model),
-        decoder=None,
-        reference_reason="kernels: reference is set",
-    )
-    if kernels == "auto":
-        decoder = read_blocks(model)
-        base.reference_reason = decoder if isinstance(decoder, str) else _differs(base, decoder)
-        base.decoder = decoder if isinstance(decoder, Decoder) and base.reference_reason is None else None
-    return base
+    return model, tokenizer, note
 
 
 def _encoder_decoder_base(common: dict[str, Any], *, pads: bool) -> Base:

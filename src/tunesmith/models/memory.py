@@ -26,6 +26,7 @@ class Setting:
     """How a job runs. element_bytes: of a number in the compute dtype. on_cpu: short rows' scores are then kept.
 
     longest_tokens: the longest row; micro_batch_tokens: tokens that go through the model together, at least that many.
+    paged_optimizer: the moments lie in the computer's memory wherever the card's runs out.
     """
 
     element_bytes: int
@@ -34,6 +35,7 @@ class Setting:
     micro_batch_tokens: int
     longest_tokens: int
     on_cpu: bool
+    paged_optimizer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,7 @@ def training_memory(shape: Shape, cost: AdapterCost, setting: Setting, *, proces
         weights=weight_bytes(shape, element, quantized=setting.quantized, full=cost.full),
         adapter=0 if cost.full else FP32 * cost.parameters,
         gradients=FP32 * cost.parameters,
-        optimizer=2 * FP32 * cost.parameters,
+        optimizer=0 if setting.paged_optimizer else 2 * FP32 * cost.parameters,
         activations=kept,
         attention=scores,
         head=head,

@@ -89,7 +89,7 @@ def map_under(base: Base, site: Site, name: str | None) -> tuple[Tensor, Tensor]
     num_in = site.layer.weight.shape[0] if isinstance(site.layer, Conv1D) else site.layer.in_features
     bias_1O = _call(site, torch.zeros(1, num_in, dtype=base.dtype, device=base.device), name)
     units_II = torch.eye(num_in, dtype=base.dtype, device=base.device)
-    weight_IO = torch.cat([_call(site, units_NI, name) for units_NI in units_II.split(UNIT_VECTORS)])
+    weight_IO = torch.cat([_call(site, units_NI, name) for units_NI in torch.split(units_II, UNIT_VECTORS)])
     return (weight_IO - bias_1O if bool(bias_1O.any()) else weight_IO), bias_1O
 
 

@@ -149,10 +149,9 @@ def check_room(base: Base, place: str, num_tokens: int) -> None:
 
 
 def saved_by_attention(base: Base, num_tokens: int) -> int:
-    """Probabilities of the virtual tokens in every head, and the copies of keys and values that stand behind them."""
+    """The probabilities of the virtual tokens in every head of every layer."""
     config = base.model.config
-    width, heads = int(config.hidden_size), int(config.num_attention_heads)
-    return int(config.num_hidden_layers) * (heads * num_tokens + 2 * width)
+    return int(config.num_hidden_layers) * int(config.num_attention_heads) * num_tokens
 
 
 def _own(base: Base, name: str) -> SoftPrompt:

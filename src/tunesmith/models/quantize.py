@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import ModelError
 from tunesmith.models.blocks import read_blocks
 from tunesmith.models.cache import files_digest
+from tunesmith.models.linear import own_adapters
 from tunesmith.models.quantized_linear import (
     QuantizationConfig,
     QuantizedConv1D,
@@ -25,7 +26,7 @@ from tunesmith.models.quantized_linear import (
     quantized,
     unfilled,
 )
-from tunesmith.models.reference import route_lora_layers
+from tunesmith.models.reference import route_lora_layers, route_own
 from tunesmith.models.resolve import QUANTIZED_FILE, QUANTIZED_KEY
 from tunesmith.models.roles import Base
 
@@ -50,7 +51,7 @@ def quantize_model(model: Any, config: QuantizationConfig, device: torch.device,
     maps = linear_maps(model)
     if not maps:
         raise ModelError(type(model).__name__, "has no linear maps to pack.", "Leave quantization out.")
-    num_weights = sum(layer.weight.numel() for layer in maps.values())  # type: ignore[union-attr, operator, misc]
+    num_weights = sum(layer.weight.numel() for layer in maps.values())  # type: ignore[operator, misc]
     names = list(maps)
     del maps
     for name in names:
@@ -174,7 +175,11 @@ def unpack(base: Base) -> None:
     Adapters stay where they are. ``base.quantization`` stays too: the values are those that 4 bits leave.
     """
     for name, layer in quantized_layers(base.model).items():
-        _put(base.model, name, dense_layer(layer))
+        fresh = dense_layer(layer)
+        own_adapters(fresh).update(own_adapters(layer))
+        _put(base.model, name, fresh)
+        if own_adapters(fresh):
+            route_own(fresh)
     route_lora_layers(base.model)
     if base.decoder is not None:
         decoder = read_blocks(base.model)
@@ -184,12 +189,10 @@ def unpack(base: Base) -> None:
 
 def dense_layer(layer: QuantizedLinear | QuantizedConv1D) -> nn.Linear | Conv1D:
     """The layer in the form transformers gave it, with the values its packed weight stands for."""
+    first, last = layer.shape
     with torch.device("meta"):
-        fresh = (
-            Conv1D(layer.nf, layer.nx)
-            if isinstance(layer, QuantizedConv1D)
-            else nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        )
+        linear = nn.Linear(last, first, bias=layer.bias is not None)
+        fresh = Conv1D(last, first) if isinstance(layer, QuantizedConv1D) else linear
     fresh.weight = nn.Parameter(dense_weight(layer), requires_grad=False)
     if layer.bias is not None:
         fresh.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)

@@ -71,8 +71,11 @@ class _Nf4Storage(nn.Module):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-class QuantizedLinear(_Nf4Storage, nn.Linear):  # type: ignore[misc]  # ``weight`` is no parameter here
+class QuantizedLinear(_Nf4Storage, nn.Linear):  # type: ignore[misc, override]  # ``weight`` is no parameter here
     """An ``nn.Linear`` whose weight (out, in) is packed."""
+
+    in_features: int
+    out_features: int
 
     def __init__(self, packed: Nf4, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
@@ -131,7 +134,7 @@ def dense_weight(layer: nn.Module, dtype: torch.dtype | None = None) -> Tensor:
     """A linear map's weight as numbers, unpacked where it is packed: (out, in), (in, out) for a ``Conv1D``."""
     if isinstance(layer, _Nf4Storage):
         return layer.frozen.dense(dtype or layer.compute_dtype)
-    weight: Tensor = layer.weight.detach()  # type: ignore[operator, union-attr, assignment]
+    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
     return weight if dtype is None else weight.to(dtype)
 
 

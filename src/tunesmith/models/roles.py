@@ -122,7 +122,7 @@ class Base:
     def num_parameters(self) -> int:
         """Parameters of the base alone, tied ones once."""
         dense = sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
-        return dense + num_quantized(self.model)
+        return int(dense) + num_quantized(self.model)
 
     @property
     def digest(self) -> str:

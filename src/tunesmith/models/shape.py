@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def open_shape(name_or_path: str) -> Shape:
     path = Path(name_or_path).expanduser()
     key = name_or_path.lower()
     if key in KNOWN_SHAPES:
-        return shape_of_config(AutoConfig.for_model(**KNOWN_SHAPES[key]), key)
+        return _known(key)
     if key == EMBEDDED_MODEL or path.suffix.lower() == ".gguf":
         path = resolve_model(name_or_path).folder
     if path.is_dir():
@@ -105,6 +106,11 @@ def open_shape(name_or_path: str) -> Shape:
     if path.suffix == ".json" or (path.parent.is_dir() and path.parent != Path()):
         raise ModelError(name_or_path, "no such file.", "Name a config.json, its folder, or a shipped shape.")
     return shape_of_config(_config_of_hub(name_or_path), name_or_path)
+
+
+@cache
+def _known(key: str) -> Shape:
+    return shape_of_config(AutoConfig.for_model(**KNOWN_SHAPES[key]), key)
 
 
 def _config_in(path: Path, name: str) -> Any:

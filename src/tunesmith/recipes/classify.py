@@ -193,7 +193,7 @@ def _measure(prepared: PreparedClassifier, loop: Loop, classifier: Classifier, k
     if held:
         train_N, class_N = (np.array([text.class_index for text in texts]) for texts in (prepared.train, held))
         train_texts, held_texts = ([text.row.text for text in texts] for texts in (prepared.train, held))
-        others = baselines(train_texts, train_N, held_texts, len(data.labels))
+        others = baselines(train_texts, train_N, held_texts, len(data.labels), config.seed)
         probabilities_NK = classifier.probabilities([text.ids for text in held])
         facts["held_out"] = measure_classes(probabilities_NK, class_N, data.labels, others, config.seed)
     return facts

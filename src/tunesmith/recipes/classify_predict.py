@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,30 +108,30 @@ def predict_rows(config: PredictConfig, *, base: Base | None = None) -> Predicte
         raise DataError(rows.path, f"none of its {len(rows)} rows has a text.\n{faults.table()}\n", "Correct them.")
     base = load_base(config) if base is None else base
     model = load_classifier(base, Path(config.adapter))
-    done, report = list[tuple[_Row, dict[str, Any]]](), TextReport()
-    with Bar(len(read), "rows") as bar:
+    report, given, own = TextReport(), Counter[str](), list[tuple[str, str]]()
+    with temporary_sibling(output) as path, path.open("w", encoding="utf-8") as stream, Bar(len(read), "rows") as bar:
         for begin in range(0, len(read), ROWS_AT_ONCE):
             part = read[begin : begin + ROWS_AT_ONCE]
-            done += _predict(model, part, config, report)
+            for row, said in _predict(model, part, config, report):
+                stream.write(json.dumps({**row.raw, **said}, ensure_ascii=False) + "\n")
+                given[said[PREDICTED]] += 1
+                if row.label is not None:
+                    own.append((row.label, said[PREDICTED]))
             bar.update(begin + len(part))
-    if not done:
-        raise DataError(rows.path, "every row's text is too long.", "Set --over-length truncate.")
-    with temporary_sibling(output) as path, path.open("w", encoding="utf-8") as stream:
-        for row, said in done:
-            stream.write(json.dumps({**row.raw, **said}, ensure_ascii=False) + "\n")
+        if not given:
+            raise DataError(rows.path, "every row's text is too long.", "Set --over-length truncate.")
     dropped = faults.by_cause()
     if report.texts_dropped:
         dropped["the text is too long"] = report.texts_dropped
-    own = [(row.label, said[PREDICTED]) for row, said in done if row.label is not None]
     accuracy = wilson_interval(sum(a == b for a, b in own), len(own)) if own else None
     return Predicted(
         output=config.output,
         classifier_digest=model.digest,
         rows_read=len(rows),
-        rows_classified=len(done),
+        rows_classified=given.total(),
         rows_dropped=dropped,
         texts_cut=report.texts_cut,
-        by_label={label: sum(said[PREDICTED] == label for _, said in done) for label in model.labels},
+        by_label={label: given[label] for label in model.labels},
         labelled=len(own),
         unknown_labels=sum(label not in model.labels for label, _ in own),
         accuracy=[accuracy.value, accuracy.low, accuracy.high] if accuracy else [],

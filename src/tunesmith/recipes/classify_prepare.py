@@ -93,7 +93,7 @@ class PreparedClassifier:
         return {
             **self.config.model_dump(mode="json", exclude=free | {"logging_steps", "report_to"}),
             "data_digest": self.data.digest,
-            "base_digest": resolved.base_digest,
+            "base_digest": self.base.digest,
             "tokenizer_digest": resolved.tokenizer_digest,
             "template_digest": resolved.template_digest,
             "start_digest": self.start_digest,

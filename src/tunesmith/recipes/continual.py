@@ -125,7 +125,7 @@ def run_continual(config: ContinualConfig, say: Callable[[str], None]) -> dict[s
     say("measuring …")
     matrices = _measure(config, base, folder / "measured", tasks, plans)
     # 4. Report.
-    forgotten = {arm: forgetting(matrices[arm], tasks) for arm in config.arms}
+    forgotten: dict[str, list[Forgotten]] = {arm: forgetting(matrices[arm], tasks) for arm in config.arms}
     facts = _facts(config, base, tasks, plans, time.perf_counter() - began)
     summary = _summary(matrices, forgotten, facts)
     atomic_write_text(folder / "continual.json", json.dumps(summary, indent=2) + "\n")

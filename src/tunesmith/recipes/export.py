@@ -61,6 +61,7 @@ class Exported:
     readme: Path
     parity: Parity | None
     notes: list[str]
+    lora_only: bool
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -72,6 +73,7 @@ class Exported:
             "readme": str(self.readme),
             "parity": self.parity.as_dict() if self.parity is not None else None,
             "notes": self.notes,
+            "lora_only": self.lora_only,
         }
 
 
@@ -91,8 +93,7 @@ def export(config: ExportConfig, say: Say = lambda _: None) -> Exported:
     base, adapter = _open(config)
     say(f"writing {file}")
     if config.lora_only:
-        if adapter is None:
-            raise ModelError(config.source, "is no adapter.", "Leave --lora-only out.")
+        assert adapter is not None, "only an adapter comes this far"
         written = write_lora(base, adapter, file, quant)
     else:
         written = write_model(base, adapter, file, quant)
@@ -111,8 +112,8 @@ def export(config: ExportConfig, say: Say = lambda _: None) -> Exported:
     atomic_write_text(
         modelfile, write_modelfile(file.name, tokenizer, stops, served_context(base.model.config), base_file)
     )
-    exported = Exported(written, modelfile, page, parity, notes)
-    atomic_write_text(page, readme(exported.as_dict(), config.source, base.resolved.name, config.lora_only))
+    exported = Exported(written, modelfile, page, parity, notes, config.lora_only)
+    atomic_write_text(page, readme(exported.as_dict(), config.source, base.resolved.name))
     return exported
 
 
@@ -164,6 +165,8 @@ def _open(config: ExportConfig) -> tuple[Base, str | None]:
     """Base and adapter in fp32 on the CPU, whatever they were trained in: rounding comes once, at the end."""
     path = Path(config.source).expanduser()
     is_adapter = path.is_dir() and is_adapter_folder(path)
+    if config.lora_only and not is_adapter:
+        raise ModelError(config.source, "is no adapter.", "Leave --lora-only out.")
     name = (config.base or base_of(path)) if is_adapter else config.source
     if name is None:
         raise ModelError(path, "does not say which model it belongs to.", "Add --base MODEL.")

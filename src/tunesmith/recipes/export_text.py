@@ -15,8 +15,12 @@ def describe(result: Mapping[str, Any], parity: Parity | None) -> list[str]:
     lines = [f"wrote {result['file']} ({result['bytes'] / 1e6:,.1f} MB; tensors: {types})"]
     lines += describe_parity(parity) if parity is not None else []
     lines += [f"note: {note}" for note in result["notes"]]
-    file, modelfile = result["file"], result["modelfile"]
-    return [*lines, f"next: llama-cli -m {file}   or   ollama create {Path(file).stem} -f {modelfile}"]
+    create = f"ollama create {Path(result['file']).stem} -f {result['modelfile']}"
+    return [*lines, f"next: {_run(result, result['file'])}   or   {create}"]
+
+
+def _run(result: Mapping[str, Any], file: str) -> str:
+    return f"llama-cli -m BASE.gguf --lora {file}" if result["lora_only"] else f"llama-cli -m {file}"
 
 
 def describe_parity(parity: Parity) -> list[str]:
@@ -39,10 +43,10 @@ def describe_parity(parity: Parity) -> list[str]:
     return lines
 
 
-def readme(result: Mapping[str, Any], source: str, base: str, lora_only: bool) -> str:
+def readme(result: Mapping[str, Any], source: str, base: str) -> str:
     """A short page: what the file is, how to run it, how it was checked."""
     name = Path(result["file"]).name
-    run = f"llama-cli -m BASE.gguf --lora {name}" if lora_only else f"llama-cli -m {name}"
+    lora_only = result["lora_only"]
     what = "the LoRA matrices of" if lora_only else "the merged weights of"
     parity = result["parity"]
     checked = "Not compared with llama.cpp."
@@ -59,7 +63,7 @@ def readme(result: Mapping[str, Any], source: str, base: str, lora_only: bool) -
 
 Written by `tunesmith export`: {what} `{source}` (base: `{base}`), {result["bytes"] / 1e6:,.1f} MB.
 
-{needs}    {run}
+{needs}    {_run(result, name)}
     ollama create my-model -f {Path(result["modelfile"]).name}
 
 {checked}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -43,6 +43,7 @@ class Option:
     checkpointing: bool
     quantized: bool
     micro_batch_tokens: int
+    paged_optimizer: bool
     memory: Memory
     over_bytes: int
 
@@ -76,8 +77,8 @@ class ModelPlan:
 def plan_model(config: PlanConfig, machine: Machine | None = None) -> ModelPlan:
     """Predict every option's memory. Raises ModelError for a config that cannot be read, ConfigError for the rest.
 
-    Options come in this order: first what costs time alone (recomputed layers, then one row at a time), and only then
-    4 bits, which change the numbers the base computes.
+    Options come in this order: first what costs time alone (recomputed layers, then fewer rows at a time), then 4 bits,
+    which change the numbers the base computes, and last moments that travel to the card and back every step.
     """
     machine = machine or find_machine(config.gpu)
     shape = open_shape(config.model)
@@ -94,40 +95,34 @@ def plan_model(config: PlanConfig, machine: Machine | None = None) -> ModelPlan:
     precisions = {"4bit": [True], "none": [False], "auto": [False] if cost.full else [False, True]}
     tokens = max(config.micro_batch_tokens, config.max_length)
     sizes = dict.fromkeys((tokens, max(config.max_length, 256) if config.max_length < tokens else tokens))
-    options = [
-        _option(shape, cost, machine, element, quantized, size, checkpointing, config.max_length)
+    settings = [
+        Setting(
+            element_bytes=element,
+            quantized=quantized,
+            checkpointing=checkpointing,
+            micro_batch_tokens=size,
+            longest_tokens=config.max_length,
+            on_cpu=not machine.is_gpu,
+        )
         for quantized in precisions[config.quantization]
         for size in sizes
         for checkpointing in (False, True)
     ]
+    if machine.is_gpu:
+        settings.append(replace(settings[-1], paged_optimizer=True))
+    options = [_option(shape, cost, machine, setting) for setting in settings]
     return ModelPlan(
         config=config, shape=shape, cost=cost, machine=machine, element_bytes=element, options=tuple(options)
     )
 
 
-def _option(
-    shape: Shape,
-    cost: AdapterCost,
-    machine: Machine,
-    element: int,
-    quantized: bool,
-    size: int,
-    checkpointing: bool,
-    longest: int,
-) -> Option:
-    setting = Setting(
-        element_bytes=element,
-        quantized=quantized,
-        checkpointing=checkpointing,
-        micro_batch_tokens=size,
-        longest_tokens=longest,
-        on_cpu=not machine.is_gpu,
-    )
+def _option(shape: Shape, cost: AdapterCost, machine: Machine, setting: Setting) -> Option:
     memory = training_memory(shape, cost, setting, process_bytes=machine.process_bytes)
     return Option(
-        checkpointing=checkpointing,
-        quantized=quantized,
-        micro_batch_tokens=size,
+        checkpointing=setting.checkpointing,
+        quantized=setting.quantized,
+        micro_batch_tokens=setting.micro_batch_tokens,
+        paged_optimizer=setting.paged_optimizer,
         memory=memory,
         over_bytes=max(0, memory.total - machine.free_bytes),
     )
@@ -170,6 +165,7 @@ def _option_dict(option: Option) -> dict[str, Any]:
         "quantized": option.quantized,
         "checkpointing": option.checkpointing,
         "micro_batch_tokens": option.micro_batch_tokens,
+        "paged_optimizer": option.paged_optimizer,
         "memory": {**asdict(option.memory), "total": option.memory.total},
         "fits": option.fits,
         "over_bytes": option.over_bytes,

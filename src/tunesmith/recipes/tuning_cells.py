@@ -276,7 +276,7 @@ def _row_losses(
         packed = pack([examples[i][1] for i in batch], adapter)
         logprobs_N, weight_N = forward(base, packed, "target_logprobs")
         sizes = packed.num_loss_tokens_S()
-        pieces = zip(logprobs_N.double().split(sizes), weight_N.double().split(sizes), strict=True)
+        pieces = zip(torch.split(logprobs_N.double(), sizes), torch.split(weight_N.double(), sizes), strict=True)
         for i, (logprobs, weight) in zip(batch, pieces, strict=True):
             sums[examples[i][0]] -= float((logprobs * weight).sum())
             weights[examples[i][0]] += float(weight.sum())

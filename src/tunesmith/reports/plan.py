@@ -35,7 +35,8 @@ def option_name(option: Mapping[str, Any]) -> str:
     """What an option does, in words."""
     bits = "4-bit base" if option["quantized"] else "base unquantised"
     again = "checkpointing" if option["checkpointing"] else "no checkpointing"
-    return f"{bits}, {again}, {option['micro_batch_tokens']} tokens at once"
+    paged = ", paged moments" if option["paged_optimizer"] else ""
+    return f"{bits}, {again}, {option['micro_batch_tokens']} tokens at once{paged}"
 
 
 def _table(options: Sequence[Mapping[str, Any]], choice: Mapping[str, Any] | None) -> list[str]:

@@ -178,7 +178,7 @@ class LocalGenerator:
 
     def _logits(self, hidden_BD: Tensor, head: Head) -> Tensor:
         """A product's rounding may depend on how many rows it has: on the reference path each has its own."""
-        rows = [hidden_BD] if self.base.decoder is not None else hidden_BD.split(1)
+        rows = [hidden_BD] if self.base.decoder is not None else torch.split(hidden_BD, 1)
         return torch.cat([logits_of(row, head) for row in rows])
 
     def _text(self, row: _Row) -> str:

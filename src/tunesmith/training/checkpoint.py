@@ -321,8 +321,7 @@ def _refuse_other_tensors(
 
 def _refuse_other_recipe(checkpoint: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     before, now = _flat(theirs), _flat(ours)
-    # A key that an earlier version did not have is one that is not set.
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    changed = [key for key in sorted({*before, *now}) if before.get(key, "unset") != now.get(key, "unset")]
     if changed:
         listed = ", ".join(f"{key} ({before.get(key, 'unset')!r} -> {now.get(key, 'unset')!r})" for key in changed)
         raise CheckpointError(

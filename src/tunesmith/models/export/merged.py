@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from tunesmith.errors import ModelError
 from tunesmith.models.lora_merged import merged_weight, own_bias
+from tunesmith.models.quantize import quantized_layers
+from tunesmith.models.quantized_linear import dense_weight
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import TokenRows
 
@@ -28,13 +31,17 @@ class Merged:
 def merged_tensors(base: Base, adapter: str | None) -> Iterator[Merged]:
     """Every weight of the model, tied ones once, as it is with the adapter in it (None: the bare base).
 
-    Raises ModelError for a method whose work no weight can hold.
+    Weights in 4 bits are unpacked first. Raises ModelError for a method whose work no weight can hold.
     """
     check_mergeable(base, adapter)
     model = base.model
     rows = base.token_rows.get(adapter) if adapter is not None else None
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    for path, layer in quantized_layers(model).items():
+        module = path.removesuffix(".base_layer")
+        weight = partial(dense_weight, layer, torch.float32)
+        yield Merged(f"{module}.weight", layer.shape, _with_adapter(weight, "weight", layers.get(module), adapter))
     for full_name, parameter in model.named_parameters():
         if "lora_" in full_name:
             continue
@@ -45,7 +52,7 @@ def merged_tensors(base: Base, adapter: str | None) -> Iterator[Merged]:
             own = rows.embedding_RD if parameter is embedding else rows.head_RD
             yield Merged(name, (rows.num_rows, *shape[1:]), _with_rows(parameter, rows, own))
         else:
-            yield Merged(name, shape, _with_adapter(parameter, kind, layers.get(module), adapter))
+            yield Merged(name, shape, _with_adapter(parameter.detach, kind, layers.get(module), adapter))
 
 
 def check_mergeable(base: Base, adapter: str | None) -> None:
@@ -59,14 +66,15 @@ def check_mergeable(base: Base, adapter: str | None) -> None:
         )
 
 
-def _with_adapter(parameter: Tensor, kind: str, layer: Any, adapter: str | None) -> Callable[[], Tensor]:
+def _with_adapter(plain: Callable[[], Tensor], kind: str, layer: Any, adapter: str | None) -> Callable[[], Tensor]:
+    @torch.no_grad()
     def make() -> Tensor:
         if layer is None or adapter is None or adapter not in layer.lora_A:
-            return parameter.detach().float()
+            return plain().float()
         if kind == "weight":
             return merged_weight(layer, adapter).float()
         bias = own_bias(layer, adapter)
-        return (parameter.detach() if bias is None else bias).float()
+        return (plain() if bias is None else bias).float()
 
     return make
 
