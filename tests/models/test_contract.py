@@ -26,7 +26,7 @@ from contract_parts import (
     train,
 )
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import ModelError, TunesmithError
 from tunesmith.kernels.head_loss import logits_of
 from tunesmith.models.adapters import (
     AdapterConfig,
@@ -37,6 +37,9 @@ from tunesmith.models.adapters import (
     save_role,
 )
 from tunesmith.models.forward import forward
+from tunesmith.models.load import build_base
+from tunesmith.models.merge import check_mergeable, write_merged
+from tunesmith.models.resolve import resolve_model
 from tunesmith.records import Example, Where
 from tunesmith.rollout.generate import LocalGenerator, Prompt
 from tunesmith.rollout.sampling import Sampling
@@ -171,6 +174,19 @@ def greedy(base: Any, adapter: str | None, ids: Any, num_tokens: int) -> list[in
         row = Example(ids=line, loss_weight=np.zeros(len(line), np.float32), row_id=0, where=Where("t"), **sources)
         out.append(int(logits_of(states(base, [row], adapter)[-1:], base.head).argmax()))
     return out
+
+
+def test_merged_it_answers_as_beside_the_base(trained: Trained, tmp_path: Path) -> None:
+    base, reason = trained.base, trained.method.merge
+    save_role(base, trained.role, tmp_path / "adapter")
+    if reason is not None:
+        with pytest.raises(ModelError, match=reason):
+            check_mergeable(base, "taught", tmp_path / "adapter")
+        return
+    check_mergeable(base, "taught", tmp_path / "adapter")
+    write_merged(base, "taught", tmp_path / "merged", torch.float32)
+    plain = build_base(resolve_model(str(tmp_path / "merged")), torch.device("cpu"), torch.float32)
+    torch.testing.assert_close(states(plain, trained.examples, None), trained.now("taught"), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("refused", combinations(refused=True))
