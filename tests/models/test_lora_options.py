@@ -24,6 +24,7 @@ from tunesmith.models.adapters import (
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.roles import Role
 from tunesmith.tokens.pack import pack
+from tunesmith.training.optim import OptimConfig, build_optimizer
 
 # Name -> settings; every one must hold on every kind of model.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -161,7 +162,7 @@ def test_the_gradient_of_dora_takes_the_norm_for_a_constant(load: Callable[..., 
         torch.testing.assert_close(found[0], found[2], rtol=1e-3, atol=1e-3)
 
 
-def test_norms_kept_between_decoded_tokens_follow_the_matrices(load: Callable[..., Any]) -> None:
+def test_norms_kept_between_decoded_tokens_follow_the_matrices(load: Callable[..., Any], tmp_path: Path) -> None:
     base = load("llama")
     role = awake(base, "default", AdapterConfig(r=3, use_dora=True))
     with torch.no_grad():
@@ -173,6 +174,16 @@ def test_norms_kept_between_decoded_tokens_follow_the_matrices(load: Callable[..
         after = states(base, "default")
     assert not torch.allclose(after, before, rtol=1e-3)
     assert torch.equal(states(base, "default"), after)
+    # A fused step writes unseen; what is validated after it must be what was learnt.
+    optimizer = build_optimizer(role.parameters, OptimConfig(learning_rate=0.1))
+    loss_and_gradients(base, [role], rows(9), ["default"])
+    optimizer.step()
+    with torch.no_grad():
+        stepped = states(base, "default")
+        save_role(base, role, tmp_path)
+        load_adapter(base, tmp_path, "copy")
+        assert torch.equal(stepped, states(base, "copy"))
+    assert not torch.allclose(stepped, after, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
