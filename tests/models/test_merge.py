@@ -18,11 +18,10 @@ from tunesmith.cli.main import app
 from tunesmith.errors import ModelError, RunError
 from tunesmith.kernels.head_loss import logits_of
 from tunesmith.models.adapters import PROVENANCE_FILE, AdapterConfig, adapter_digest, add_adapter, save_role
-from tunesmith.models.export.merged import merged_tensors
 from tunesmith.models.extended import add_token_rows
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.load import ModelConfig, load_base
-from tunesmith.models.merge import measure_drift, merged_state
+from tunesmith.models.merge import measure_drift
 from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.models.roles import Base
 from tunesmith.recipes.adapter_merge import MergeConfig, merge_adapter
@@ -93,11 +92,6 @@ def test_what_is_no_plain_sum_is_merged_too(
     base = load(kind, "float32")
     adapter = trained(base, config, tmp_path / "adapter", size=0.05)
     merge(adapter, tmp_path / "merged")
-    if config.method == "lora":
-        # What `tunesmith export` works out by the methods' formulas is what the maps answer to unit vectors.
-        state = merged_state(base, "default")
-        for one in merged_tensors(base, "default"):
-            torch.testing.assert_close(one.make(), state[one.name], rtol=1e-4, atol=1e-5)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.resolved.folder), adapter)
     ids = list(range(5, 25))
