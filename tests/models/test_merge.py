@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,18 @@ def test_what_cannot_be_merged_says_why(load: Callable[..., Any], tmp_path: Path
     with pytest.raises(ModelError, match="non-linearity"):
         merge(adapter, tmp_path / "merged")
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_what_is_merged_is_not_replaced_by_what_comes_of_it(load: Callable[..., Any], tmp_path: Path) -> None:
+    model = shutil.copytree(load("llama", "float32").resolved.folder, tmp_path / "model")
+    base = load_base(ModelConfig(model_name_or_path=str(model), dtype="float32"))
+    adapter = trained(base, LORA, tmp_path / "adapter")
+    inside = shutil.copytree(adapter, shutil.copytree(model, tmp_path / "other") / "adapter")
+    for source, output in ((adapter, model), (inside, tmp_path / "other")):
+        files = sorted(p for p in tmp_path.rglob("*"))
+        with pytest.raises(RunError, match="which is merged"):
+            merge(source, output, overwrite=True, force=True)
+        assert sorted(p for p in tmp_path.rglob("*")) == files
 
 
 def test_drift_above_a_limit_leaves_nothing_unless_forced(load: Callable[..., Any], tmp_path: Path) -> None:

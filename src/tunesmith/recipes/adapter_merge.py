@@ -115,12 +115,13 @@ def merge_adapter(config: MergeConfig) -> Merged:
 
     Both sides are multiplied in float32, so that the drift is that of the weights as they are written and not of a
     machine's rounding. Raises ModelError where the method cannot be merged or the drift is above a limit: then nothing
-    is written. Raises RunError where the output is in the way.
+    is written. Raises RunError where the output is in the way, or holds what it would be made of.
     """
     folder, output = Path(config.adapter), Path(config.output)
     _check_output(output, config.overwrite)
     # 1. The base as the adapter knew it, in float32, with the adapter beside it.
     base = load_base(base_for(folder, config.model))
+    _keep_sources(output, folder, base.resolved.folder)
     load_adapter(base, folder, NAME)
     check_mergeable(base, NAME, folder)
     dtype = _written_dtype(config, base)
@@ -178,6 +179,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise RunError(output, "exists.", "Name another folder, or set --overwrite.")
     if not (output / "config.json").is_file():
         raise RunError(output, "is no model's folder, so it is not replaced.", "Name another folder.")
+
+
+def _keep_sources(output: Path, *sources: Path) -> None:
+    """Raise RunError where replacing the output would take the adapter or the base away."""
+    for source in sources:
+        if source.resolve().is_relative_to(output.resolve()):
+            raise RunError(output, f"holds {source}, which is merged.", "Name another folder.")
 
 
 def _written_dtype(config: MergeConfig, base: Base) -> torch.dtype:
