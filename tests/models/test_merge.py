@@ -141,7 +141,7 @@ def test_what_is_merged_is_not_replaced_by_what_comes_of_it(load: Callable[..., 
 
 def test_drift_above_a_limit_leaves_nothing_unless_forced(load: Callable[..., Any], tmp_path: Path) -> None:
     adapter = trained(load("llama", "float32"), LORA, tmp_path / "adapter")
-    called = ["adapter", "merge", str(adapter), "--output", str(tmp_path / "merged"), "--dtype", "bfloat16"]
+    called = ["adapter", "merge", str(adapter), "--output", str(tmp_path / "new" / "merged"), "--dtype", "bfloat16"]
     refused = CliRunner().invoke(app, [*called, "--max-kl", "1e-9"])
     assert refused.exit_code == 2 and "the mean KL" in refused.output and "--force" in refused.output
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
@@ -149,11 +149,11 @@ def test_drift_above_a_limit_leaves_nothing_unless_forced(load: Callable[..., An
     assert done.exit_code == 0, done.output
     report = json.loads(done.output)
     assert report["forced"] and report["dtype"] == "bfloat16" and report["drift"]["mean_kl_nats"]["value"] > 1e-9
-    written = json.loads((tmp_path / "merged" / PROVENANCE_FILE).read_text())
+    written = json.loads((tmp_path / "new" / "merged" / PROVENANCE_FILE).read_text())
     assert written["forced"] and written["drift"] == report["drift"]
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "new" / "merged", dtype="auto").dtype == torch.bfloat16
     with pytest.raises(RunError, match="exists"):
-        merge(adapter, tmp_path / "merged")
+        merge(adapter, tmp_path / "new" / "merged")
 
 
 def test_drift_is_what_its_definition_says(load: Callable[..., Any], tmp_path: Path) -> None:
