@@ -203,7 +203,7 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
         raise ModelError(folder, "no adapter here (adapter_config.json, adapter_model.safetensors).", "Check the path.")
     _check_name(base, name)
     written_tokenizer = _check_provenance(base, folder)
-    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings = read_mapping(folder / "adapter_config.json")
     # A linear head lies beside the adapter, and is none of PEFT's business on a causal model.
     has_head = settings.get("modules_to_save") == [SCORE]
     if has_head:
@@ -242,6 +242,17 @@ def _tensors_of(folder: Path) -> dict[str, Tensor]:
         raise ModelError(folder / WEIGHTS_FILE, f"is damaged: {error}.", "Copy it again.") from None
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What one of an adapter's JSON files says. Raises ModelError where it cannot be read."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(path, f"cannot be read: {str(error).splitlines()[0]}.", "Copy the folder again.") from None
+    if not isinstance(tree, dict):
+        raise ModelError(path, "is not a mapping.", "Copy the folder again.")
+    return tree
+
+
 def _method_named(folder: Path, peft_type: str | None) -> str:
     for name, method in METHODS.items():
         if peft_type == method.PEFT_TYPE:
@@ -270,7 +281,7 @@ def _check_provenance(base: Base, folder: Path) -> str | None:
     if not path.is_file():
         base.notes.append(f"{folder}: no provenance file; it cannot be checked against the base.")
         return None
-    written = json.loads(path.read_text())
+    written = read_mapping(path)
     trained_with = written.get("tokenizer_digest")
     # An adapter with new tokens brings its tokenizer along; the base must have the one that was extended.
     needed = {**written, "tokenizer_digest": written.get(BASE_TOKENIZER, trained_with)}
