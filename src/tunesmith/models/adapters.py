@@ -237,9 +237,10 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
 def _tensors_of(folder: Path) -> dict[str, Tensor]:
     """What the adapter's file holds, read before anything is placed. Raises ModelError for one that is damaged."""
     try:
-        return load_file(folder / WEIGHTS_FILE)
+        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:
         raise ModelError(folder / WEIGHTS_FILE, f"is damaged: {error}.", "Copy it again.") from None
+    return tensors
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
