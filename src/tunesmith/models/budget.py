@@ -93,7 +93,7 @@ def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: 
         in_use_bytes=memory_in_use_bytes(base.device),
         gradient_bytes=memory.gradients,
         optimizer_bytes=memory.optimizer,
-        activation_bytes=memory.activations + memory.attention + memory.working,
+        activation_bytes=memory.activations + memory.attention + memory.working + memory.heap,
         head_bytes=memory.head + _new_rows_bytes(base, role),
         available_bytes=memory_available_bytes(base.device),
         checkpointing=checkpointing,

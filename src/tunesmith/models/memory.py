@@ -44,7 +44,8 @@ class Memory:
 
     process: the libraries' own. activations and attention: what is kept of the forward pass until the backward pass
     uses it, all but the rows' attention scores, and these. head: the loss over the vocabulary. working: what one layer
-    needs beyond that while it runs backward, which is a time when the head is done.
+    needs beyond that while it runs backward, which is a time when the head is done. heap: what glibc's heap holds but
+    cannot use again, on a CPU.
     """
 
     process: int
@@ -56,6 +57,7 @@ class Memory:
     attention: int
     head: int
     working: int
+    heap: int
 
     @property
     def total(self) -> int:
@@ -111,6 +113,7 @@ def training_memory(shape: Shape, cost: AdapterCost, setting: Setting, *, proces
         attention=scores,
         head=head,
         working=max(0, working - head),
+        heap=_heap_bytes(shape, setting, tokens) if setting.on_cpu else 0,
     )
 
 
@@ -218,6 +221,16 @@ def _backward_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: i
     if cost.full:
         held += shape.vocab_size * shape.width * FP32
     return held
+
+
+def _heap_bytes(shape: Shape, setting: Setting, tokens: int) -> int:
+    """What the heap loses to holes: one layer's working set a layer. Measured, not derived.
+
+    Counted live bytes are right within 3 %, but tensors of many sizes come and go in the heap, which grows from the
+    second micro-batch on (bench/LOG.md). The size is read off two settings and was held against others:
+    bench/RESULTS-plan.md.
+    """
+    return shape.layers * tokens * (3 * shape.inner_width + shape.width) * setting.element_bytes
 
 
 def _one(linear: LinearMap) -> int:

@@ -9,9 +9,20 @@ from typing import Any
 
 from tunesmith.runs import atomic_write_bytes
 
-PARTS = ("process", "weights", "adapter", "gradients", "optimizer", "activations", "attention", "head", "working")
+PARTS = (
+    "process",
+    "weights",
+    "adapter",
+    "gradients",
+    "optimizer",
+    "activations",
+    "attention",
+    "head",
+    "working",
+    "heap",
+)
 # Reads as one series from what is fixed (blue) to what the batch makes (orange), also in grey.
-COLOURS = ("#9aa5b1", "#1f4e79", "#3f6ea3", "#6f9bc8", "#a9c4e0", "#f2b880", "#e08e45", "#b5482a", "#7a2e1d")
+COLOURS = ("#9aa5b1", "#1f4e79", "#3f6ea3", "#6f9bc8", "#a9c4e0", "#f2b880", "#e08e45", "#b5482a", "#7a2e1d", "#c8b6a6")
 
 
 def lines_of(plan: Mapping[str, Any], shown_name: str) -> list[str]:
