@@ -38,7 +38,7 @@ LEARNING_RATES: dict[str, list[float]] = {
     "lora": [5e-4, 2e-3],
     "qlora": [5e-4, 2e-3],
     "bottleneck": [5e-4, 2e-3],
-    "prefix": [2e-3, 1e-2],
+    "prefix": [5e-4, 2e-3],
     "prompt": [1e-2, 5e-2],
     "ia3": [5e-3, 2e-2],
 }

@@ -324,9 +324,10 @@ def _refuse_other_recipe(checkpoint: Path, theirs: Mapping[str, Any], ours: Mapp
     changed = [key for key in sorted({*before, *now}) if before.get(key, "unset") != now.get(key, "unset")]
     if changed:
         listed = ", ".join(f"{key} ({before.get(key, 'unset')!r} -> {now.get(key, 'unset')!r})" for key in changed)
-        raise CheckpointError(
-            str(checkpoint), f"was made by another recipe: {listed}.", "Set these back, or start a new run."
-        )
+        fix = "Set these back, or start a new run."
+        if any(key not in before for key in changed):
+            fix = "Start a new run, or go on with the version that began it: what is unset it did not know."
+        raise CheckpointError(str(checkpoint), f"was made by another recipe: {listed}.", fix)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
