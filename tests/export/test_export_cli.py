@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from export_models import tuned
+import torch
+from export_models import ADAPTER, our_logits, transformers_logits, tuned
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
@@ -18,6 +20,7 @@ from tunesmith.models import llama_cpp
 from tunesmith.models.adapters import save_role
 from tunesmith.models.export import write
 from tunesmith.models.heads import with_head
+from tunesmith.models.quantized_linear import QuantizationConfig
 
 ROOT = Path(__file__).parents[2]
 needs_llama_cpp = pytest.mark.skipif(not llama_cpp.is_installed(), reason="the extra gguf is not installed")
@@ -77,6 +80,35 @@ def test_a_failed_check_says_so_and_renames_the_file(
     assert [path.name for path in (tmp_path / "edge").iterdir()] == ["demo-f32.FAILED-CHECK.gguf"]
 
 
+@needs_llama_cpp
+def test_what_was_there_stays_where_the_new_file_fails(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = tmp_path / "edge"
+    assert run(adapter, "--quant", "f32", "--output", edge, "--max-gap", "0.5").exit_code == 0
+    before = {path.name: path.read_bytes() for path in edge.iterdir()}
+    # One that llama.cpp does not load at all.
+    monkeypatch.setattr(write, "rope_factors", lambda config: torch.ones(3))
+    done = run(adapter, "--quant", "f32", "--output", edge, "--overwrite")
+    assert done.exit_code == 2 and "does not load it" in " ".join(done.stderr.split())
+    after = {path.name: path.read_bytes() for path in edge.iterdir()}
+    assert after.pop("demo-f32.FAILED-CHECK.gguf") and after == before
+
+
+def test_an_adapter_trained_beside_4_bits_is_merged_into_what_they_stand_for(
+    load: Callable[..., Any], tmp_path: Path
+) -> None:
+    base = load("llama", "float32", quantization=QuantizationConfig())
+    save_role(base, tuned(base), tmp_path / "qlora")
+    done = run(tmp_path / "qlora", "--quant", "f32", "--output", tmp_path / "a.gguf", "--no-check")
+    assert done.exit_code == 0, done.output
+    found, ours = transformers_logits(tmp_path / "a.gguf"), our_logits(base, ADAPTER)
+    assert np.abs(found - ours).max() < 2e-5
+    dense = load("llama", "float32")
+    tuned(dense)
+    assert np.abs(our_logits(dense, ADAPTER) - ours).max() > 0.01
+
+
 def test_without_llama_cpp_it_writes_and_says_what_was_not_checked(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,3 +148,5 @@ def test_what_it_refuses(adapter: Path, tmp_path: Path, load: Callable[..., Any]
     role = tuned(base)
     save_role(base, with_head(base, role, base.head.weight_VD[:1].clone(), trainable=False), tmp_path / "reward")
     assert "gives a number, not words" in refused(tmp_path / "reward", "--output", tmp_path / "a")
+    save_role(base, with_head(base, role, base.head.weight_VD[:2].clone(), trainable=False), tmp_path / "classes")
+    assert "gives numbers, not words" in refused(tmp_path / "classes", "--output", tmp_path / "a")

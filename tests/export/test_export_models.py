@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tunesmith.models.extended import add_token_rows
 from tunesmith.models.llama_cpp import LlamaCpp, is_installed
 from tunesmith.models.load import build_base
 from tunesmith.models.resolve import resolve_model
+from tunesmith.stats import Interval
 
 Load = Callable[..., Any]
 needs_llama_cpp = pytest.mark.skipif(not is_installed(), reason="the extra gguf is not installed")
@@ -30,10 +32,15 @@ CACHE_ERROR = 0.01
 TEXTS = ["The lighthouse stood on a rock far from the shore.", "Plants make sugar from water and light."]
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
-def test_a_merged_file_computes_what_the_adapter_does(kind: str, load: Load, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "method"), [("llama", "lora"), ("qwen3", "lora"), ("gpt2", "lora"), ("llama", "ia3"), ("gpt2", "ia3")]
+)
+def test_a_merged_file_computes_what_the_adapter_does(kind: str, method: str, load: Load, tmp_path: Path) -> None:
     base = load(kind, "float32")
-    tuned(base, AdapterConfig(r=4, use_rslora=True))
+    if method == "ia3":
+        tuned(base, AdapterConfig(method="ia3"), size=1.0)
+    else:
+        tuned(base, AdapterConfig(r=4, use_rslora=True))
     file = write_model(base, ADAPTER, tmp_path / "tiny.gguf", "f32").path
     ours, bare = our_logits(base, ADAPTER), our_logits(base, None)
     # The negative control: the bare base is another model.
@@ -98,6 +105,32 @@ def test_rows_out_of_order_fail_the_check(load: Load, tmp_path: Path, monkeypatc
     assert bad.first is not None and bad.first.our_gap > 0
 
 
+def test_the_surest_of_the_other_tokens_decides_not_the_first(load: Load) -> None:
+    base = load("llama", "float32")
+    tuned(base)
+    ours = parity.our_side(base, ADAPTER, TEXTS)
+
+    class Theirs:
+        """Llama.cpp that says ours' second choice at first, and its last one three tokens later."""
+
+        def logits(self, ids: list[int]) -> Any:
+            logits_TV = our_logits(base, ADAPTER, np.array(ids))
+            start = next(len(p) for p, a in zip(ours.prompt_ids, ours.answers, strict=True) if [*p, *a[:-1]] == ids)
+            for at, rank in ((start - 1, -2), (start + 2, 0)):
+                logits_TV[at, logits_TV[at].argsort()[rank]] = 1e3
+            return logits_TV
+
+    total, others = parity._tokens(base, ADAPTER, ours, Theirs(), base.tokenizer)  # type: ignore[arg-type]
+    assert total == sum(map(len, ours.answers)) and [one.position for one in others[:2]] == [1, 4]
+    first, second = others[:2]
+    assert first.our_gap < second.our_gap
+    gap = Interval(0.0, 0.0, 0.0)
+    found = parity.Parity("f16", 4, 4, 9, 7, replace(first, our_gap=0.01), second, 1, 1, 9.0, 9.0, gap, 9, 0.1, 1.0)
+    (fault,) = parity._faults(found, [], [])
+    assert f"token {second.position} after" in fault
+    assert parity._faults(replace(found, worst=found.first), [], []) == []
+
+
 def saved(model: Any, tokenizer: Any, folder: Path) -> Any:
     """A Base of a model made in the test, with values that matter everywhere."""
     torch.manual_seed(0)
@@ -148,6 +181,22 @@ def test_llama_3s_rotary_scaling_is_a_tensor_of_divisors(tmp_path: Path, load: L
     assert np.abs(llama_cpp_logits(file) - ours).max() > 5 * CACHE_ERROR * max(1, np.abs(ours).max())
 
 
+@needs_llama_cpp
+def test_yarn_is_exported_as_llama_cpp_knows_it_or_not_at_all(tmp_path: Path, load: Load) -> None:
+    rope = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 32}
+    config = LlamaConfig(
+        vocab_size=272, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, rope_parameters=rope,
+    )  # fmt: skip
+    base = saved(LlamaForCausalLM(config), load("llama").tokenizer, tmp_path / "model")
+    ours = our_logits(base, None)
+    file = write_model(base, None, tmp_path / "a.gguf", "f32").path
+    assert np.abs(llama_cpp_logits(file) - ours).max() < CACHE_ERROR * max(1, np.abs(ours).max())
+    base.model.config.rope_parameters = {**rope, "beta_fast": 8.0}
+    with pytest.raises(ModelError, match=r"yarn's beta_fast is 8\.0"):
+        write_model(base, None, tmp_path / "b.gguf", "f32")
+
+
 def test_a_sliding_window_bounds_what_the_file_says_it_reads(load: Load, tmp_path: Path) -> None:
     base = load("mistral", "float32")
     written = write_model(base, None, tmp_path / "a.gguf", "f32")
@@ -174,7 +223,7 @@ def test_what_cannot_be_exported_is_refused_with_its_reason(
     with pytest.raises(ModelError, match="float16 cannot"):
         write_model(base, None, file, "f16")
     base.methods["soft"] = "prefix"
-    with pytest.raises(ModelError, match=r"of method prefix.*adapter\.method: lora"):
+    with pytest.raises(ModelError, match="the prefix adapter: cannot be merged: it is keys and values"):
         write_model(base, "soft", file, "f32")
     base.model.config.hidden_act = "gelu"
     with pytest.raises(ModelError, match=r"hidden_act is gelu, llama\.cpp computes silu"):

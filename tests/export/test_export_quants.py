@@ -108,6 +108,11 @@ def test_types_follow_llama_cpps_rules() -> None:
     assert kinds("q4_k_m", "blk.5.attn_v.weight") == "Q4_K" and kinds("q5_k_m", "blk.6.attn_v.weight") == "Q6_K"
     assert kinds("q4_k_m", "blk.6.attn_q.weight") == "Q4_K" and kinds("q4_k_m", "output.weight") == "Q6_K"
     assert [kinds("q4_k_s", f"blk.{i}.attn_v.weight") for i in (3, 4)] == ["Q5_K", "Q4_K"]
+    assert [kinds(quant, "blk.1.attn_qkv.weight") for quant in ("q4_k_s", "q4_k_m", "q5_k_m")] == [
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+    ]
     # Rows that do not fill a block of 256 or 32.
     assert kinds("q4_k_m", "blk.5.attn_q.weight", 576) == "Q5_0" and kinds("q6_k", "blk.5.attn_q.weight", 576) == "Q8_0"
     assert kinds("q4_k_m", "blk.5.attn_q.weight", 48) == "F16" and kinds("q8_0", "blk.5.attn_q.weight", 48) == "F16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from tunesmith.training.optim import OptimConfig, build_optimizer
 from tunesmith.training.step import accumulate_gradients
 
 FAMILIES = ["llama", "gpt2", "qwen3", "t5"]
-PRECISIONS = ["fp32", "nf4"]
 STEPS, HALF = 8, 3
 
 
@@ -35,17 +35,21 @@ STEPS, HALF = 8, 3
 class Method:
     """A method, or an option of one, and what is particular about it.
 
-    learned: STEPS steps at the learning rate leave at most this share of the first loss. merge: None where it can be
-    merged, else the reason given. refused: family -> the reason given. text: what the base has read at the start, for
-    methods whose start is not the base itself.
+    learned: STEPS steps at the learning rate leave at most this share of the first loss. near: it begins as the base up
+    to rounding, not bit for bit. text: what the base has read at the start, for methods whose start is not the base
+    itself. merge: None where it can be merged, else the reason given. refused: family -> the reason why it cannot be
+    had beside another adapter. precisions: a variant that meets the base's storage as its method's first line does is
+    asked in fp32 only, for time.
     """
 
     label: str
     config: Mapping[str, Any]
     learning_rate: float = 0.05
     learned: float = 0.5
+    near: bool = False
     merge: str | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    precisions: tuple[str, ...] = ("fp32", "nf4")
     text: str = ""
 
 
@@ -53,6 +57,21 @@ class Method:
 TEXT = "words"
 METHODS = [
     Method(label="lora", config={"r": 4}, learning_rate=0.02),
+    Method(label="dora", config={"r": 4, "use_dora": True}, learning_rate=0.02),
+    Method(
+        label="bias",
+        config={"r": 4, "use_rslora": True, "bias": "lora_only"},
+        learning_rate=0.02,
+        refused=dict.fromkeys(("llama", "qwen3", "t5"), "none of the maps with matrices has a bias"),
+        precisions=("fp32",),
+    ),
+    Method(
+        label="pissa",
+        config={"r": 4, "init_lora_weights": "pissa"},
+        learning_rate=0.01,
+        near=True,
+        precisions=("fp32",),
+    ),
     Method(
         label="houlsby",
         config={"method": "bottleneck", "placement": "houlsby", "reduction_factor": 4},
@@ -62,11 +81,13 @@ METHODS = [
         label="pfeiffer",
         config={"method": "bottleneck", "placement": "pfeiffer", "reduction_factor": 4, "non_linearity": "silu"},
         merge="non-linear",
+        precisions=("fp32",),
     ),
     Method(
         label="parallel",
         config={"method": "bottleneck", "placement": "parallel", "reduction_factor": 4, "non_linearity": "gelu"},
         merge="non-linear",
+        precisions=("fp32",),
     ),
     Method(label="ia3", config={"method": "ia3"}, learning_rate=1.0),
     Method(
@@ -112,9 +133,9 @@ def combinations(*, refused: bool = False) -> list[Any]:
     return [
         pytest.param((method, family, precision), id=f"{method.label}-{family}-{precision}")
         for family in FAMILIES
-        for precision in PRECISIONS
+        for precision in ("fp32", "nf4")
         for method in METHODS
-        if (family in method.refused) == refused
+        if (family in method.refused) == refused and precision in method.precisions
     ]
 
 
@@ -192,10 +213,11 @@ def gradients(base: Any, role: Role, examples: Sequence[Example], **how: Any) ->
 
 @dataclass(kw_only=True)
 class Trained:
-    """An adapter called 'taught' that has learnt the task, and what was seen on the way."""
+    """An adapter called 'taught', what was seen while it learnt the task, and another base with the same weights."""
 
     method: Method
     base: Any
+    elsewhere: Any
     role: Role
     examples: list[Example]
     before: Tensor
@@ -207,36 +229,33 @@ class Trained:
         """What the base says of the task under these adapters."""
         return states(self.base, self.examples, *adapters)
 
-    def train(self, role: Role, optimizer: torch.optim.Optimizer, first: int) -> None:
-        """Steps from ``first`` on; the losses of 'taught' and its state after HALF of them are kept."""
-        for step in range(first, STEPS):
-            if role is self.role and step == HALF:
-                weights = [p.detach().clone() for p in role.parameters.values()]
-                self.half = weights, _copied(optimizer.state_dict())
-            loss, _ = gradients(self.base, role, self.examples)
-            optimizer.step()
-            if role is self.role:
-                self.losses.append(loss)
-
-    def optimizer(self, role: Role) -> torch.optim.Optimizer:
+    def optimizer(self) -> torch.optim.Optimizer:
         """A fresh one."""
-        return build_optimizer(role.parameters, OptimConfig(learning_rate=self.method.learning_rate))
+        return build_optimizer(self.role.parameters, OptimConfig(learning_rate=self.method.learning_rate))
+
+    def train(self, optimizer: torch.optim.Optimizer, first: int) -> None:
+        """Steps from ``first`` on; their losses and the state after HALF of all are kept."""
+        for step in range(first, STEPS):
+            if step == HALF:
+                weights = [p.detach().clone() for p in self.role.parameters.values()]
+                self.half = weights, deepcopy(optimizer.state_dict())
+            loss, _ = gradients(self.base, self.role, self.examples)
+            optimizer.step()
+            self.losses.append(loss)
 
 
-def _copied(state: Any) -> Any:
-    if isinstance(state, Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
-    return [_copied(value) for value in state] if isinstance(state, list) else state
-
-
-def train(method: Method, base: Any) -> Trained:
-    """Place the method's adapter on the base and teach it the task."""
+def begin(method: Method, base: Any, elsewhere: Any = None) -> Trained:
+    """Place the method's adapter on the base."""
     examples = task(base)
     before = states(base, examples, None)
     role = add_adapter(base, "taught", AdapterConfig(**method.config), seed=1)
     at_start = states(base, examples, "taught")
-    out = Trained(method=method, base=base, role=role, examples=examples, before=before, at_start=at_start)
-    out.train(role, out.optimizer(role), 0)
-    return out
+    return Trained(
+        method=method,
+        base=base,
+        elsewhere=elsewhere,
+        role=role,
+        examples=examples,
+        before=before,
+        at_start=at_start,
+    )

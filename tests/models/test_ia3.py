@@ -18,6 +18,7 @@ from tunesmith.errors import ConfigError, ModelError
 from tunesmith.kernels.head_loss import logits_of
 from tunesmith.models.adapters import AdapterConfig, adapter_tensors, add_adapter, load_adapter, save_role
 from tunesmith.models.forward import forward
+from tunesmith.models.own import parts_of
 from tunesmith.training.optim import OptimConfig, build_optimizer
 
 KINDS = ["llama", "gpt2", "qwen3", "t5"]
@@ -142,3 +143,15 @@ def test_what_has_no_place_is_refused(load: Callable[..., Any], tmp_path: Path) 
     with pytest.raises(ConfigError, match="no default for models of type 'mamba'"):
         add_adapter(base, "again", AdapterConfig(method="ia3"), seed=1)
     assert set(base.own) == {"default"}
+
+
+def test_the_last_map_of_the_feed_forward_part_is_known_by_any_of_its_names(load: Callable[..., Any]) -> None:
+    whole = AdapterConfig(method="ia3", target_modules=["model.layers.0.mlp.down_proj", "v_proj"])
+    llama = load("llama", "float32")
+    add_adapter(llama, "default", whole, seed=1)
+    found = {part.path.removeprefix("model.layers."): part.feedforward for part in parts_of(llama, "default")}
+    assert found == {"0.self_attn.v_proj": False, "0.mlp.down_proj": True, "1.self_attn.v_proj": False}
+    # GPT-2 has two maps of that name, which are scaled on different sides.
+    short = AdapterConfig(method="ia3", target_modules=["c_attn", "c_proj"])
+    with pytest.raises(ConfigError, match=r"'c_proj' means 'mlp\.c_proj'"):
+        add_adapter(load("gpt2", "float32"), "default", short, seed=1)

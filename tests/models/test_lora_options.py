@@ -24,6 +24,7 @@ from tunesmith.models.adapters import (
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.roles import Role
 from tunesmith.tokens.pack import pack
+from tunesmith.training.optim import OptimConfig, build_optimizer
 
 # Name -> settings; every one must hold on every kind of model.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -161,7 +162,7 @@ def test_the_gradient_of_dora_takes_the_norm_for_a_constant(load: Callable[..., 
         torch.testing.assert_close(found[0], found[2], rtol=1e-3, atol=1e-3)
 
 
-def test_norms_kept_between_decoded_tokens_follow_the_matrices(load: Callable[..., Any]) -> None:
+def test_norms_kept_between_decoded_tokens_follow_the_matrices(load: Callable[..., Any], tmp_path: Path) -> None:
     base = load("llama")
     role = awake(base, "default", AdapterConfig(r=3, use_dora=True))
     with torch.no_grad():
@@ -173,6 +174,16 @@ def test_norms_kept_between_decoded_tokens_follow_the_matrices(load: Callable[..
         after = states(base, "default")
     assert not torch.allclose(after, before, rtol=1e-3)
     assert torch.equal(states(base, "default"), after)
+    # A fused step writes unseen; what is validated after it must be what was learnt.
+    optimizer = build_optimizer(role.parameters, OptimConfig(learning_rate=0.1))
+    loss_and_gradients(base, [role], rows(9), ["default"])
+    optimizer.step()
+    with torch.no_grad():
+        stepped = states(base, "default")
+        save_role(base, role, tmp_path)
+        load_adapter(base, tmp_path, "copy")
+        assert torch.equal(stepped, states(base, "copy"))
+    assert not torch.allclose(stepped, after, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -316,23 +327,34 @@ def test_options_on_a_base_in_4_bits_are_those_on_the_weights_it_stands_for(
     assert not torch.allclose(states(whole, "default"), states(packed, "default"), rtol=1e-2)
 
 
-@pytest.mark.parametrize(("kind", "option"), [("llama", "dora"), ("qwen2", "all"), ("gpt2", "bias"), ("gpt2", "all")])
-def test_the_merged_map_computes_what_the_adapter_does(load_any: Callable[..., Any], kind: str, option: str) -> None:
-    from tunesmith.models.linear import Routing, Site
-    from tunesmith.models.lora_merged import merged_weight, own_bias
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("llama", "dora"), ("llama", "pissa"), ("qwen2", "all"), ("gpt2", "bias"), ("gpt2", "all")],
+)
+def test_the_merged_map_is_what_the_formulas_say(load_any: Callable[..., Any], kind: str, option: str) -> None:
+    from tunesmith.models.lora_merged import own_bias, plain_matrices
+    from tunesmith.models.merge import merged_tensors
 
     base = load_any(kind)
     awake(base, "default", settings(option))
-    layers = [m for m in base.model.modules() if hasattr(m, "lora_A")]
-    for layer in (layers[0], layers[-1]):
-        site = Site(layer, 0)
-        weight = merged_weight(layer, "default")
-        weight_OI = weight.T if kind == "gpt2" else weight
-        x = torch.randn(6, weight_OI.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        bias = site.layer.bias if own_bias(layer, "default") is None else own_bias(layer, "default")
-        expected = site(x, Routing(((0, 6, "default"),))).detach()
-        torch.testing.assert_close(torch.nn.functional.linear(x, weight_OI, bias), expected, rtol=1e-9, atol=1e-9)
-        assert not torch.allclose(site(x, Routing(((0, 6, None),))), expected, rtol=1e-2)
+    merged = {one.name: one for one in merged_tensors(base, "default")}
+    layers = {key: m for key, m in base.model.named_modules() if hasattr(m, "lora_A")}
+    for key, layer in list(layers.items())[:: len(layers) - 1]:
+        stored = layer.get_base_layer().weight.detach()
+        # W + s B A, and DoRA's magnitudes over the lengths of its rows (Liu et al. 2024, equation 5).
+        a_RI, b_OR = plain_matrices(layer, "default")
+        weight_OI = (stored.T if kind == "gpt2" else stored) + layer.scaling["default"] * b_OR @ a_RI
+        if "default" in layer.lora_magnitude_vector:
+            magnitude_O = layer.lora_magnitude_vector["default"].weight.detach()
+            weight_OI = weight_OI * (magnitude_O / weight_OI.norm(dim=1))[:, None]
+        expected = weight_OI.T if kind == "gpt2" else weight_OI
+        torch.testing.assert_close(merged[f"{key}.weight"].make(), expected, rtol=1e-9, atol=1e-9)
+        assert merged[f"{key}.weight"].shape == stored.shape and not torch.allclose(stored, expected, rtol=1e-2)
+        if (bias := own_bias(layer, "default")) is not None:
+            torch.testing.assert_close(merged[f"{key}.bias"].make(), bias, rtol=1e-9, atol=1e-9)
+    untouched = {key: one.make() for key, one in merged.items() if key.rpartition(".")[0] not in layers}
+    plain = dict(base.model.named_parameters())
+    assert untouched and all(value.data_ptr() == plain[key].data_ptr() for key, value in untouched.items())
 
 
 @pytest.mark.parametrize(("kind", "option"), [("llama", "dora"), ("gpt2", "bias"), ("llama", "pissa")])

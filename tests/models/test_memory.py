@@ -15,7 +15,7 @@ import torch
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.models.adapter_cost import adapter_cost
 from tunesmith.models.adapters import AdapterConfig, adapter_tensors, add_adapter, save_role
-from tunesmith.models.budget import cost_of_role, predict, shape_of_base
+from tunesmith.models.budget import cost_of_role, peak_memory_bytes, predict, shape_of_base
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.memory import (
     NF4_BITS,
@@ -269,3 +269,15 @@ def test_a_config_that_says_nothing_is_an_error_with_a_way_out(tmp_path: Path) -
         open_shape(str(tmp_path / "missing.json"))
     with pytest.raises(ConfigError, match=r"self_attn\.q_proj"):
         adapter_cost(shape_of_config(llama(), "x"), AdapterConfig(target_modules=["query"]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux alone tells a process's own peak")
+def test_the_peak_is_that_of_the_process_not_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+    import types
+
+    before = peak_memory_bytes(torch.device("cpu"))
+    assert before > 2**20
+    # What a process that a large one started is told by getrusage.
+    monkeypatch.setattr(resource, "getrusage", lambda who: types.SimpleNamespace(ru_maxrss=2**40))
+    assert before <= peak_memory_bytes(torch.device("cpu")) < 2**40

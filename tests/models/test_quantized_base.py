@@ -21,9 +21,9 @@ from tunesmith.errors import ConfigError, ModelError
 from tunesmith.kernels import nf4
 from tunesmith.models import quantized_linear
 from tunesmith.models.adapters import AdapterConfig, adapter_tensors, add_adapter, load_adapter, save_role
-from tunesmith.models.export.merged import merged_tensors
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.load import ModelConfig, build_base, load_base
+from tunesmith.models.merge import merged_tensors
 from tunesmith.models.quantize import linear_maps, quantized_layers, save_quantized, unpack
 from tunesmith.models.quantized_linear import QuantizationConfig, dense_weight
 from tunesmith.models.resolve import QUANTIZED_FILE, QUANTIZED_KEY, resolve_model

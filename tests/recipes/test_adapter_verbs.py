@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
-from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter, save_role
+from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter, load_adapter, save_role
+from tunesmith.models.heads import add_head
 
 Make = Callable[..., Path]
 
@@ -179,7 +180,33 @@ def test_ties_and_dare_are_pefts(make: Make, tmp_path: Path, model_folder: Any) 
     assert not all(np.allclose(again[key], value) for key, value in deltas(tmp_path / "dare_linear").items())
 
 
-def test_what_cannot_be_combined_says_why_and_writes_nothing(make: Make, tmp_path: Path) -> None:
+def test_a_combined_folder_can_be_loaded_whatever_its_rank(
+    make: Make, load: Callable[..., Any], tmp_path: Path
+) -> None:
+    """PEFT writes down one rank, and leaves fewer rows where a map has not so many or a parent had fewer there."""
+    one, other = (make(name, seed=i, r=4, rank_pattern={"q_proj": 2}) for i, name in enumerate(("one", "other")))
+    wide = called_json("combine", one, other, "--output", tmp_path / "wide", "--rank", "40")
+    assert wide["rank"] == 40 and wide["distance"] < 1e-5
+    call("combine", one, other, "--output", tmp_path / "narrow", "--how", "linear")
+    base = load("llama", "float32")
+    for name in ("wide", "narrow"):
+        load_adapter(base, tmp_path / name, name)
+        assert (
+            adapter_digest(base, name)
+            == json.loads((tmp_path / name / "tunesmith_provenance.json").read_text())["adapter_digest"]
+        )
+    a, b = deltas(one), deltas(other)
+    for key, value in deltas(tmp_path / "wide").items():
+        # ``deltas`` divides alpha by the settings' rank; q_proj's is half of it.
+        np.testing.assert_allclose(value, (a[key] + b[key]) / (1 if "q_proj" in key else 2), atol=1e-5)
+    unlike = make("unlike", r=4, rank_pattern={"k_proj": 2})
+    assert "has matrices of ranks 2, 4" in refused("combine", one, unlike, "--output", tmp_path / "x", "--how", "ties",
+                                                   "--density", "0.5")  # fmt: skip
+
+
+def test_what_cannot_be_combined_says_why_and_writes_nothing(
+    make: Make, load: Callable[..., Any], tmp_path: Path
+) -> None:
     one, other = make("one"), make("other", seed=1, r=2)
     output = ("--output", tmp_path / "out")
     assert "was trained with base" in refused("combine", one, make("elsewhere", kind="qwen3"), *output)
@@ -187,8 +214,13 @@ def test_what_cannot_be_combined_says_why_and_writes_nothing(make: Make, tmp_pat
     assert "magnitudes" in refused("combine", one, make("dora", r=4, use_dora=True), *output)
     gpt2 = make("bare", kind="gpt2"), make("biased", kind="gpt2", r=4, bias="lora_only")
     assert "biases of its own" in refused("combine", *gpt2, *output)
+    base = load("llama", "float32")
+    save_role(base, add_head(base, add_adapter(base, "default", AdapterConfig(r=4), 0), 0), tmp_path / "reward")
+    assert "it has a head of its own" in refused("combine", one, tmp_path / "reward", *output)
     assert "needs a density" in refused("combine", one, other, *output, "--how", "ties")
-    assert "same r value" in refused("combine", one, other, *output, "--how", "linear")
+    assert "has matrices of ranks 2, 4" in refused("combine", one, other, *output, "--how", "linear")
     assert "2 adapters and 3 weights" in refused("combine", one, other, *output, "--weights", "1,2,3")
     assert not (tmp_path / "out").exists()
     assert "exists" in refused("combine", one, other, "--output", one)
+    (one / "tunesmith_provenance.json").write_text('{"cut')
+    assert "tunesmith_provenance.json: cannot be read" in refused("combine", one, other, *output)

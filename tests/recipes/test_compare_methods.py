@@ -7,10 +7,11 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tunesmith.errors import RunError
+from tunesmith.errors import NonFiniteLossError, RunError
 from tunesmith.models.adapters import load_adapter
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.recipes import compare_one
@@ -91,6 +92,56 @@ def test_methods_are_trained_chosen_and_measured_and_nothing_is_done_twice(confi
     with pytest.raises(RunError, match="status 3"):
         run_compare_methods(config, said.append, lambda path: 3)
     assert run_compare_methods(config, said.append, lambda path: compare_one.INTERRUPTED)["interrupted"]
+
+
+def test_another_recipe_begins_anew_where_the_first_left_checkpoints(config: CompareMethodsConfig) -> None:
+    config = config.model_copy(update={"methods": ["lora"], "learning_rates": {"lora": [1e-2]}})
+    assert run_compare_methods(config, lambda _: None, here)["facts"]["steps"] == 2
+    folder = Path(config.output_dir) / "lora" / "lr-0.01"
+    assert list((folder / "run").glob("checkpoint-*"))
+    recipe = Path(config.sft)
+    recipe.write_text(recipe.read_text().replace("max_steps: 2", "max_steps: 3"))
+    assert run_compare_methods(config, lambda _: None, here)["facts"]["steps"] == 3
+    # One that was broken off goes on.
+    (folder / "trained.done").unlink()
+    run_compare_methods(config, lambda _: None, here)
+    assert json.loads((folder / "trained.json").read_text())["tokens_per_second"] is None
+
+
+def test_rows_of_a_folder_are_a_part_of_the_job(config: CompareMethodsConfig, tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    shutil.copy(tmp_path / "train.jsonl", rows / "train.jsonl")
+    config = config.model_copy(
+        update={"methods": ["lora"], "learning_rates": {"lora": [1e-2]}, "overrides": [f"data.train={rows}"]}
+    )
+    run_compare_methods(config, lambda _: None, here)
+    (rows / "train.jsonl").write_text((tmp_path / "test.jsonl").read_text())
+    with pytest.raises(RunError, match="status 3"):
+        run_compare_methods(config, lambda _: None, lambda path: 3)
+
+
+def test_a_rate_that_diverges_is_out_of_the_choice(
+    config: CompareMethodsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.model_copy(update={"methods": ["lora"]})
+    learn = compare_one.train
+
+    def train(sft: Any) -> Any:
+        if sft.learning_rate == 1e-2:
+            raise NonFiniteLossError("row 1", "the loss is inf.", "Lower learning_rate.")
+        return learn(sft)
+
+    monkeypatch.setattr(compare_one, "train", train)
+    result = run_compare_methods(config, lambda _: None, here)
+    (row,) = result["methods"]
+    assert row["learning_rate"] == 1e-5 and row["tried"]["0.01"] is None
+    assert "diverged" in Path(result["report"]).read_text()
+    config = config.model_copy(update={"learning_rates": {"lora": [1e-2]}, "output_dir": f"{config.output_dir}2"})
+    with pytest.raises(RunError, match="diverged at every learning rate"):
+        run_compare_methods(config, lambda _: None, here)
+    with pytest.raises(ValueError, match="no learning rate is named for 'lora'"):
+        CompareMethodsConfig(sft="a", test="b", learning_rates={"lora": []})
 
 
 def test_differences_are_of_the_same_rows() -> None:

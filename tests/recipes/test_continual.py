@@ -160,6 +160,10 @@ def test_forgetting_is_the_best_less_the_last() -> None:
     assert lost.task == "a" and lost.loss.value == pytest.approx(5 / 2 - 1) and lost.exact is not None
     assert lost.exact.value == pytest.approx(0.5)
     assert lost.loss.low <= lost.loss.value <= lost.loss.high
+    # What the last task helped is a gain, and no certain zero.
+    stages[2][0] = cell([1, 1.5], [True, True])
+    (gained,) = forgetting(stages, [rows_of("a", 2), rows_of("b", 2)])
+    assert gained.loss.value == pytest.approx(1.25 / 2 - 1) and gained.loss.low < gained.loss.high < 0
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, ModelError
 from tunesmith.models.adapter_config import AdapterConfig
 from tunesmith.models.adapter_cost import adapter_cost
 from tunesmith.models.machines import GIB, GPUS, find_machine
@@ -67,6 +67,39 @@ def test_what_cannot_be_planned_is_an_error() -> None:
         plan(max_length=4096)
     with pytest.raises(ConfigError, match="knows no sublayers"):
         adapter_cost(replace(open_shape("gpt2-like"), family="mamba"), AdapterConfig(method="bottleneck"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "why"),
+    [
+        ("mixtral", {"num_local_experts": 4}, "has experts"),
+        ("mamba", {}, "without attention"),
+        ("deepseek_v3", {}, "compressed"),
+        ("gemma3", {}, "sees or hears"),
+    ],
+)
+def test_models_that_are_not_counted_are_refused(kind: str, more: dict[str, Any], why: str, tmp_path: Path) -> None:
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **size, **more}))
+    with pytest.raises(ModelError, match=f"its memory is not counted.*{why}"):
+        open_shape(str(tmp_path))
+
+
+def test_a_config_with_a_word_for_a_number_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": "big"}))
+    with pytest.raises(ModelError, match="its config cannot be read"):
+        open_shape(str(tmp_path))
+
+
+def test_falcons_one_head_of_keys_is_counted_once(tmp_path: Path) -> None:
+    size = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "falcon", **size}))
+    assert open_shape(str(tmp_path)).kv_heads == 1
+
+
+def test_an_option_that_a_recipe_would_not_heed_is_refused() -> None:
+    done = CliRunner().invoke(app, ["plan", str(ROOT / "recipes" / "chat.yaml"), "--gpu", "t4"])
+    assert done.exit_code == 2 and "--gpu: goes with --model" in done.stderr
 
 
 def test_machines_have_names_sizes_and_neighbours() -> None:

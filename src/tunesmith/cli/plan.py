@@ -10,11 +10,17 @@ import typer
 
 from tunesmith.cli.shared import Debug, Json, as_called, errors_in_one_paragraph, print_lines
 
+# Options that say of a model without weights what a recipe says itself, or what this machine is.
+MODEL_OPTIONS = {
+    "gpu": "--gpu", "method": "--method", "rank": "--r", "batch_tokens": "--batch-tokens", "max_length": "--max-length",
+    "output": "--output",
+}  # fmt: skip
 # What people call methods, as settings.
 METHODS = {"qlora": ("quantization=4bit",), "dora": ("adapter.use_dora=true",)}
 
 
 def plan(
+    context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="A YAML recipe; none with --model.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value settings, adapter.r=8 with --model too.")
@@ -34,6 +40,7 @@ def plan(
     """Memory, rows and time before training. Example: tunesmith plan recipes/chat.yaml, or --model llama-7b-like."""
     with errors_in_one_paragraph(debug):
         if model is None:
+            _refuse_options(context)
             _plan_recipe(recipe, overrides, as_json)
             return
         from tunesmith.config import load_config
@@ -53,6 +60,16 @@ def plan(
             memory_picture(bars, report["machine"]["free_bytes"], output, title=title)
             lines.append(f"wrote      {output}")
         print_lines([json.dumps(report)] if as_json else lines)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Raise ConfigError for an option that a recipe's plan would not heed."""
+    from tunesmith.errors import ConfigError
+
+    for name, option in MODEL_OPTIONS.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(option, "goes with --model.", "Leave it out: a recipe is planned as it stands.")
 
 
 def _plan_recipe(recipe: str | None, overrides: list[str] | None, as_json: bool) -> None:

@@ -81,7 +81,8 @@ class Difference:
 class Parity:
     """What a check found; ``faults`` is empty where the file serves what was trained.
 
-    same_tokens of num_tokens: of what ours says, token by token after ours' own words. gap: perplexity of the file over
+    same_tokens of num_tokens: of what ours says, token by token after ours' own words. first, worst: of the tokens that
+    differ the first, and the one ours is surest of. gap: perplexity of the file over
     ours, minus 1, with its paired 95 % bootstrap interval over the texts.
     """
 
@@ -91,6 +92,7 @@ class Parity:
     num_tokens: int
     same_tokens: int
     first: Difference | None
+    worst: Difference | None
     num_texts: int
     same_texts: int
     perplexity_ours: float
@@ -167,7 +169,7 @@ def compare(
     with LlamaCpp(file, context_tokens=longest, threads=torch.get_num_threads(), lora=lora) as theirs:
         texts = _awkward_texts(tokenizer)
         unlike = [text for text in texts if theirs.tokenize(text) != _ids(tokenizer, text)]
-        same, total, first = _tokens(base, adapter, ours, theirs, tokenizer)
+        total, others = _tokens(base, adapter, ours, theirs, tokenizer)
         begin = perf_counter()
         said = [theirs.greedy(p, len(a)) for p, a in zip(ours.prompt_ids, ours.answers, strict=True)]
         seconds = perf_counter() - begin
@@ -181,8 +183,9 @@ def compare(
         # llama.cpp also stops at tokens that end a text in other models of the family.
         same_continuations=sum(a == b[: len(a)] for a, b in zip(said, ours.answers, strict=True)),
         num_tokens=total,
-        same_tokens=same,
-        first=first,
+        same_tokens=total - len(others),
+        first=others[0] if others else None,
+        worst=max(others, key=lambda other: other.our_gap, default=None),
         num_texts=len(texts),
         same_texts=len(texts) - len(unlike),
         perplexity_ours=math.exp(sum(ours.nats) / sum(counts)),
@@ -207,29 +210,31 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _tokens(
     base: Base, adapter: str | None, ours: Ours, theirs: LlamaCpp, tokenizer: Any
-) -> tuple[int, int, Difference | None]:
-    """(tokens both would say, tokens, the first that differs): each after the same words, which are ours."""
-    same, total, first = 0, 0, None
+) -> tuple[int, list[Difference]]:
+    """(tokens, those both would not say): each after the same words, which are ours."""
+    total, others = 0, list[Difference]()
     for text, prompt, answer in zip(ours.prompts, ours.prompt_ids, ours.answers, strict=True):
-        logits_TV = theirs.logits([*prompt, *answer[:-1]])[len(prompt) - 1 :]
+        ids = [*prompt, *answer[:-1]]
+        logits_TV = theirs.logits(ids)[len(prompt) - 1 :]
         choices = logits_TV.argmax(1).tolist()
         total += len(answer)
-        same += sum(a == b for a, b in zip(choices, answer, strict=True))
-        if choices != answer and first is None:
-            at = next(i for i, (a, b) in enumerate(zip(choices, answer, strict=True)) if a != b)
-            row_V, pair = _our_logits(base, adapter, [*prompt, *answer[:at]]), (answer[at], choices[at])
-            words = [tokenizer.decode([token]) for token in pair]
-            gaps = [float(abs(row[pair[0]] - row[pair[1]])) for row in (row_V, logits_TV[at])]
-            first = Difference(text, at + 1, words[0], words[1], *gaps)
-    return same, total, first
+        if choices == answer:
+            continue
+        ours_TV = _our_logits(base, adapter, ids)[len(prompt) - 1 :]
+        for at, pair in enumerate(zip(answer, choices, strict=True)):
+            if pair[0] != pair[1]:
+                words = [tokenizer.decode([token]) for token in pair]
+                gaps = [float(abs(row_V[pair[0]] - row_V[pair[1]])) for row_V in (ours_TV[at], logits_TV[at])]
+                others.append(Difference(text, at + 1, words[0], words[1], *gaps))
+    return total, others
 
 
 @torch.no_grad()
 def _our_logits(base: Base, adapter: str | None, ids: list[int]) -> NDArray[np.float32]:
     hidden_TD = hidden_states(base, pack_prompts([np.array(ids)], [0], adapter))
     head, _, _ = head_for(base.token_rows, base.head, [adapter], "none")
-    row_V: NDArray[np.float32] = logits_of(hidden_TD[-1:], head)[0].float().cpu().numpy()
-    return row_V
+    logits_TV: NDArray[np.float32] = logits_of(hidden_TD, head).float().cpu().numpy()
+    return logits_TV
 
 
 def _nats(theirs: LlamaCpp, chunk: Example) -> float:
@@ -249,10 +254,10 @@ def _faults(parity: Parity, unlike: Sequence[str], unstopped: Sequence[str]) -> 
             f"perplexity {parity.perplexity_file:.4g} is {parity.gap.value:+.2%} from ours "
             f"({parity.perplexity_ours:.4g}), {parity.allowed_gap:.2%} is allowed for {parity.quant}."
         )
-    first = parity.first
-    if parity.quant in TIES and first is not None and first.our_gap > TIES[parity.quant]:
+    worst = parity.worst
+    if parity.quant in TIES and worst is not None and worst.our_gap > TIES[parity.quant]:
         faults.append(
-            f"token {first.position} after {first.prompt!r} is {first.theirs!r}, ours is {first.ours!r} by "
-            f"{first.our_gap:.3g} (logits)."
+            f"token {worst.position} after {worst.prompt!r} is {worst.theirs!r}, ours is {worst.ours!r} by "
+            f"{worst.our_gap:.3g} (logits)."
         )
     return faults

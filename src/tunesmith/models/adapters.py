@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -93,7 +94,7 @@ def _check_name(base: Base, name: str) -> None:
     for key in base.model.state_dict():
         if "lora_" not in key:
             taken.update(key.split("."))
-    if not name or "." in name or name in taken or name in "lora_":
+    if not name or "." in name or name in taken or name in "lora_" or name.startswith("lora_"):
         raise ConfigError("adapter name", f"'{name}' is a part of the model's own names.", "Call it otherwise.")
 
 
@@ -202,19 +203,19 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
         raise ModelError(folder, "no adapter here (adapter_config.json, adapter_model.safetensors).", "Check the path.")
     _check_name(base, name)
     written_tokenizer = _check_provenance(base, folder)
-    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings = read_mapping(folder / "adapter_config.json")
     # A linear head lies beside the adapter, and is none of PEFT's business on a causal model.
     has_head = settings.get("modules_to_save") == [SCORE]
     if has_head:
         settings.update({"modules_to_save": None, "task_type": "CAUSAL_LM"})
     method = _method_named(folder, settings.get("peft_type"))
     token_rows = settings.pop("trainable_token_indices", None)
+    tensors = _tensors_of(folder)
     METHODS[method].read(base, name, folder, settings)
     base.methods[name] = method
     try:
         if token_rows is not None:
             read_token_rows(base, name, folder, token_rows, written_tokenizer)
-        tensors = load_file(folder / WEIGHTS_FILE)
         expected = adapter_tensors(base, name)
         if has_head:
             # One row a class, which only the file can tell; a reward's head has one.
@@ -231,6 +232,26 @@ def load_adapter(base: Base, folder: Path, name: str, *, trainable: bool = False
     METHODS[method].load_tensors(base, name, own)
     role = adapter_role(base, name, trainable=trainable)
     return with_head(base, role, tensors[SCORE_KEY], trainable=trainable) if has_head else role
+
+
+def _tensors_of(folder: Path) -> dict[str, Tensor]:
+    """What the adapter's file holds, read before anything is placed. Raises ModelError for one that is damaged."""
+    try:
+        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise ModelError(folder / WEIGHTS_FILE, f"is damaged: {error}.", "Copy it again.") from None
+    return tensors
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What one of an adapter's JSON files says. Raises ModelError where it cannot be read."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(path, f"cannot be read: {str(error).splitlines()[0]}.", "Copy the folder again.") from None
+    if not isinstance(tree, dict):
+        raise ModelError(path, "is not a mapping.", "Copy the folder again.")
+    return tree
 
 
 def _method_named(folder: Path, peft_type: str | None) -> str:
@@ -261,7 +282,7 @@ def _check_provenance(base: Base, folder: Path) -> str | None:
     if not path.is_file():
         base.notes.append(f"{folder}: no provenance file; it cannot be checked against the base.")
         return None
-    written = json.loads(path.read_text())
+    written = read_mapping(path)
     trained_with = written.get("tokenizer_digest")
     # An adapter with new tokens brings its tokenizer along; the base must have the one that was extended.
     needed = {**written, "tokenizer_digest": written.get(BASE_TOKENIZER, trained_with)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -65,6 +66,11 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Highest memory so far: VmHWM of the process, or the GPU allocator's peak."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    # Where there is no such line; on Linux this would begin with the peak of whoever started the process.
     import resource  # not on Windows, where the memory in use now is all there is to say
 
     unit = 1 if torch.backends.mps.is_available() else 1024

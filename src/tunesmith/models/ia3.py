@@ -6,7 +6,7 @@ PEFT cannot have (IA)^3 and LoRA on one model. All vectors start at 1, so that t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def place(base: Base, name: str, config: AdapterConfig, seed: int) -> None:
         targets = config.target_modules
     feedforward = config.feedforward_modules
     if feedforward is None:
-        feedforward = [target for target in targets if target in FEEDFORWARD_MODULES.get(kind, ())]
+        feedforward = _feedforward_of(kind, targets)
     if not targets:
         raise ConfigError(
             "adapter.target_modules",
@@ -94,6 +94,19 @@ def place(base: Base, name: str, config: AdapterConfig, seed: int) -> None:
         place_parts(base, name, list(_parts(base, ia3)))
     except ValueError as error:
         raise ConfigError("adapter.target_modules", f"{error}.", "Leave it out for the usual maps.") from None
+
+
+def _feedforward_of(kind: str, targets: Sequence[str]) -> list[str]:
+    """Those of the targets that are the feed-forward part's last map; a target is the end of a path, or all of it."""
+    ends = FEEDFORWARD_MODULES.get(kind, ())
+    for target in targets:
+        if wider := [end for end in ends if end.endswith(f".{target}")]:
+            raise ConfigError(
+                "adapter.target_modules",
+                f"'{target}' means '{wider[0]}', which is scaled on its input, and other maps.",
+                f"Name '{wider[0]}' and the others apart, or set feedforward_modules.",
+            )
+    return [target for target in targets if any(f".{target}".endswith(f".{end}") for end in ends)]
 
 
 def read(base: Base, name: str, folder: Path, settings: Mapping[str, Any]) -> None:

@@ -8,9 +8,10 @@ Shape letters: I in features, O out features, T tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +54,59 @@ def check_mergeable(base: Base, name: str, folder: Path) -> None:
         raise ModelError(folder, f"cannot be merged: {reason}.", "Use it unmerged, with --adapter.")
 
 
-@torch.no_grad()
-def merged_state(base: Base, name: str) -> dict[str, Tensor]:
-    """Every parameter and buffer by its name in the plain model, as it is with the adapter merged.
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One parameter of the plain model under transformers' name; ``make`` gives its values and keeps nothing."""
+
+    name: str
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+
+def merged_tensors(base: Base, name: str | None) -> Iterator[Merged]:
+    """Every parameter of the plain model, tied ones once, as it is with the adapter in it (None: the bare base).
 
     What the adapter leaves alone shares the base's memory, but for 4-bit maps, which are unpacked. float32 is the
-    precision to load a base in for this.
+    precision to load a base in for this. Raises ModelError for a method whose work no weight can hold.
     """
-    state = {key.replace(".base_layer.", "."): value for key, value in base.model.state_dict().items()}
+    if name is not None and (reason := UNMERGEABLE.get(base.methods[name])) is not None:
+        raise ModelError(f"the {base.methods[name]} adapter", f"cannot be merged: {reason}.", "Use it unmerged.")
+    maps = {} if name is None else {key: site for key, site in adapted_maps(base) if _acts(site, name)}
     for key, layer in quantized_layers(base.model).items():
-        state[f"{key.removesuffix('.base_layer')}.weight"] = dense_weight(layer, base.dtype)
-    for key, site in adapted_maps(base):
-        state.update(_merged_map(base, key, site, name))
-    rows = base.token_rows.get(name)
-    if rows is not None:
-        embedding, output = base.model.get_input_embeddings(), base.model.get_output_embeddings()
-        keys = {id(module): f"{key}.weight" for key, module in base.model.named_modules()}
-        state[keys[id(output)]] = rows.head(base.head).weight_VD
-        state[keys[id(embedding)]] = _with_rows(embedding.weight, rows)
-    return state
+        key = key.removesuffix(".base_layer")
+        unpack = partial(dense_weight, layer, base.dtype)
+        make = partial(_merged_weight, base, key, maps[key], name) if key in maps else unpack
+        yield Merged(f"{key}.weight", layer.shape, make)
+    rows = None if name is None else base.token_rows.get(name)
+    embedding, output = base.model.get_input_embeddings().weight, base.model.get_output_embeddings().weight
+    for full_key, parameter in base.model.named_parameters():
+        if "lora_" in full_key:
+            continue
+        plain_key = full_key.replace(".base_layer.", ".")
+        key, _, kind = plain_key.rpartition(".")
+        shape, make = tuple(parameter.shape), parameter.detach
+        if rows is not None and (parameter is embedding or parameter is output):
+            shape = (rows.num_rows, *shape[1:])
+            make = partial(_with_rows, parameter, rows, rows.embedding_RD if parameter is embedding else rows.head_RD)
+        elif key in maps:
+            make = partial({"weight": _merged_weight, "bias": _merged_bias}[kind], base, key, maps[key], name)
+        yield Merged(plain_key, shape, make)
+
+
+def merged_state(base: Base, name: str) -> dict[str, Tensor]:
+    """Every parameter and buffer by its name in the plain model, tied ones by each of theirs: ``merged_tensors``."""
+    made = {one.name: one.make() for one in merged_tensors(base, name)}
+    state = {key: value for key, value in base.model.named_buffers() if "lora_" not in key}
+    first: dict[int, str] = {}
+    for key, parameter in base.model.named_parameters(remove_duplicate=False):
+        if "lora_" not in key:
+            key = key.replace(".base_layer.", ".")
+            state[key] = made[first.setdefault(id(parameter), key)]
+    return {**state, **made}
+
+
+def _acts(site: Site, name: str) -> bool:
+    return name in own_adapters(site.layer) or (site.lora is not None and name in site.lora.lora_A)
 
 
 def adapted_maps(base: Base) -> Iterator[tuple[str, Site]]:
@@ -86,9 +121,8 @@ def adapted_maps(base: Base) -> Iterator[tuple[str, Site]]:
 @torch.no_grad()
 def map_under(base: Base, site: Site, name: str | None) -> tuple[Tensor, Tensor]:
     """(weight (I, O), bias (1, O)) of a linear map as it runs under an adapter; None: as the base has it."""
-    num_in = site.layer.weight.shape[0] if isinstance(site.layer, Conv1D) else site.layer.in_features
-    bias_1O = _call(site, torch.zeros(1, num_in, dtype=base.dtype, device=base.device), name)
-    units_II = torch.eye(num_in, dtype=base.dtype, device=base.device)
+    bias_1O = _bias_under(base, site, name)
+    units_II = torch.eye(_num_in(site), dtype=base.dtype, device=base.device)
     weight_IO = torch.cat([_call(site, units_NI, name) for units_NI in torch.split(units_II, UNIT_VECTORS)])
     return (weight_IO - bias_1O if bool(bias_1O.any()) else weight_IO), bias_1O
 
@@ -101,26 +135,38 @@ def updates(base: Base, name: str) -> Iterator[tuple[str, Tensor, Tensor]]:
             yield key, merged_IO - plain_IO, plain_IO
 
 
-def _merged_map(base: Base, key: str, site: Site, name: str) -> dict[str, Tensor]:
-    """The weight and the bias of one linear map, in the layout they are stored in."""
+def _merged_weight(base: Base, key: str, site: Site, name: str | None) -> Tensor:
+    """In the layout it is stored in."""
     weight_IO, bias_1O = map_under(base, site, name)
-    out = {f"{key}.weight": weight_IO if isinstance(site.layer, Conv1D) else weight_IO.T}
-    if site.layer.bias is not None:
-        out[f"{key}.bias"] = bias_1O[0]
-    elif bool(bias_1O.any()):
+    if site.layer.bias is None and bool(bias_1O.any()):
         raise ModelError(key, "the adapter adds a bias to a map that has none.", "Use it unmerged, with --adapter.")
-    return out
+    return weight_IO if isinstance(site.layer, Conv1D) else weight_IO.T
 
 
+def _merged_bias(base: Base, _: str, site: Site, name: str | None) -> Tensor:
+    return _bias_under(base, site, name)[0]
+
+
+def _bias_under(base: Base, site: Site, name: str | None) -> Tensor:
+    """(1, O): the map's answer to zeros."""
+    return _call(site, torch.zeros(1, _num_in(site), dtype=base.dtype, device=base.device), name)
+
+
+def _num_in(site: Site) -> int:
+    return int(site.layer.weight.shape[0] if isinstance(site.layer, Conv1D) else site.layer.in_features)
+
+
+@torch.no_grad()
 def _call(site: Site, x_NI: Tensor, name: str | None) -> Tensor:
     return site(x_NI, Routing(((0, x_NI.shape[0], name),)))
 
 
-def _with_rows(weight_VD: Tensor, rows: TokenRows) -> Tensor:
-    """The embedding over the whole vocabulary of an adapter with new tokens."""
-    missing = rows.num_rows - rows.num_rows_of_base
+@torch.no_grad()
+def _with_rows(weight_VD: Tensor, rows: TokenRows, own_RD: Tensor) -> Tensor:
+    """An embedding or a head over the whole vocabulary of an adapter with new tokens."""
+    missing = rows.num_rows - weight_VD.shape[0]
     weight_VD = torch.cat([weight_VD, weight_VD.new_zeros(missing, weight_VD.shape[1])])
-    return weight_VD.index_copy(0, rows.ids_R, rows.embedding_RD.to(weight_VD.dtype))
+    return weight_VD.index_copy(0, rows.ids_R, own_RD.to(weight_VD.dtype))
 
 
 def write_merged(base: Base, name: str, folder: Path, dtype: torch.dtype) -> None:

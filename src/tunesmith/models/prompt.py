@@ -91,9 +91,9 @@ def settings(base: Base, name: str) -> dict[str, Any]:
     return {key: getattr(value, "value", value) for key, value in found.items()}
 
 
-def scalings(base: Base, name: str) -> list[float]:
-    """Nothing but the tensors decides the answers."""
-    return []
+def scalings(base: Base, name: str) -> list[int]:
+    """What decides the answers beside the tensors: how many of the rows are read."""
+    return [_own(base, name).num_tokens]
 
 
 def drop(base: Base, name: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -26,6 +27,8 @@ from tunesmith.models.quantized_linear import num_quantized
 from tunesmith.models.resolve import EMBEDDED_MODEL, resolve_model
 
 ENDING = "-like"
+# What configs call the number of experts of a mixture.
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ class Shape:
 def open_shape(name_or_path: str) -> Shape:
     """The shape of a shipped example (``llama-7b-like``), a config.json or its folder, or a hub id; no weights needed.
 
-    Raises ModelError when there is no config, or transformers knows no such architecture.
+    Raises ModelError when there is no config, transformers knows no such architecture, or it is none that is counted.
     """
     path = Path(name_or_path).expanduser()
     key = name_or_path.lower()
@@ -117,7 +120,7 @@ def _config_in(path: Path, name: str) -> Any:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return AutoConfig.for_model(**values)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ModelError(
             name, f"its config cannot be read: {_first_line(error)}.", "Name a model's config.json."
         ) from None
@@ -126,7 +129,7 @@ def _config_in(path: Path, name: str) -> Any:
 def _config_of_hub(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, StrictDataclassError):
         raise ModelError(
             name,
             "no such file or folder, and no hub at hand that knows it.",
@@ -135,7 +138,10 @@ def _config_of_hub(name: str) -> Any:
 
 
 def shape_of_config(config: Any, name: str) -> Shape:
-    """The shape of the model a config describes. Raises ModelError where transformers can build none from it."""
+    """The shape of the model a config describes. Raises ModelError where transformers can build none from it.
+
+    Also for one that is more than a stack of attention and feed-forward parts, since its memory is not counted here.
+    """
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"):
@@ -146,7 +152,25 @@ def shape_of_config(config: Any, name: str) -> Shape:
             f"no language model can be built from its config: {_first_line(error)}.",
             "Take a causal or T5-like one.",
         ) from None
+    why = _not_counted(config, model)
+    if why is not None:
+        fix = "Take a plain decoder or a T5-like model; `tunesmith plan RECIPE` measures a step of any that loads."
+        raise ModelError(name, f"its memory is not counted: {why}.", fix)
     return shape_of_model(model, name)
+
+
+def _not_counted(config: Any, model: nn.Module) -> str | None:
+    """What a model has that the memory model knows nothing of; None for a plain one."""
+    text = config.get_text_config(decoder=True) if not config.is_encoder_decoder else config
+    if getattr(config, "vision_config", None) is not None or getattr(config, "audio_config", None) is not None:
+        return "it sees or hears too, and only language models are"
+    if not getattr(text, "num_attention_heads", None) or any("mamba" in key for key, _ in model.named_modules()):
+        return f"a '{text.model_type}' model has layers without attention"
+    if getattr(text, "kv_lora_rank", None):
+        return f"a '{text.model_type}' model keeps its keys and values compressed"
+    if any(getattr(text, key, None) for key in EXPERT_COUNTS):
+        return f"a '{text.model_type}' model has experts, of which a token runs through a few"
+    return None
 
 
 def shape_of_model(model: nn.Module, name: str, *, fast: bool | None = None) -> Shape:
@@ -167,7 +191,7 @@ def shape_of_model(model: nn.Module, name: str, *, fast: bool | None = None) -> 
         layers=_largest(config, depth_names),
         width=width,
         heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        kv_heads=_kv_heads(config, heads),
         head_width=head_width,
         inner_width=_largest(config, inner_names) or 4 * width,
         vocab_size=int(config.vocab_size),
@@ -180,6 +204,14 @@ def shape_of_model(model: nn.Module, name: str, *, fast: bool | None = None) -> 
         parameters=sum(own.values()) + num_quantized(model),
         linear_maps=_linear_maps(model),
     )
+
+
+def _kv_heads(config: Any, heads: int) -> int:
+    """Heads of keys and values. Falcon's config names them only where ``new_decoder_architecture`` is on."""
+    if getattr(config, "num_kv_heads", None) is not None:
+        one = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)
+        return 1 if one else int(config.num_kv_heads)
+    return int(getattr(config, "num_key_value_heads", None) or heads)
 
 
 def _largest(config: Any, names: tuple[str, ...]) -> int:

@@ -82,9 +82,8 @@ def combine_adapters(config: CombineConfig) -> Combined:
     weights = config.weights or [1 / len(folders)] * len(folders)
     base = load_base(base_for(folders[0], config.model))
     names = [f"parent_{number}" for number in range(len(folders))]
-    for folder, name in zip(folders, names, strict=True):
-        load_adapter(base, folder, name)
-    check_combinable(base, folders, names)
+    roles = [load_adapter(base, folder, name) for folder, name in zip(folders, names, strict=True)]
+    check_combinable(base, folders, roles)
     combine(base, names, weights, NAME, config.how, density=config.density, rank=config.rank, seed=config.seed)
     digest = adapter_digest(base, NAME)
     parents = _parents(folders, [adapter_digest(base, name) for name in names], weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ModelError
-from tunesmith.models.adapters import METHODS, PROVENANCE_FILE, WEIGHTS_FILE
+from tunesmith.models.adapters import METHODS, PROVENANCE_FILE, WEIGHTS_FILE, read_mapping
 from tunesmith.models.load import ModelConfig
 from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.models.resolve import EMBEDDED_MODEL
@@ -56,7 +55,7 @@ def base_for(folder: Path, model: str) -> ModelConfig:
     model: taken where it is not the default one, or the adapter does not say.
     """
     path = folder / PROVENANCE_FILE
-    packing = json.loads(path.read_text()).get("quantization") if path.is_file() else None
+    packing = read_mapping(path).get("quantization") if path.is_file() else None
     name = (base_of(folder) or model) if model == EMBEDDED_MODEL else model
     quantization = None if packing is None else QuantizationConfig(**packing)
     return ModelConfig(model_name_or_path=name, dtype="float32", quantization=quantization)
@@ -120,14 +119,10 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} is missing{without}")
         return {}
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        problems.append(f"{path.name} cannot be read ({str(error).splitlines()[0]})")
+        return read_mapping(path)
+    except ModelError as error:
+        problems.append(f"{path.name} {error.cause.rstrip('.')}")
         return {}
-    if not isinstance(tree, dict):
-        problems.append(f"{path.name} is not a mapping")
-        return {}
-    return tree
 
 
 def _method(settings: Mapping[str, Any], problems: list[str]) -> str | None:

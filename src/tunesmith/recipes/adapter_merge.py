@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,20 +117,19 @@ def merge_adapter(config: MergeConfig) -> Merged:
 
     Both sides are multiplied in float32, so that the drift is that of the weights as they are written and not of a
     machine's rounding. Raises ModelError where the method cannot be merged or the drift is above a limit: then nothing
-    is written. Raises RunError where the output is in the way.
+    is written. Raises RunError where the output is in the way, or holds what it would be made of.
     """
     folder, output = Path(config.adapter), Path(config.output)
     _check_output(output, config.overwrite)
     # 1. The base as the adapter knew it, in float32, with the adapter beside it.
     base = load_base(base_for(folder, config.model))
+    _keep_sources(output, folder, base.resolved.folder)
     load_adapter(base, folder, NAME)
     check_mergeable(base, NAME, folder)
     dtype = _written_dtype(config, base)
     examples = _examples(config, base)
     # 2. The merged folder beside its place, read back and compared.
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work_name:
-        work = Path(work_name) / "model"
+    with _work_folder(output) as work:
         write_merged(base, NAME, work, dtype)
         merged = build_base(resolve_model(str(work)), base.device, torch.float32)
         found = measure_drift(base, NAME, merged, examples)
@@ -178,6 +179,27 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise RunError(output, "exists.", "Name another folder, or set --overwrite.")
     if not (output / "config.json").is_file():
         raise RunError(output, "is no model's folder, so it is not replaced.", "Name another folder.")
+
+
+@contextmanager
+def _work_folder(output: Path) -> Iterator[Path]:
+    """A place beside the output; folders made for it go again where nothing came to lie in them."""
+    made = [folder for folder in output.parents if not folder.exists()]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
+            yield Path(name) / "model"
+    finally:
+        for folder in made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _keep_sources(output: Path, *sources: Path) -> None:
+    """Raise RunError where replacing the output would take the adapter or the base away."""
+    for source in sources:
+        if source.resolve().is_relative_to(output.resolve()):
+            raise RunError(output, f"holds {source}, which is merged.", "Name another folder.")
 
 
 def _written_dtype(config: MergeConfig, base: Base) -> torch.dtype:

@@ -65,7 +65,8 @@ def _settings(config: AdviseConfig, epochs: float) -> dict[str, Any]:
     return {
         **{key: getattr(config, key) for key in kept},
         "num_train_epochs": epochs,
-        "adapter": config.adapter.model_dump(),
+        # What was set: a method refuses the other methods' keys.
+        "adapter": config.adapter.model_dump(exclude_unset=True),
         "warmup_ratio": 0.05,
     }
 

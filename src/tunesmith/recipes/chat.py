@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tunesmith.errors import ConfigError, DataError
-from tunesmith.models.adapters import PROVENANCE_FILE, is_adapter_folder, load_adapter
+from tunesmith.models.adapters import PROVENANCE_FILE, is_adapter_folder, load_adapter, read_mapping
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.models.roles import Base
@@ -106,7 +105,7 @@ def base_of(adapter: Path) -> str | None:
     """The base an adapter says it was trained on; None where it does not say."""
     for name, key in ((PROVENANCE_FILE, "base_name"), ("adapter_config.json", "base_model_name_or_path")):
         if (adapter / name).is_file():
-            value = json.loads((adapter / name).read_text()).get(key)
+            value = read_mapping(adapter / name).get(key)
             if isinstance(value, str) and value:
                 return value
     return None

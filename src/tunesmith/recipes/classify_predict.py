@@ -108,18 +108,22 @@ def predict_rows(config: PredictConfig, *, base: Base | None = None) -> Predicte
         raise DataError(rows.path, f"none of its {len(rows)} rows has a text.\n{faults.table()}\n", "Correct them.")
     base = load_base(config) if base is None else base
     model = load_classifier(base, Path(config.adapter))
+    if model.chat_template and config.over_length == "truncate":
+        cause = "this classifier reads texts in the chat template, whose end a cut would take."
+        raise DataError("over_length: truncate", cause, "Set over_length: drop, or raise max_length.")
     report, given, own = TextReport(), Counter[str](), list[tuple[str, str]]()
     with temporary_sibling(output) as path, path.open("w", encoding="utf-8") as stream, Bar(len(read), "rows") as bar:
         for begin in range(0, len(read), ROWS_AT_ONCE):
             part = read[begin : begin + ROWS_AT_ONCE]
             for row, said in _predict(model, part, config, report):
-                stream.write(json.dumps({**row.raw, **said}, ensure_ascii=False) + "\n")
+                # Dates and the like of a parquet file, as text.
+                stream.write(json.dumps({**row.raw, **said}, ensure_ascii=False, default=str) + "\n")
                 given[said[PREDICTED]] += 1
                 if row.label is not None:
                     own.append((row.label, said[PREDICTED]))
             bar.update(begin + len(part))
         if not given:
-            raise DataError(rows.path, "every row's text is too long.", "Set --over-length truncate.")
+            raise DataError(rows.path, "every row's text is too long.", "Raise max_length, or shorten them.")
     dropped = faults.by_cause()
     if report.texts_dropped:
         dropped["the text is too long"] = report.texts_dropped

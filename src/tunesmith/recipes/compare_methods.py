@@ -16,14 +16,14 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tunesmith.config import Config, load_config
-from tunesmith.data.load import DataConfig
+from tunesmith.data.load import DataConfig, load_data
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.models.adapters import METHODS, AdapterConfig
 from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.recipes.compare_one import INTERRUPTED, Job
 from tunesmith.recipes.prepare import SFTConfig
 from tunesmith.reports.compare_methods import write_page
-from tunesmith.runs import atomic_write_text, file_digest, machine_summary
+from tunesmith.runs import atomic_write_text, machine_summary
 from tunesmith.stats import (
     Interval,
     bootstrap_ratio,
@@ -60,7 +60,7 @@ class CompareMethodsConfig(Config):
     """An evaluation task to answer besides: the share of answers that are right in all fields."""
     task_items: int | None = Field(None, ge=1)
     """Most questions of the task."""
-    methods: list[str] = ["full", "lora", "qlora", "bottleneck", "ia3"]
+    methods: list[str] = ["full", "lora", "qlora", "bottleneck", "prefix", "ia3"]
     """Any of full, lora, qlora (LoRA on a 4-bit base), bottleneck, prefix, prompt, ia3."""
     settings: dict[str, dict[str, Any]] = {}
     """Method -> keys of its adapter section."""
@@ -77,6 +77,8 @@ class CompareMethodsConfig(Config):
                 raise ValueError(f"'{name}' is no method; there are {', '.join(sorted(known))}")
         if len(set(self.methods)) < len(self.methods) or not self.methods:
             raise ValueError("methods should be a list without repetitions")
+        if empty := [name for name, rates in self.learning_rates.items() if not rates]:
+            raise ValueError(f"no learning rate is named for '{empty[0]}'")
         return self
 
 
@@ -85,12 +87,16 @@ def run_compare_methods(
 ) -> dict[str, Any]:
     """Train, choose, measure and report; returns what ``--json`` prints. run_job: runs a job's file, for tests.
 
-    Raises ConfigError for a recipe without validation rows, RunError where a training fails.
+    A rate at which the loss becomes infinite is out of the choice. Raises ConfigError for a recipe without validation
+    rows, RunError where a training fails otherwise, or at every rate.
     """
     run_job = run_job or _in_own_process
     sft, _ = load_config(SFTConfig, Path(config.sft), config.overrides)
     if sft.data.validation is None and sft.data.validation_share == 0:
         raise ConfigError(f"{config.sft}:data.validation", "there are no rows to choose on.", "Name some.")
+    test = _test_rows(config, sft)
+    # What the rows are is a part of every job: others are another comparison.
+    rows = [load_data(data, seed=sft.seed).digest for data in (sft.data, test)]
     # 1. Every method at each of its rates, each in a fresh process.
     results: dict[str, dict[str, Any]] = {}
     for method in config.methods:
@@ -98,18 +104,22 @@ def run_compare_methods(
         for rate in config.learning_rates.get(method, LEARNING_RATES.get(method, [sft.learning_rate])):
             job = _job(config, sft, method, rate)
             say(f"{method} at learning rate {rate:g} …")
-            found = _result_of(job, run_job)
+            found = _result_of(job, rows, run_job)
             if found is None:
                 return {"interrupted": True, "output_dir": config.output_dir}
             tried.append({"learning_rate": rate, **found})
-            say(f"  validation loss {found['eval_loss']:.4f}")
+            loss = found["eval_loss"]
+            say("  diverged" if loss is None else f"  validation loss {loss:.4f}")
         # 2. The rate is chosen on the validation rows; the test rows are seen by what was chosen alone.
-        best = min(tried, key=lambda one: float(one["eval_loss"]))
+        ended = [one for one in tried if one["eval_loss"] is not None]
+        if not ended:
+            raise RunError(method, "diverged at every learning rate.", f"Lower learning_rates.{method}.")
+        best = min(ended, key=lambda one: float(one["eval_loss"]))
         results[method] = {**best, "tried": {f"{one['learning_rate']:g}": one["eval_loss"] for one in tried}}
         # 3. The same test rows for all.
         job = _job(config, sft, method, best["learning_rate"])
         say(f"{method}: measuring on the test rows …")
-        measured = _result_of(_measuring(config, sft, job), run_job)
+        measured = _result_of(_measuring(config, job, test), rows, run_job)
         if measured is None:
             return {"interrupted": True, "output_dir": config.output_dir}
         results[method] |= measured
@@ -148,26 +158,35 @@ def _job(config: CompareMethodsConfig, sft: SFTConfig, method: str, rate: float)
     return Job(sft=sft.model_copy(update=update), result=str(folder / "trained.json"))
 
 
-def _measuring(config: CompareMethodsConfig, sft: SFTConfig, job: Job) -> Job:
-    test: DataConfig = sft.data.model_copy(
+def _test_rows(config: CompareMethodsConfig, sft: SFTConfig) -> DataConfig:
+    """Where the test rows are, read as the recipe reads its own."""
+    return sft.data.model_copy(
         update={"train": config.test, "limit": config.test_limit, "validation": None, "validation_share": 0.0}
         | {"group_by": None, "stratify_by": None}
     )
+
+
+def _measuring(config: CompareMethodsConfig, job: Job, test: DataConfig) -> Job:
     result = str(Path(job.result).with_name("measured.json"))
     more = {"task": config.task, "task_items": config.task_items}
     return job.model_copy(update={"measure": True, "result": result, "test": test, **more})
 
 
-def _result_of(job: Job, run_job: RunJob) -> dict[str, Any] | None:
-    """A job's result, from disk where the same job was done before; None when the user stopped it."""
+def _result_of(job: Job, rows: list[str], run_job: RunJob) -> dict[str, Any] | None:
+    """A job's result, from disk where the same job was done before; None when the user stopped it.
+
+    rows: digests of what it reads. What another recipe or other rows left in its folder is replaced.
+    """
     result = Path(job.result)
     asked = result.with_suffix(".job.json")
-    text = json.dumps(job.model_dump(mode="json", exclude_unset=True) | {"rows": _rows_digest(job)}, sort_keys=True)
-    done = result.with_suffix(".done")
+    text = json.dumps(job.model_dump(mode="json", exclude_unset=True) | {"rows": rows}, sort_keys=True)
+    begun, done = result.with_suffix(".begun"), result.with_suffix(".done")
     mark = hashlib.sha256(text.encode()).hexdigest()
     if not (result.is_file() and done.is_file() and done.read_text() == mark):
         result.parent.mkdir(parents=True, exist_ok=True)
         result.unlink(missing_ok=True)
+        job = job.model_copy(update={"go_on": begun.is_file() and begun.read_text() == mark})
+        atomic_write_text(begun, mark)
         atomic_write_text(asked, job.model_dump_json(exclude_unset=True) + "\n")
         status = run_job(asked)
         if status == INTERRUPTED:
@@ -177,11 +196,6 @@ def _result_of(job: Job, run_job: RunJob) -> dict[str, Any] | None:
         atomic_write_text(done, mark)
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return found
-
-
-def _rows_digest(job: Job) -> list[str]:
-    names = [job.sft.data.train, job.sft.data.validation, job.test.train if job.test is not None else None]
-    return [file_digest(Path(name)) for name in names if name is not None and Path(name).is_file()]
 
 
 def _in_own_process(job: Path) -> int:

@@ -7,6 +7,7 @@ A peak of memory is a process's: in one process the second method would inherit 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from tunesmith.config import Config, build_config
 from tunesmith.data.load import DataConfig, load_data
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import NonFiniteLossError, TunesmithError
 from tunesmith.models.adapters import load_adapter, trainable_share
 from tunesmith.models.forward import forward
 from tunesmith.models.load import ModelConfig, load_base
@@ -38,6 +39,8 @@ class Job(Config):
     """The recipe, the method's own settings in it."""
     result: str
     """Where the result is written; it is there only when it is whole."""
+    go_on: bool = False
+    """Whether checkpoints in the folder are of this very job, so that it goes on from them."""
     measure: bool = False
     """Whether to measure what the training left instead of training."""
     test: DataConfig | None = None
@@ -49,17 +52,22 @@ class Job(Config):
 
 
 def run_job(job: Job) -> dict[str, Any] | None:
-    """The job's numbers, None where the user stopped it."""
+    """The job's numbers, None where the user stopped it; an ``eval_loss`` of None: it diverged."""
     return _measured(job) if job.measure else _trained(job)
 
 
 def _trained(job: Job) -> dict[str, Any] | None:
     folder = Path(job.sft.output_dir)
-    going_on = any(folder.glob("checkpoint-*"))
+    going_on = job.go_on and any(folder.glob("checkpoint-*"))
     update = {"resume_from_checkpoint": "auto"} if going_on else {"overwrite_output_dir": folder.exists()}
-    trained = train(job.sft.model_copy(update=update))
+    try:
+        trained = train(job.sft.model_copy(update=update))
+    except NonFiniteLossError as error:
+        print(f"diverged: {error}", file=sys.stderr)
+        return {"eval_loss": None}
     if trained.interrupted:
         return None
+    final = trained.final_eval_loss
     files = ("adapter_model.safetensors",) if trained.role.adapter is not None else ("*.safetensors",)
     return {
         "trainable_parameters": trained.role.num_parameters,
@@ -72,7 +80,7 @@ def _trained(job: Job) -> dict[str, Any] | None:
         "tokens_per_second": None if going_on else trained.num_tokens / max(trained.train_seconds, 1e-9),
         "peak_bytes": trained.peak_bytes,
         "loss_before": trained.initial_eval_loss,
-        "eval_loss": trained.final_eval_loss,
+        "eval_loss": final if final is not None and math.isfinite(final) else None,
         "best_step": trained.best_step,
         "dtype": str(trained.base.dtype).removeprefix("torch."),
         "base": trained.base.resolved.name,

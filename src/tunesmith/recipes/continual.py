@@ -2,8 +2,8 @@
 
 Arms: one adapter that goes on learning (shared), one each (separate), one that goes on with a share of old rows among
 the new (replay). After each task every task is measured: the task x task matrix of Lopez-Paz & Ranzato 2017
-(arXiv:1706.08840); forgetting is the best that was reached before less what is left (Chaudhry et al. 2018,
-arXiv:1801.10112, section 3).
+(arXiv:1706.08840); forgetting is the best that was reached before the last task less what is left (Chaudhry et
+al. 2018, arXiv:1801.10112, section 3), so that a task which the last one helped has a negative one.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ContinualConfig(CellsConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forgotten:
-    """Of one earlier task in one arm: the best it was after some stage less the last, positive where it was lost."""
+    """Of one earlier task in one arm: the best before the last stage less the last, positive where it was lost."""
 
     task: str
     loss: Interval
@@ -177,10 +177,10 @@ def _measure(
 
 
 def forgetting(stages: Sequence[Sequence[Measured]], tasks: Sequence[TaskRows]) -> list[Forgotten]:
-    """What became of every task but the last: the best of the stages since it was learnt, less the last stage."""
+    """What became of every task but the last: the best from when it was learnt to before the last stage, less that."""
     out = []
     for number, task in enumerate(tasks[:-1]):
-        since, last = [row[number] for row in stages[number + 1 :]], stages[-1][number]
+        since, last = [row[number] for row in stages[number + 1 : -1]], stages[-1][number]
         best = min(since, key=lambda one: one.loss().value)
         loss = bootstrap_ratio_difference((best.loss_sum, best.weight), (last.loss_sum, last.weight), seed=0)
         exact = None

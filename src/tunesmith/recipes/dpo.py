@@ -180,7 +180,7 @@ def describe_result(aligned: Aligned, config: DPOConfig, recipe: str) -> list[st
         f"{aligned.num_steps} steps, {aligned.num_tokens} tokens, {aligned.train_seconds:.0f} s, "
         f"peak {aligned.peak_bytes / 1e9:.2f} GB"
     )
-    lines.append(f"wrote {aligned.output_dir}: adapter, metrics.jsonl, loss.png")
     is_adapter = config.adapter.method != "full" or config.adapter_name_or_path is not None
-    what = f"--adapter {aligned.output_dir}" if is_adapter else f"--model {aligned.output_dir}"
-    return [*lines, f"next:  tunesmith chat {what}"]
+    kind = "adapter" if is_adapter else "model"
+    lines.append(f"wrote {aligned.output_dir}: {kind}, metrics.jsonl, loss.png")
+    return [*lines, f"next:  tunesmith chat --{kind} {shlex.quote(str(aligned.output_dir))}"]

@@ -36,7 +36,7 @@ class DPOConfig(ModelConfig, RenderConfig, TrainConfig, PreferenceLossConfig):
     """Where the judged answers are and how they are read."""
     adapter_name_or_path: str | None = None
     """An adapter to start from, such as an SFT run's folder; as it is before the first step it is the reference.
-    Empty: a fresh adapter, and the bare base is the reference."""
+    Empty: a fresh adapter, and the bare base is the reference (with virtual tokens: as they begin)."""
     adapter: AdapterConfig = AdapterConfig()
     """What is trained where no adapter is started from."""
     cache_reference: bool = True

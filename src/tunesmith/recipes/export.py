@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tunesmith.config import Config
 from tunesmith.errors import ExportCheckError, ModelError, RunError
 from tunesmith.evals.after.retained import retained_texts
-from tunesmith.evals.parity import Parity, compare, our_side
+from tunesmith.evals.parity import Ours, Parity, compare, our_side
 from tunesmith.models import llama_cpp
 from tunesmith.models.adapters import is_adapter_folder, load_adapter
 from tunesmith.models.export.families import served_context
@@ -20,6 +20,7 @@ from tunesmith.models.export.quantize import PLAIN, check_quant
 from tunesmith.models.export.write import Written, write_lora, write_model
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.roles import Base
+from tunesmith.recipes.adapter_folders import base_for
 from tunesmith.recipes.chat import base_of
 from tunesmith.recipes.export_text import describe_parity, readme
 from tunesmith.runs import atomic_write_text
@@ -92,18 +93,13 @@ def export(config: ExportConfig, say: Say = lambda _: None) -> Exported:
     file, modelfile, page = _targets(config, f"{stem.rpartition('/')[2].removesuffix('.gguf')}-{quant}")
     base, adapter = _open(config)
     say(f"writing {file}")
-    if config.lora_only:
-        assert adapter is not None, "only an adapter comes this far"
-        written = write_lora(base, adapter, file, quant)
-    else:
-        written = write_model(base, adapter, file, quant)
-    notes, parity = [*base.notes, *written.notes], None
+    parity = None
     if checks:
-        say("comparing with llama.cpp")
-        parity = _check(config, base, adapter, file, quant, texts)
-        if parity.faults:
-            raise _failed(written.path, parity)
+        written, parity = _write_checked(config, base, adapter, file, quant, texts, say)
     else:
+        written = _write(config, base, adapter, file, quant)
+    notes = [*base.notes, *written.notes]
+    if parity is None:
         why = "--no-check" if config.check is False else f"{llama_cpp.BINDING} is not installed ({llama_cpp.INSTALL})"
         notes.append(f"not compared with llama.cpp: {why}.")
     tokenizer = base.tokenizer_of(adapter)
@@ -170,20 +166,51 @@ def _open(config: ExportConfig) -> tuple[Base, str | None]:
     name = (config.base or base_of(path)) if is_adapter else config.source
     if name is None:
         raise ModelError(path, "does not say which model it belongs to.", "Add --base MODEL.")
-    base = load_base(ModelConfig(model_name_or_path=name, device="cpu", dtype="float32"))
+    model = ModelConfig(model_name_or_path=name, device="cpu", dtype="float32")
+    if is_adapter and not config.lora_only:
+        # An adapter trained beside weights in 4 bits is merged into what these stand for, as it knew them.
+        model = model.model_copy(update={"quantization": base_for(path, name).quantization})
+    base = load_base(model)
     base.notes.clear()
     if not is_adapter:
         return base, None
     role = load_adapter(base, path, "default")
     if role.head is not None:
-        raise ModelError(
-            path, "gives a number, not words: its head has no place in such a file.", "Export an adapter that answers."
-        )
+        what = "a number" if role.head.num_outputs == 1 else "numbers"
+        cause = f"gives {what}, not words: its head has no place in such a file."
+        raise ModelError(path, cause, "Export an adapter that answers.")
     return base, role.adapter
 
 
-def _check(config: ExportConfig, base: Base, adapter: str | None, file: Path, quant: str, texts: list[str]) -> Parity:
-    ours = our_side(base, adapter, texts)
+def _write(config: ExportConfig, base: Base, adapter: str | None, file: Path, quant: str) -> Written:
+    if not config.lora_only:
+        return write_model(base, adapter, file, quant)
+    assert adapter is not None, "only an adapter comes this far"
+    return write_lora(base, adapter, file, quant)
+
+
+def _write_checked(
+    config: ExportConfig, base: Base, adapter: str | None, file: Path, quant: str, texts: list[str], say: Say
+) -> tuple[Written, Parity]:
+    """Write beside the place and compare; the file takes its name, and an older one's place, when it has passed."""
+    unchecked = file.with_name(f"{file.stem}.UNCHECKED.gguf")
+    try:
+        written = _write(config, base, adapter, unchecked, quant)
+        say("comparing with llama.cpp")
+        ours = our_side(base, adapter, texts)
+        try:
+            parity = _check(config, base, adapter, ours, unchecked, quant)
+        except ModelError as error:
+            raise _failed(unchecked, file, str(error)) from None
+        if parity.faults:
+            raise _failed(unchecked, file, " ".join([*parity.faults, *describe_parity(parity)]))
+        unchecked.replace(file)
+    finally:
+        unchecked.unlink(missing_ok=True)
+    return replace(written, path=file), parity
+
+
+def _check(config: ExportConfig, base: Base, adapter: str | None, ours: Ours, file: Path, quant: str) -> Parity:
     if not config.lora_only:
         return compare(base, adapter, ours, file, quant, allowed_gap=config.max_gap)
     # The adapter is laid over its base in the same format, written for this alone.
@@ -192,11 +219,10 @@ def _check(config: ExportConfig, base: Base, adapter: str | None, file: Path, qu
         return compare(base, adapter, ours, bare, quant, lora=file, allowed_gap=config.max_gap)
 
 
-def _failed(file: Path, parity: Parity) -> ExportCheckError:
+def _failed(unchecked: Path, file: Path, found: str) -> ExportCheckError:
     """The error of a failed check; the file stays under a name nobody serves by mistake."""
     kept = file.with_name(f"{file.stem}.FAILED-CHECK.gguf")
-    file.replace(kept)
-    found = " ".join([*parity.faults, *describe_parity(parity)])
+    unchecked.replace(kept)
     return ExportCheckError(
         kept,
         f"llama.cpp does not answer as the model that was trained: {found}",

@@ -168,10 +168,10 @@ def describe_result(trained: Trained, config: SFTConfig, recipe: str) -> list[st
         f"peak {trained.peak_bytes / 1e9:.2f} GB"
     )
     lines += [] if trained.after is None else say_after(trained.after)
-    wrote = "adapter, metrics.jsonl, loss.png" + (
+    kind = "model" if config.adapter.method == "full" else "adapter"
+    wrote = f"{kind}, metrics.jsonl, loss.png" + (
         "" if trained.after is None or "skipped" in trained.after else ", after_training.html"
     )
     lines.append(f"wrote {trained.output_dir}: {wrote}")
-    what = f"--adapter {trained.output_dir}" if config.adapter.method != "full" else f"--model {trained.output_dir}"
     verb = "generate" if trained.base.is_encoder_decoder else "chat"
-    return [*lines, f"next:  tunesmith {verb} {what}"]
+    return [*lines, f"next:  tunesmith {verb} --{kind} {shlex.quote(str(trained.output_dir))}"]

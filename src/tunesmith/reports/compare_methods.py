@@ -31,7 +31,11 @@ def write_page(folder: Path, table: Sequence[Mapping[str, Any]], facts: Mapping[
     )
     report.figure(picture, "Loss on the test rows against the number of trained parameters; bars are 95 % intervals.")
     report.heading("Learning rates tried")
-    tried = [(row["method"], rate, f"{loss:.4f}") for row in table for rate, loss in row["tried"].items()]
+    tried = [
+        (row["method"], rate, "diverged" if loss is None else f"{loss:.4f}")
+        for row in table
+        for rate, loss in row["tried"].items()
+    ]
     report.table(("method", "learning rate", "validation loss"), tried)
     report.footer(facts)
     report.write(folder / "report.html")

@@ -85,10 +85,11 @@ def write_continual_report(path: Path, matrices: Sequence[Matrix], summary: Mapp
         report.heading(f"{matrix.arm}: loss in nats a token, exact match in %")
         rows = [[stage, *(_cell(cell) for cell in row)] for stage, row in zip(matrix.stages, matrix.cells, strict=True)]
         report.table(["stage", *matrix.tasks], rows)
-    report.heading("Forgotten: the best since a task was learnt, less the last")
+    report.heading("Forgotten: the best from when a task was learnt to before the last, less the last")
     report.text(
-        "Positive numbers are losses. 95 % intervals: a bootstrap over rows for the loss, Newcombe's paired one for "
-        "exact match. The best of several stages is by chance a little too good, so small numbers mean nothing."
+        "Positive numbers are losses, negative ones gains. 95 % intervals: a bootstrap over rows for the loss, "
+        "Newcombe's paired one for exact match. The best of several stages is by chance a little too good, so small "
+        "numbers mean nothing."
     )
     lost = [
         [arm, one["task"], _limits(one["loss"]), _limits(one["exact"], 100)]

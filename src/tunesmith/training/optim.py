@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import nn
+from torch.autograd.graph import increment_version
 
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError, MissingExtraError
@@ -95,8 +96,8 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig)
     if config.optim != "adamw":
         kind = _paged(config.optim, {p.device.type for p in parameters.values()})
         paged: torch.optim.Optimizer = kind(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon)
-        return paged
-    return torch.optim.AdamW(
+        return _seen_to_move(paged)
+    adamw = torch.optim.AdamW(
         groups,
         lr=config.learning_rate,
         betas=betas,
@@ -104,6 +105,20 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimConfig)
         # One pass over many small matrices; elementwise, so neither threads nor alignment can change the result.
         fused=all(p.device.type in ("cpu", "cuda") for p in parameters.values()),
     )
+    return _seen_to_move(adamw)
+
+
+def _seen_to_move(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Let each step count as a write: fused kernels do not, and what is kept of a parameter (DoRA's row norms) is kept
+    for one version of it.
+    """
+
+    def count(stepped: torch.optim.Optimizer, *_: Any) -> None:
+        for group in stepped.param_groups:
+            increment_version(group["params"])
+
+    optimizer.register_step_post_hook(count)
+    return optimizer
 
 
 def _paged(name: str, devices: set[str]) -> Any:

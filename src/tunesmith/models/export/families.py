@@ -29,6 +29,10 @@ MUST_BE_GPT2 = {
     "reorder_and_upcast_attn": False,
     "add_cross_attention": False,
 }
+# What a file does not say of yarn, and llama.cpp takes for granted.
+YARN_MUST_BE = {
+    "attention_factor": None, "mscale": None, "mscale_all_dim": None, "beta_fast": 32, "beta_slow": 1, "truncate": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,13 @@ def _add_rope(writer: GGUFWriter, config: Any, name: str) -> None:
         writer.add_rope_scaling_type(RopeScalingType.LINEAR if kind == "linear" else RopeScalingType.YARN)
         writer.add_rope_scaling_factor(float(rope["factor"]))
     if kind == "yarn":
-        writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
+        other = [key for key, value in YARN_MUST_BE.items() if rope.get(key, value) != value]
+        if other:
+            raise ModelError(
+                name, f"yarn's {other[0]} is {rope[other[0]]}, llama.cpp takes its own.", "It cannot be exported."
+            )
+        old_context = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        writer.add_rope_scaling_orig_ctx_len(int(old_context))
 
 
 def rope_factors(config: Any) -> Tensor | None:

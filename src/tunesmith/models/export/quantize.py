@@ -82,6 +82,9 @@ def _wanted(name: str, quant: str, model: Model) -> str:
         # The first and last eighth of the layers, and every third between.
         outer = layer < first_eighth or layer >= 7 * model.num_layers // 8
         return "Q6_K" if outer or (layer - first_eighth) % 3 == 2 else most
+    if quant.endswith("_m") and part == ["attn_qkv"]:
+        # GPT-2's queries, keys and values in one.
+        return {"Q4_K": "Q5_K", "Q5_K": "Q6_K"}[most]
     if quant == "q4_k_s" and ((part == ["attn_v"] and layer < 4) or (part == ["ffn_down"] and layer < first_eighth)):
         return "Q5_K"
     return most

@@ -30,10 +30,10 @@ from tunesmith.models.export.families import (
     tensor_namer,
     to_stored,
 )
-from tunesmith.models.export.merged import merged_tensors
 from tunesmith.models.export.quantize import Model, bytes_of, pack_values, type_of
 from tunesmith.models.export.vocabulary import add_vocabulary, read_vocabulary
 from tunesmith.models.lora_merged import own_bias, plain_matrices
+from tunesmith.models.merge import merged_tensors
 from tunesmith.models.roles import Base
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def write_model(base: Base, adapter: str | None, path: Path, quant: str) -> Writ
         shape = merged.shape[::-1] if is_stored_transposed(family, merged.name, merged.shape) else merged.shape
 
         def make(source: str = merged.name, value: Callable[[], Tensor] = merged.make) -> Tensor:
-            return to_stored(family, config, source, value())
+            return to_stored(family, config, source, value().float())
 
         tensors.append(_Tensor(name, shape, type_of(name, shape, quant, rules), make))
     factors = rope_factors(config)
