@@ -273,7 +273,7 @@ def test_the_minutes_of_tuning_are_those_of_training_alone(tmp_path: Path, monke
     config = AdviseConfig(task=str(write_rows(tmp_path / "rows.jsonl")), output_dir=str(tmp_path / "out"))
     rows = load_rows(config)
     resolved = SimpleNamespace(name="scripted", base_digest="0", template_digest="0")
-    base: Any = SimpleNamespace(resolved=resolved, dtype="none")
+    base: Any = SimpleNamespace(resolved=resolved, digest="0", dtype="none")
     tuning.tune(base, "tuned", rows.train, rows.validation, config, epochs=1)
     # The look at what tuning broke would be booked as training, and asked anew of every adapter.
     assert [recipe.after_training for recipe in recipes] == ["off"]

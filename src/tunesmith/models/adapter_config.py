@@ -128,10 +128,13 @@ class AdapterConfig(Config):
 
     @model_validator(mode="after")
     def _keys_of_the_method(self) -> AdapterConfig:
-        for key in sorted(self.model_fields_set):
+        fields = type(self).model_fields
+        # The recipe of a run names every key: what another method's key is by default says nothing.
+        chosen = {key for key in self.model_fields_set if getattr(self, key) != fields[key].get_default()}
+        for key in sorted(chosen):
             owners = KEYS.get(key)
             if owners is not None and self.method not in owners:
                 raise ValueError(f"adapter.{key} is a setting of {' and '.join(owners)}; method is {self.method}")
-        if "scaling" in self.model_fields_set and self.placement != "parallel":
+        if "scaling" in chosen and self.placement != "parallel":
             raise ValueError(f"adapter.scaling is a setting of placement parallel; placement is {self.placement}")
         return self

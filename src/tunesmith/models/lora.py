@@ -67,7 +67,10 @@ def read(base: Base, name: str, folder: Path, settings: Mapping[str, Any]) -> No
 
     Raises ModelError when the settings do not fit the base or ask for what we have not.
     """
-    lora: LoraConfig = LoraConfig.from_peft_type(**settings)
+    try:
+        lora: LoraConfig = LoraConfig.from_peft_type(**settings)
+    except ValueError as error:
+        raise ModelError(folder, f"PEFT refuses its settings: {str(error).rstrip('.')}.", "Train it again.") from None
     _refuse_variants(folder, lora)
     own_biases, lora.bias = lora.bias == "lora_only", "none"
     # PEFT warns where the base it was trained on has another name now; its digest was compared before.

@@ -149,9 +149,9 @@ def check_room(base: Base, place: str, num_tokens: int) -> None:
 
 
 def saved_by_attention(base: Base, num_tokens: int) -> int:
-    """The probabilities of the virtual tokens in every head of every layer."""
+    """Each token's probabilities over virtual tokens, and copies of keys and values that stand behind these."""
     config = base.model.config
-    return int(config.num_hidden_layers) * int(config.num_attention_heads) * num_tokens
+    return int(config.num_hidden_layers) * (int(config.num_attention_heads) * num_tokens + 2 * int(config.hidden_size))
 
 
 def _own(base: Base, name: str) -> SoftPrompt:
