@@ -172,7 +172,8 @@ def report() -> None:
     lines += [
         "",
         "Where every row is longer than 256 tokens (*long rows*) no scores are kept; the planner counts them, since it",
-        "must hold for shorter rows beside them. The heap's share is read off the first two ([LOG.md](LOG.md)).",
+        "must hold for shorter rows beside them. The heap's share was chosen when the first settings had been measured "
+        "([LOG.md](LOG.md)); held out are full with checkpointing, both of qlora, and bottleneck.",
     ]
     lines += ["", f"Largest error: {100 * worst[0]:.1f} % loaded, {100 * worst[1]:.1f} % from the config.", ""]
     PAGE.write_text("\n".join(lines))

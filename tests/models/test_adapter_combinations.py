@@ -231,7 +231,8 @@ def test_matrices_stand_on_linear_maps_inside_the_layers_only(load: Callable[...
 @pytest.mark.parametrize(
     "more",
     [
-        {"lora_bias": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"use_dora": True, "modules_to_save": ["lm_head"]},
+        {"lora_bias": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]},
+        {"use_dora": True, "modules_to_save": ["lm_head"]},
         {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}, {"layer_replication": [(0, 2), (1, 2)]},
         {"target_modules": ["q_proj", "lm_head"]}, {"target_modules": ["q_proj", "embed_tokens"]},
     ],
