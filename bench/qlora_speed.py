@@ -94,7 +94,7 @@ def _step(base: Base, role: Role, batch: Packed) -> Callable[[], None]:
 
 
 def _decode(base: Base, num_rows: int) -> Callable[[], object]:
-    state, _ = start_decoding(base, [np.arange(3, 35)] * num_rows, 1000, "bench")
+    state, _ = start_decoding(base, [np.arange(3, 35)] * num_rows, 1000, ["bench"] * num_rows)
     ids_B = torch.full((num_rows,), 7)
     return lambda: state.step(ids_B)
 
