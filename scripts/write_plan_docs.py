@@ -45,19 +45,16 @@ def fitting(plan: ModelPlan) -> str:
 
 def claims() -> list[tuple[str, str, str]]:
     """(what is claimed and where, what the planner says and with which settings, why they differ)."""
+    return [*lora_claims(), *qlora_claims()]
+
+
+def lora_claims() -> list[tuple[str, str, str]]:
+    """LoRA's (arXiv:2106.09685), and what is said since."""
     gpt3 = plan_of("gpt3-175b-like", "h200", r=4, target_modules=QUERY_AND_VALUE)
     gpt3_full = plan_of("gpt3-175b-like", "h200", method="full")
     seven = plan_of("llama-7b-like", "a100-80gb", r=8, target_modules=QUERY_AND_VALUE)
     seven_full = plan_of("llama-7b-like", "a100-80gb", method="full")
-    four_bits = weight_bytes(seven.shape, 2, quantized=True)
-    thirteen = plan_of("llama-13b-like", "a100-40gb", quantization="4bit", r=64)
-    thirty_three = plan_of("llama-33b-like", "rtx3090", quantization="4bit", r=64)
-    sixty_five = plan_of("llama-65b-like", "a6000", quantization="4bit", r=64)
-    sixty_five_full = plan_of("llama-65b-like", "h200", method="full")
     ranks = {r: plan_of("gpt3-175b-like", "h200", r=r, target_modules=QUERY_AND_VALUE).cost.parameters for r in (1, 8)}
-    rows = (seven_full.shape.layers + 1) * seven_full.shape.width * 2
-    again = plan_of("llama-7b-like", "a100-80gb", quantization="4bit", r=8, target_modules=QUERY_AND_VALUE)
-    inputs, recomputed = (again.options[i].memory.activations / 512 for i in (0, 1))
     return [
         (
             "GPT-3 175B: 4.7M and 37.7M parameters learn (LoRA, table 4)",
@@ -88,6 +85,20 @@ def claims() -> list[tuple[str, str, str]]:
             f"{fitting(seven_full)}",
             "16 bytes a parameter and little else; paging moves the moments, half of them, to the computer's memory",
         ),
+    ]
+
+
+def qlora_claims() -> list[tuple[str, str, str]]:
+    """QLoRA's (arXiv:2305.14314)."""
+    seven = plan_of("llama-7b-like", "a100-80gb", quantization="4bit", r=8, target_modules=QUERY_AND_VALUE)
+    four_bits = weight_bytes(seven.shape, 2, quantized=True)
+    thirteen = plan_of("llama-13b-like", "a100-40gb", quantization="4bit", r=64)
+    thirty_three = plan_of("llama-33b-like", "rtx3090", quantization="4bit", r=64)
+    sixty_five = plan_of("llama-65b-like", "a6000", quantization="4bit", r=64)
+    sixty_five_full = plan_of("llama-65b-like", "h200", method="full")
+    rows = (seven.shape.layers + 1) * seven.shape.width * 2
+    inputs, recomputed = (seven.options[i].memory.activations / 512 for i in (0, 1))
+    return [
         (
             "7B in 4 bits: the base takes 5,048 MB (QLoRA, 2)",
             f"{four_bits / 1e6:,.0f} MB: 4.127 bits for {seven.shape.linear_weights / 1e9:.2f}B, 16 for the rest",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,11 +65,7 @@ def continual(recipe: Recipe, overrides: Overrides = None, as_json: Json = False
         config, notes = load_config(ContinualConfig, recipe, overrides or [])
         print_lines([] if as_json else notes)
         summary = run_continual(config, say=(lambda _: None) if as_json else typer.echo)
-        if as_json:
-            typer.echo(json.dumps(summary))
-        if summary.get("interrupted"):
-            raise typer.Exit(130)
-        print_lines([] if as_json else describe_continual(summary, config))
+        _show(summary, as_json, lambda: describe_continual(summary, config))
 
 
 @app.command()
@@ -81,8 +78,13 @@ def fast(recipe: Recipe, overrides: Overrides = None, as_json: Json = False, deb
         config, notes = load_config(FastConfig, recipe, overrides or [])
         print_lines([] if as_json else notes)
         summary = run_fast(config, say=(lambda _: None) if as_json else typer.echo)
-        if as_json:
-            typer.echo(json.dumps(summary))
-        if summary.get("interrupted"):
-            raise typer.Exit(130)
-        print_lines([] if as_json else describe_fast(summary, config))
+        _show(summary, as_json, lambda: describe_fast(summary, config))
+
+
+def _show(summary: Mapping[str, Any], as_json: bool, describe: Callable[[], list[str]]) -> None:
+    """Print what came of an experiment; one that was stopped ends with 130."""
+    if as_json:
+        typer.echo(json.dumps(summary))
+    if summary.get("interrupted"):
+        raise typer.Exit(130)
+    print_lines([] if as_json else describe())

@@ -150,8 +150,8 @@ class Site:
     def row_norms(self, adapter: str, dtype: torch.dtype) -> Tensor:
         """Lengths (out,) of the rows of the weight with the adapter's product added, as multiplied in ``dtype``.
 
-        Kept from one decoded token to the next, where the matrices do not move. A pass that may end in a step drops
-        what was kept: a fused optimiser moves a parameter without counting its version up.
+        Kept from one decoded token to the next, while the matrices do not move: a step of ``build_optimizer``'s counts
+        as a write, which a fused optimiser's own does not.
         """
         assert self.lora is not None
         a, b = self.lora.lora_A[adapter].weight, self.lora.lora_B[adapter].weight
@@ -164,9 +164,7 @@ class Site:
             self._squares[adapter, dtype] = row_squares(frozen, a.shape[1], dtype, a.device)
         scaling = float(self.lora.scaling[adapter])
         norms_O = adapted_row_norms(self._squares[adapter, dtype], frozen, a, b, scaling, dtype)
-        if torch.is_grad_enabled():
-            self._norms.pop(adapter, None)
-        else:
+        if not torch.is_grad_enabled():
             self._norms[adapter] = (state, norms_O)
         return norms_O
 
