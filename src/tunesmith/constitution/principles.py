@@ -1,0 +1,153 @@
+"""A constitution: written principles by which answers are criticised, revised and compared.
+
+It is a YAML file, so that the people who answer for it can read and change it. Source of the method: Bai et al. 2022,
+"Constitutional AI: Harmlessness from AI Feedback", arXiv:2212.08073.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tunesmith.config import Config, load_config
+from tunesmith.records import Message
+
+# What a request may name, between braces; the words of the conversation take its place.
+PLACEHOLDERS = ("prompt", "answer", "critique", "principle")
+_PLACEHOLDER = re.compile(r"\{([^{}\s]*)\}")
+
+
+class Demonstration(Config):
+    """A prompt with an answer, what is wrong with it by one principle, and the answer put right."""
+
+    prompt: str = Field(min_length=1)
+    """What the user asked."""
+    answer: str = Field(min_length=1)
+    """An answer to it."""
+    critique: str = Field(min_length=1)
+    """What the principle finds in the answer; where ``fault`` is false, why it finds nothing."""
+    revision: str = ""
+    """The answer put right; empty exactly where there is no fault."""
+    fault: bool = True
+    """Whether the principle finds something."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.fault != bool(self.revision.strip()):
+            raise ValueError("a demonstration with a fault has a revision, one without has none")
+        return self
+
+
+class Applies(Config):
+    """When a principle is sampled: always, unless a pattern or examples of prompts narrow it down."""
+
+    pattern: str | None = None
+    """Regular expression that is searched in the user's turns, whatever the case."""
+    like: tuple[str, ...] = ()
+    """Prompts it is for: a classifier over sentence vectors tells which prompts are nearer to these ..."""
+    unlike: tuple[str, ...] = ()
+    """... than to these."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"is no regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if bool(self.like) != bool(self.unlike):
+            raise ValueError("a classifier needs prompts of both kinds: like and unlike")
+        return self
+
+
+class Principle(Config):
+    """One rule."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Names it in every record."""
+    text: str = Field(min_length=1)
+    """The rule itself, one or two sentences; the judge of the AI-feedback phase reads it."""
+    category: str = Field(min_length=1)
+    """Reports group by it."""
+    critique_request: str = Field(min_length=1)
+    """What the critic is asked of an answer; may name {prompt}, {answer}, {principle}."""
+    revision_request: str = Field(min_length=1)
+    """What the reviser is asked; may name {critique} too."""
+    weight: float = Field(1.0, ge=0)
+    """How often it is sampled beside the others that apply; 0: never."""
+    applies: Applies = Applies()
+    """When."""
+    examples: tuple[Demonstration, ...] = ()
+    """Shown to the critic and the reviser before they are asked."""
+
+    @field_validator("text", "critique_request", "revision_request")
+    @classmethod
+    def _said(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("is empty")
+        return text
+
+    @model_validator(mode="after")
+    def _known_placeholders(self) -> Self:
+        for name, text, known in (
+            ("critique_request", self.critique_request, ("prompt", "answer", "principle")),
+            ("revision_request", self.revision_request, PLACEHOLDERS),
+        ):
+            if bad := [found for found in _PLACEHOLDER.findall(text) if found not in known]:
+                raise ValueError(f"{name} names {{{bad[0]}}}; known are {', '.join(f'{{{one}}}' for one in known)}")
+        return self
+
+
+class Constitution(Config):
+    """The principles in force."""
+
+    name: str = Field(min_length=1)
+    """Outputs carry it."""
+    version: str = Field(min_length=1)
+    """Outputs carry it, beside the digest of what the file says."""
+    principles: tuple[Principle, ...] = Field(min_length=1)
+    """The rules."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        seen = set[str]()
+        for one in self.principles:
+            if one.id in seen:
+                raise ValueError(f"two principles have the id '{one.id}'")
+            seen.add(one.id)
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it says, in hexadecimal: comments and layout do not change it."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __getitem__(self, principle_id: str) -> Principle:
+        return next(one for one in self.principles if one.id == principle_id)
+
+
+def filled(request: str, **words: str) -> str:
+    """A request with the words in place of its placeholders; braces inside the words stay as they are."""
+    return _PLACEHOLDER.sub(lambda found: words.get(found[1], found[0]), request)
+
+
+def load_constitution(path: str | Path) -> Constitution:
+    """Read and check a file. Raises ConfigError naming file:line:key."""
+    return load_config(Constitution, Path(path))[0]
+
+
+def user_text(messages: Sequence[Message]) -> str:
+    """What the user said, all turns: patterns and classifiers read this."""
+    return "\n".join(turn.content for turn in messages if turn.role == "user")
