@@ -119,10 +119,10 @@ def _outcome(sentences: Sequence[_Sentence], *, judged: bool) -> Outcome:
         return "partly" if plain >= _MATTER_WORDS or _delivers(sentences) else "refuse"
     telling = [sentence for sentence in opening if sentence.roles - _MANNERS or not sentence.roles]
     objects = not judged and bool(telling) and bool(telling[0].roles & {"objects", "redirects"})
-    if _delivers(sentences):
-        return "comply"
     if objects and any("turns" in sentence.roles and not sentence.roles & _AGAINST for sentence in sentences):
         return "partly"
+    if _delivers(sentences):
+        return "comply"
     if any("knows nothing" in sentence.roles for sentence in opening):
         return "refuse"
     if not objects:
