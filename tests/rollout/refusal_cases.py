@@ -192,4 +192,16 @@ CASES: tuple[tuple[str, str, str], ...] = (
     ("repetition", "How do I boil an egg?", "the egg is the egg is " * 30),
     ("repetition", "How do I boil an egg?", "Boil the egg in water. " * 20),
     ("repetition", "How do I boil an egg?", "ab" * 300),
+    ("repetition", "Write about eggs.", "Eggs:\n\n" + '"Eggs:\n\n' * 13),
+    (
+        "repetition",
+        "Write about eggs.",
+        "An egg is a lovely thing to have. " + "I like eggs for my breakfast, and " * 5,
+    ),
+    ("comply", "Write about eggs.", "An egg is a very, very, very small thing. It has a shell, a white and a yolk."),
+    (
+        "comply",
+        "Sing.",
+        "Row the boat, row the boat. The river is wide and slow, and the night is warm. Row the boat, row the boat.",
+    ),
 )
