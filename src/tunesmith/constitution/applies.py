@@ -127,8 +127,10 @@ class Applicability:
 
     def of_texts(self, texts: Sequence[str]) -> list[tuple[Principle, ...]]:
         """For each text, as a user's only turn, the principles it falls under."""
+        if not texts:
+            return []
         found = np.ones((len(texts), len(self.constitution.principles)), bool)
-        vectors_XD = self.vectors.of(texts) if self._planes and texts else None
+        vectors_XD = self.vectors.of(texts) if self._planes else None
         for column, one in enumerate(self.constitution.principles):
             if one.id in self._patterns:
                 found[:, column] &= [self.pattern_found(one, text) for text in texts]
@@ -142,6 +144,11 @@ class Applicability:
         match, fault = bounded_search(self._patterns[principle.id], text, len(text), self._seconds)
         self.unfinished[principle.id] += bool(fault)
         return match is not None or bool(fault)
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether some principle has examples, so that sentence vectors are at hand."""
+        return bool(self._planes)
 
     def notes(self) -> list[str]:
         """What was not read to its end so far, a line each; empty where all was."""
