@@ -12,6 +12,7 @@ from tunesmith.data.check import shown
 
 # A request that points at something which no placeholder puts there.
 _POINTS = re.compile(r"\b(following|below|underneath)\b|:\s*$", re.IGNORECASE)
+_SAYS_ANSWER = re.compile(r"answer|repl(y|ies)|respon[sd]|\bit\b", re.IGNORECASE)
 _BRACES = re.compile(r"\{[^{}]*\}")
 # A critic shown so many demonstrations of one kind is led by them.
 ONE_SIDED = 2
@@ -78,11 +79,7 @@ def _look_at_words(one: Principle, findings: Findings) -> None:
                 f"'{shown(found[0])}' points at something behind it, but the conversation stands before the request.",
                 "Write {answer} or {prompt} where it should stand, or say 'the answer'.",
             )  # fmt: skip
-        elif (
-            key == "critique_request"
-            and not named
-            and not re.search(r"answer|repl(y|ies)|respon[sd]|\bit\b", request, re.IGNORECASE)
-        ):
+        elif key == "critique_request" and not named and not _SAYS_ANSWER.search(request):
             findings.add(
                 "note", "names-no-answer", one, key, "does not say that it is about the answer.",
                 "Say 'the answer', or write {answer}.",

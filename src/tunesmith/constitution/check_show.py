@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.constitution.check import Checked, SampleReport, Scope
@@ -42,11 +43,11 @@ def describe(checked: Checked) -> list[str]:
     ]
     if any(scope.accuracy for scope in checked.scopes):
         lines += [
-            "left out: of its prompts under like / unlike, told right by a classifier fitted without the one.",
+            "left out: of its prompts under like / unlike, told right by a classifier fitted without it.",
             "",
         ]
     if checked.sample is not None:
-        lines += [*_describe_sample(checked.sample), ""]
+        lines += [*_describe_sample(checked.sample, checked.scopes), ""]
     groups = dict[tuple[str, str, str, str], list[Finding]]()
     for found in checked.findings:
         groups.setdefault((found.severity, found.kind, found.cause, found.fix), []).append(found)
@@ -86,15 +87,15 @@ def _scope_dict(scope: Scope) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _describe_sample(sample: SampleReport) -> list[str]:
-    rows = [
-        (one.principle, f"{one.num_prompts / sample.num_prompts:.0%}", f"{one.drawn:.0%}",
-         quoted(one.examples[0], 48) if one.examples else "")
-        for one in sample.reached
-    ]  # fmt: skip
+def _describe_sample(sample: SampleReport, scopes: Sequence[Scope]) -> list[str]:
+    always = {scope.principle.id for scope in scopes if how_it_applies(scope) == ALWAYS}
+    rows = list[tuple[str, ...]]()
+    for one in sample.reached:
+        example = quoted(one.examples[0], 48) if one.examples and one.principle not in always else ""
+        rows.append((one.principle, f"{one.num_prompts / sample.num_prompts:.0%}", f"{one.drawn:.0%}", example))
     lines = [f"{many(sample.num_prompts, 'prompt')} of {sample.source}:", ""]
     lines += _table(("principle", "applies", "drawn first", "for example"), rows)
-    lines += ["", f"No rule reaches {many(sample.num_unreached, 'prompt')}."]
+    lines += ["", f"{many(sample.num_unreached, 'prompt')} reached by no rule."]
     lines += [f"    {quoted(text)}" for text in sample.unreached]
     return [*lines, *sample.notes]
 

@@ -108,5 +108,5 @@ def _slow_on(pattern: str, seconds: float) -> str:
     for piece in pieces:
         text = piece * (_PROBE_CHARACTERS // len(piece)) + "\x00!"
         if bounded_search(searched, text, len(text), seconds)[1]:
-            return piece * 3 + "..."
+            return f"{piece * 3}..."
     return ""
