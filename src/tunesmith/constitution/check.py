@@ -6,7 +6,8 @@ Only form is looked at. What a rule means, and whether it is right, no program c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +51,15 @@ class Reached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleReport:
-    """A sample of prompts under a constitution; unreached: the first of the prompts that no rule applies to."""
+    """A sample of prompts under a constitution; unreached: the first of the prompts that no rule applies to.
+
+    narrowed: category -> prompts that one of its rules applies to which does not always apply.
+    """
 
     source: str
     num_prompts: int
     reached: tuple[Reached, ...]
+    narrowed: Mapping[str, int]
     num_unreached: int
     unreached: tuple[str, ...]
     notes: tuple[str, ...]
@@ -179,11 +184,17 @@ def _look_at_sample(
                 "note", "not-in-sample", one, "applies", f"it applies to none of {len(sample)} prompts of the sample.",
                 "Nothing, if the sample holds no prompt it is for.",
             )  # fmt: skip
+    narrowed = Counter(
+        category
+        for found in applying
+        for category in {one.category for one in found if one.applies.pattern is not None or one.applies.like}
+    )
     without = [place for place, found in enumerate(applying) if not any(one.weight for one in found)]
     return SampleReport(
         source=name,
         num_prompts=len(sample),
         reached=tuple(reached),
+        narrowed=dict(sorted(narrowed.items())),
         num_unreached=len(without),
         unreached=tuple(sample[place].messages[-1].content for place in without[:SHOWN]),
         notes=tuple(applicability.notes()),

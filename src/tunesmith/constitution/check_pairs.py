@@ -65,7 +65,8 @@ def stance(text: str) -> Stance:
             words.add(_POLE[word][0])
             sign *= _POLE[word][1]
         elif word not in _SMALL:
-            words.add(word)
+            # "promises" and "promise" are one word.
+            words.add(word.removesuffix("s") if len(word) > 3 else word)
     return Stance(frozenset(words), sign)
 
 

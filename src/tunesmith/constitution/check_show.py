@@ -95,7 +95,9 @@ def _describe_sample(sample: SampleReport, scopes: Sequence[Scope]) -> list[str]
         rows.append((one.principle, f"{one.num_prompts / sample.num_prompts:.0%}", f"{one.drawn:.0%}", example))
     lines = [f"{many(sample.num_prompts, 'prompt')} of {sample.source}:", ""]
     lines += _table(("principle", "applies", "drawn first", "for example"), rows)
-    lines += ["", f"{many(sample.num_unreached, 'prompt')} reached by no rule."]
+    shares = [f"{name} {number / sample.num_prompts:.0%}" for name, number in sample.narrowed.items()]
+    lines += ["", f"By rules that do not always apply: {', '.join(shares) or 'none'}."]
+    lines += [f"{many(sample.num_unreached, 'prompt')} reached by no rule."]
     lines += [f"    {quoted(text)}" for text in sample.unreached]
     return [*lines, *sample.notes]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.data.patterns import SECONDS, bounded_search, compile_pattern
+from tunesmith.errors import DataError
 
 # Characters that stand for those a class may hold, beside all of ASCII that prints and those the pattern names.
 _OTHERS = "\t\néßœıαЖאع中あ한ไ٣€😀\u00a0\u2028"
@@ -35,18 +36,20 @@ class PatternFacts:
 def pattern_facts(pattern: str, seconds: float = SECONDS) -> PatternFacts:
     """Try a pattern, case ignored. Raises DataError where it cannot be read.
 
-    "nothing" is said only where a search over the pattern's own characters, all of ASCII and a few others of other
-    scripts ends without a match, with room for one character on either side, and nothing in it looks further.
+    "nothing" is said only where a search over texts of the pattern's own characters, all of ASCII and a few of other
+    scripts ended without a match, and nothing in the pattern looks at what stands around it.
     """
     if slow_on := _slow_on(pattern, seconds):
         return PatternFacts("unknown", slow_on=slow_on)
     searched = compile_pattern(pattern, "pattern", ignore_case=True)
     if all(bounded_search(searched, text, seconds=seconds)[0] for text in _ANYTHING):
         return PatternFacts("everything")
-    for form in (f"(?:{pattern})", f"(?s:.?)(?:{pattern})(?s:.?)"):
+    # A text around a match can help it only where the pattern looks at it.
+    opaque = _OPAQUE.search(pattern) is not None
+    for form in (f"(?:{pattern})", *([f"(?s:.?)(?:{pattern})(?s:.?)"] if opaque else [])):
         try:
             whole = compile_pattern(form, "pattern", ignore_case=True)
-        except ValueError:
+        except DataError:
             # Flags that must stand at the begin of a pattern.
             return PatternFacts("unknown")
         text, finished = _grown(whole, _letters(pattern), seconds)
@@ -54,7 +57,7 @@ def pattern_facts(pattern: str, seconds: float = SECONDS) -> PatternFacts:
             return PatternFacts("some" if _found_by_re(pattern, text) else "disputed", witness=text)
         if not finished:
             return PatternFacts("unknown")
-    return PatternFacts("unknown" if _OPAQUE.search(pattern) else "nothing")
+    return PatternFacts("unknown" if opaque else "nothing")
 
 
 def _found_by_re(pattern: str, text: str) -> bool:
