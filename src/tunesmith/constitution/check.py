@@ -121,12 +121,13 @@ def _look_at_reach(constitution: Constitution, applicability: Applicability, fin
         first = constitution.principles[0]
         findings.add("error", "never-drawn", first, "weight", "all weights are 0: no rule is ever drawn.", "Raise one.")
     for one in constitution.principles:
-        prompts = [demonstration.prompt for demonstration in one.examples]
-        for number, (prompt, found) in enumerate(zip(prompts, applicability.of_texts(prompts), strict=True)):
+        shots_found = applicability.of_texts([shot.prompt for shot in one.examples])
+        for number, (shot, found) in enumerate(zip(one.examples, shots_found, strict=True)):
             if one not in found:
+                # Where it finds no fault, a prompt it is not for may be meant.
                 findings.add(
-                    "warning", "demonstration-outside", one, f"examples.{number}",
-                    f"the rule does not apply to the prompt of its own demonstration, {quoted(prompt)}.",
+                    "warning" if shot.fault else "note", "demonstration-outside", one, f"examples.{number}",
+                    f"the rule does not apply to the prompt of its own demonstration, {quoted(shot.prompt)}.",
                     "Widen `applies`, or take another prompt.",
                 )  # fmt: skip
         for side, wanted, word in (("like", True, "does not apply to"), ("unlike", False, "applies to")):
