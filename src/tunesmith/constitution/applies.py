@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tunesmith.constitution.principles import Constitution, Principle, user_text
 from tunesmith.data.patterns import SECONDS, bounded_search, compile_pattern
 from tunesmith.models.sentence_encoder import SentenceEncoder
-from tunesmith.randomness import generator
+from tunesmith.randomness import derive_seed
 from tunesmith.records import Message
 from tunesmith.retrieval.dense import Encode
 
@@ -173,7 +173,7 @@ def sample_principles(applying: Sequence[Principle], n: int, seed: int, key: int
     if n < 0:
         raise ValueError(f"{n} principles cannot be drawn")
     drawn = [
-        (math.log1p(-generator(seed, "principle", key, one.id).random()) / one.weight, one)
+        (math.log((derive_seed(seed, "principle", key, one.id) + 1) / 2**63) / one.weight, one)
         for one in applying
         if one.weight > 0
     ]

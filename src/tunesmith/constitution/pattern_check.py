@@ -69,9 +69,11 @@ def _found_by_re(pattern: str, text: str) -> bool:
 
 
 def _letters(pattern: str) -> list[str]:
-    """Characters to grow a text from, those of the pattern first."""
+    """Characters to grow a text from, those of the pattern first; of the others a letter's small form only."""
     named = [chr(int(next(filter(None, found.groups())), 16)) for found in _ESCAPE.finditer(pattern)]
-    return list(dict.fromkeys([*pattern, *named, *string.printable, *_OTHERS]))
+    own = dict.fromkeys([*pattern, *named])
+    others = dict.fromkeys((string.printable + _OTHERS).lower())
+    return [*own, *(one for one in others if one not in own and one.upper() not in own)]
 
 
 def _grown(whole: Any, letters: list[str], seconds: float) -> tuple[str | None, bool]:
