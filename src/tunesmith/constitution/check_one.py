@@ -42,7 +42,7 @@ def _look_at_pattern(one: Principle, findings: Findings) -> None:
         )  # fmt: skip
     elif facts.matches == "nothing":
         findings.add(
-            "error", "unreachable", one, "applies.pattern", "no text was found that it matches, and all were tried.",
+            "error", "unreachable", one, "applies.pattern", "no text matches it: each way to grow one was tried.",
             "Correct it; an empty class, or ^ behind a character, can match nothing.",
         )  # fmt: skip
     elif facts.matches == "disputed":
