@@ -1,4 +1,4 @@
-"""What the supervised phase leaves: the log of its steps, rows to train on, rows that train a critic, and the counts."""
+"""What the supervised phase leaves: the log of its steps, rows to train on, rows for a critic, and the counts."""
 
 from __future__ import annotations
 

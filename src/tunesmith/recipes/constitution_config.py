@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from tunesmith.config import Config
 from tunesmith.constitution.critic import CriticSettings
+from tunesmith.constitution.principles import OURS
 from tunesmith.constitution.revise import ReviseSettings
 from tunesmith.constitution.wording import Style
-from tunesmith.recipes.constitution_open import OURS, is_address
+from tunesmith.recipes.constitution_open import is_address
 from tunesmith.rollout.sampling import Sampling
 
 SELF, RANDOM, ALWAYS_REFUSE = "self", "random", "always-refuse"
