@@ -115,7 +115,7 @@ def test_a_verdict_is_read_from_tokens_and_held_against_the_threshold(tmp_path: 
 def test_a_critique_may_come_before_its_verdict(tmp_path: Path) -> None:
     writer = RuleWriter(lambda kind, asked: kindly(kind, asked).split(" [[")[0])
     likes = RuleLikelihood(lambda text: 1.0 if "It calls him a fool" in text else -1.0)
-    (chain,) = run(tmp_path, writer, critic_of(writer, likes, critique_first=True))
+    (chain,) = run(tmp_path, writer, critic_of(writer, likes, verdict="behind"))
     assert outcomes(chain) == ["answered", "revised", "nothing found"]
     assert chain.last.critique and chain.last.critique.text == "All is well."
 

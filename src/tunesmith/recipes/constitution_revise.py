@@ -111,15 +111,16 @@ def run_revise(
         own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
         rows, mixture = _mixed(config, own, helpful, say)
         critic = speakers.critic
-        written = isinstance(critic, ModelCritic) and critic.writes_verdicts
-        lessons = critic_rows(chains, constitution, config.style, written=written)
+        # A control has nothing to teach.
+        asks = critic.settings if isinstance(critic, ModelCritic) else None
+        lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
         _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
         _write_rows(folder / SFT_FILE, rows)
-        _write_rows(folder / CRITIC_FILE, lessons if isinstance(critic, ModelCritic) else [])
+        _write_rows(folder / CRITIC_FILE, lessons)
         summary = {
             **counts_of(chains, constitution),
             "rows": mixture,
-            "critic_rows": len(lessons) if isinstance(critic, ModelCritic) else 0,
+            "critic_rows": len(lessons),
             "tokens": dict(sorted(asker.num_tokens.items())),
             "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
             "speakers": _identities(speakers),
