@@ -197,31 +197,37 @@ def test_a_server_that_is_down_is_tried_again_and_then_an_error(work: Path, serv
         run_revise(config(server, seed=1, num_connections=1))
 
 
-def test_a_critic_elsewhere_judges_what_a_model_here_says(
-    work: Path, server: Server, model_folder: Callable[[str], Path]
-) -> None:
+def test_a_critic_elsewhere_judges_what_a_model_here_says(work: Path, server: Server) -> None:
     server.reply = lambda messages: completion("Look at it. [[fault]]")
-    told = {"critic": server.url, "critic_model": "big", "model": roomy(work), "answer_tokens": 8, "num_rounds": 1}
+    told = {"critic": server.url, "critic_model": "big", "model": roomy(work), **TALKS, "num_rounds": 1}
     revised = run_revise(config(None, **told))
-    assert {body["model"] for body in server.bodies} == {"big"} and len(server.bodies) == 6 - 3
-    assert [row["critique"] for row in rows_of("audit.jsonl") if row["step"]] == ["Look at it."] * 3
+    answered = revised.summary["answered"]
+    assert {body["model"] for body in server.bodies} == {"big"} and len(server.bodies) == answered > 1
+    assert [row["critique"] for row in rows_of("audit.jsonl") if row["step"]] == ["Look at it."] * answered
     number = len(server.bodies)
     run_revise(config(None, **told, reviser="critic"))
-    assert len(server.bodies) == number + 3 and revised.summary["revised"] <= 3
+    # A server's revision is no use here: it says again what it said as a critic.
+    assert len(server.bodies) == number + 10 * answered
+    assert {row["outcome"] for row in rows_of("audit.jsonl") if row["step"]} == {"revision echo of the critique"}
+
+
+# What lets a model that says random letters come to an end.
+TALKS = {"answer_tokens": 24, "critique_tokens": 24, "max_retries": 9, "temperature": 1.0, "critic_temperature": 1.0}
 
 
 def roomy(folder: Path) -> str:
-    """A tiny model whose context holds a critic's request."""
+    """A tiny model whose context holds a critic's request, and which ends its turn now and then."""
     path = folder / "roomy"
     model = build_model("llama")
     model.config.max_position_embeddings = 4096
+    model.model.embed_tokens.weight.data[2] *= 4
     model.save_pretrained(path)
     build_tokenizer().save_pretrained(path)
     return str(path)
 
 
 def test_a_model_here_is_its_own_critic(work: Path) -> None:
-    told = {"model": roomy(work), "answer_tokens": 8, "critique_tokens": 8, "harmless": "good.txt"}
+    told = {"model": roomy(work), **TALKS, "harmless": "good.txt"}
     said = list[str]()
     revised = run_revise(config(None, **told), said.append)
     scores = [row["score"] for row in rows_of("audit.jsonl") if row["step"]]
@@ -235,7 +241,7 @@ def test_a_model_here_is_its_own_critic(work: Path) -> None:
     # A threshold below all of them: the same verdicts are read anew, and nothing is scored twice.
     low = run_revise(config(None, **told, threshold=min(scores) - 1, num_rounds=1))
     assert all(row["found"] for row in rows_of("audit.jsonl") if row["step"])
-    assert "verdict" not in low.summary["this_run"]["asked"] and revised.summary["answered"] == 5
+    assert "verdict" not in low.summary["this_run"]["asked"] and len(scores) >= revised.summary["answered"] > 1
 
 
 def test_a_base_that_is_lent_is_given_back_as_it_was(work: Path, load: Callable[..., Any]) -> None:
@@ -260,7 +266,7 @@ def test_a_prompt_beyond_the_context_is_named_before_anything_is_asked(
     assert "bad.txt:2" in str(error.value) and Path("out/requests.jsonl").read_bytes() == b""
     summary = run_revise(config(None, **told, on_bad_row="drop")).summary
     there = summary["garbage"]["answer longer than the context"]
-    assert (there["number"], there["places"], summary["stops"]["no answer"]) == (1, ["bad.txt:2"], 1)
+    assert (there["number"], there["places"]) == (1, ["bad.txt:2"])
 
 
 def test_ctrl_c_is_noted_and_the_next_run_goes_on(work: Path, server: Server) -> None:

@@ -8,7 +8,6 @@ draws verdicts, one that refuses everything.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -27,6 +26,7 @@ from tunesmith.constitution.wording import (
     Verdict,
     critique_turns,
     verdict_turns,
+    without_marks,
 )
 from tunesmith.feedback.judgements import digest_of
 from tunesmith.randomness import derive_seed, generator
@@ -179,7 +179,7 @@ class ModelCritic:
                     out[i] = replace(one, found=found, outcome=NO_VERDICT if found is None else "")
             todo = [i for i, one in enumerate(out) if one.outcome == NO_VERDICT]
             if not todo or attempt == self.settings.max_retries:
-                return [replace(one, text=_without_marks(one.text)) for one in out]
+                return [replace(one, text=without_marks(one.text)) for one in out]
             asked = [self._again(cases[i], out[i], attempt) for i in todo]
             replies = asker.write(
                 "verdict", self.voice.writer, asked, self.settings.sampling, [_tags(cases[i]) for i in todo]
@@ -287,11 +287,6 @@ def _with_words(one: Critique, case: Case, reply: Reply) -> Critique:
     others = {"the answer": case.answer, "the prompt": case.prompt[-1].content}
     fault = fault_of(text, reply.stop_reason, case.principle.critique_request, others)
     return replace(one, text="" if fault == NOT_STORABLE else text, outcome=fault or "")
-
-
-def _without_marks(text: str) -> str:
-    """The words of a critique; its verdict stands beside them."""
-    return re.sub(rf"\[\[\s*(?:{FAULT}|{FINE})\s*\]\]", "", text, flags=re.IGNORECASE).strip()
 
 
 def _encodable(text: str) -> str:

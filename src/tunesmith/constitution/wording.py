@@ -94,9 +94,14 @@ def critic_row(
     return (*_untrained(asked, learnt), _says(YES if found else NO))
 
 
+def without_marks(text: str) -> str:
+    """The words of a critique; its verdict stands beside them."""
+    return re.sub(rf"\[\[\s*(?:{FAULT}|{FINE})\s*\]\]", "", text, flags=re.IGNORECASE).strip()
+
+
 def bare_answer(text: str) -> str:
-    """A revision without the line that announces it."""
-    stripped = text.strip()
+    """A revision without the words that announce it, and without the verdict of a reviser that goes on criticising."""
+    stripped = without_marks(text)
     rest = _LABEL.sub("", stripped, count=1).strip()
     return rest or stripped
 
