@@ -74,7 +74,7 @@ class CriticSettings:
     """
 
     sampling: Sampling
-    style: Style = "quoted"
+    style: Style = "turns"
     threshold: float = 0.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
     verdict: Verdict = "opening"

@@ -15,20 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.constitution.asking import Asker, Voice
-from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row, turns_of
+from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row
 from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
 from tunesmith.constitution.principles import Constitution, load_constitution
 from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
 from tunesmith.data.check import Fault, FaultLog
-from tunesmith.data.load import DataConfig, load_data
 from tunesmith.data.prompts import LoadedPrompts, load_prompts
-from tunesmith.errors import ConfigError, DataError, EndpointError
-from tunesmith.randomness import permutation
+from tunesmith.errors import ConfigError, EndpointError
 from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, SELF
 from tunesmith.recipes.constitution_config import ReviseConfig as ReviseConfig
 from tunesmith.recipes.constitution_estimate import Estimate, estimate
+from tunesmith.recipes.constitution_mix import helpful_rows, mixed
 from tunesmith.recipes.constitution_open import House
-from tunesmith.records import Conversation
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.runs import atomic_write_text, hold_file, machine_summary
 
@@ -78,7 +76,7 @@ def run_revise(
     constitution = load_constitution(config.constitution)
     _check_thresholds(config, constitution)
     questions, digests = _questions(config, say)
-    helpful = _helpful(config)
+    helpful = helpful_rows(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -89,18 +87,21 @@ def run_revise(
         for note in house.notes:
             say(note)
         _refuse_too_long(config, questions, speakers.answers)
+        settings = config.revise_settings(small=house.is_small(speakers.revises))
+        if settings.way == "shown":
+            say("revisions are made by showing good answers; revision: asked has them made from the critique.")
         choose = chooser(constitution, questions, config, say)
         asker = Asker(ResultsFile(folder / REQUESTS_FILE))
 
         # 2. What it will take.
-        expected = estimate(config, questions, constitution.principles, speakers, house, asker)
+        expected = estimate(config, questions, constitution.principles, speakers, settings, house, asker)
         say(expected.sentence())
         if config.estimate_only:
             return Revised(folder=folder, estimate=expected)
 
         # 3. Revise.
         try:
-            chains = revise(questions, constitution, choose, speakers, config.revise_settings(), asker, on_progress)
+            chains = revise(questions, constitution, choose, speakers, settings, asker, on_progress)
         except KeyboardInterrupt:
             return Revised(folder=folder, estimate=expected, interrupted=True)
         except EndpointError as error:
@@ -109,7 +110,7 @@ def run_revise(
 
         # 4. Mix, and write.
         own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
-        rows, mixture = _mixed(config, own, helpful, say)
+        rows, mixture = mixed(config, own, helpful, say)
         critic = speakers.critic
         # A control has nothing to teach.
         asks = critic.settings if isinstance(critic, ModelCritic) else None
@@ -121,6 +122,7 @@ def run_revise(
             **counts_of(chains, constitution),
             "rows": mixture,
             "critic_rows": len(lessons),
+            "cut": {stage: number for stage, number in sorted(asker.num_cut.items()) if number},
             "tokens": dict(sorted(asker.num_tokens.items())),
             "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
             "speakers": _identities(speakers),
@@ -212,36 +214,6 @@ def _check_thresholds(config: ReviseConfig, constitution: Constitution) -> None:
     if unknown := sorted(set(config.thresholds) - known):
         fix = f"Known are {', '.join(sorted(known))}."
         raise ConfigError("thresholds", f"there is no principle '{unknown[0]}' in {config.constitution}.", fix)
-
-
-def _helpful(config: ReviseConfig) -> list[dict[str, Any]]:
-    """The helpful rows as turns. Raises DataError."""
-    if config.helpful_rows is None:
-        return []
-    loaded = load_data(DataConfig(train=config.helpful_rows, validation_share=0.0, on_bad_row=config.on_bad_row))
-    out = []
-    for record in loaded.train:
-        if not isinstance(record, Conversation):
-            raise DataError(config.helpful_rows, "its rows are raw text.", "Give rows with a prompt and an answer.")
-        out.append({"messages": turns_of(record.messages), "provenance": {"from": "helpful", "row": str(record.where)}})
-    return out
-
-
-def _mixed(
-    config: ReviseConfig, own: Sequence[dict[str, Any]], helpful: Sequence[dict[str, Any]], say: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Own and helpful rows in the stated share, in an order of the seed, and what became of the share."""
-    wanted = round(len(own) * config.helpful_share / (1 - config.helpful_share))
-    order = permutation(len(helpful), config.seed, "constitution_helpful")
-    taken = [helpful[i] for i in order[:wanted]]
-    if len(taken) < wanted:
-        say(f"{wanted} helpful rows make a share of {config.helpful_share:g}, {len(helpful)} are there: all are taken.")
-    if not own:
-        say("nothing was revised: there are no rows to train on. Look at the audit log.")
-    rows = [*own, *taken]
-    mixed = [rows[i] for i in permutation(len(rows), config.seed, "constitution_mix")]
-    share = len(taken) / len(rows) if rows else 0.0
-    return mixed, {"own": len(own), "helpful": len(taken), "helpful_share": round(share, 4), "wanted": wanted}
 
 
 def _identities(speakers: Speakers) -> dict[str, dict[str, str]]:
