@@ -26,12 +26,12 @@ from tunesmith.evals.mt_bench import (
     load_questions,
     table,
 )
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import GRADE
 from tunesmith.evals.subject import Subject
 from tunesmith.models.load import ModelConfig
 from tunesmith.recipes.judge_open import JudgeSettings, open_judge
 from tunesmith.recipes.mt_bench import MTBenchConfig, run_mt_bench
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
 from tunesmith.runs import hold_file
@@ -215,7 +215,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     common: dict[str, Any] = {"questions": write(tmp_path / "q.jsonl", QUESTIONS)}
     for settings, said in (
         ({"mode": "pair"}, "pairs need two models"),
-        ({"judge": "oracle"}, "judge is local, person, or an address"),
+        ({"judge": "oracle"}, "judge is local, person, detector, or an address"),
         ({"judge": "http://localhost:1/v1"}, "needs judge_model"),
         ({"judge": "person", "annotator": " "}, "annotator is empty"),
         ({"adapter": "a", "endpoint": {"url": "http://localhost:1/v1", "model": "m"}}, "takes no adapter"),
