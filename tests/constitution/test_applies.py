@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tunesmith.constitution.applies import Applicability, Vectors, fit_nearer, left_out_right, sample_principles
 from tunesmith.constitution.principles import Applies, Constitution, Principle
+from tunesmith.errors import MissingExtraError
 from tunesmith.records import Message
 
 
@@ -86,7 +87,9 @@ def test_a_text_is_encoded_once_and_no_encoder_is_loaded_for_patterns(monkeypatc
     applicability.of_texts(["y", "z"])
     asked = [text for call in words.asked for text in call]
     assert len(asked) == len(set(asked)) and len(words.asked) == 3
-    monkeypatch.setattr("tunesmith.constitution.applies.SentenceEncoder", lambda: pytest.fail("the encoder was loaded"))
+    monkeypatch.setattr(
+        "tunesmith.constitution.applies.SentenceEncoder", lambda **_: pytest.fail("the encoder was loaded")
+    )
     Applicability(constitution(rule("a"), rule("b", pattern="x"))).of_texts(["x"])
 
 
@@ -181,3 +184,9 @@ def test_draws_follow_the_weights() -> None:
     assert draws != [sample_principles(rules, 2, 1, key) for key in range(4000)]
     with pytest.raises(ValueError, match="-1 principles"):
         sample_principles(rules, -1, 0, 0)
+
+
+def test_without_the_encoder_it_is_said_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.models.sentence_encoder.encoder_folder", lambda: None)
+    with pytest.raises(MissingExtraError, match="a principle with examples of prompts needs"):
+        Applicability(constitution(rule("a", like=LIKE, unlike=UNLIKE)))

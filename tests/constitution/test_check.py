@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tunesmith.constitution.check import Checked, check_constitution
 from tunesmith.constitution.check_pairs import opposed, stance
+from tunesmith.constitution.check_show import describe
 from tunesmith.constitution.principles import find_constitution, load_constitution
 from tunesmith.data.prompts import load_prompts
 from tunesmith.errors import ConfigError
@@ -260,3 +261,20 @@ def test_ours_is_found_by_name_and_lists_in_lists_are_laid_flat(tmp_path: Path) 
     (tmp_path / "rules.yaml").write_text(text)
     applies = load_constitution(tmp_path / "rules.yaml").principles[0].applies
     assert (applies.like, applies.unlike) == (("a", "b"), ("a", "b", "c"))
+
+
+def test_what_a_file_says_cannot_act_on_a_terminal(tmp_path: Path) -> None:
+    rules = (
+        one(category="\x1b[31mred", applies={"pattern": "\x1b"}),
+        one("b", text="It names \x1b[2J prices.", examples=[]),
+    )
+    lines = describe(check(tmp_path, *rules))
+    assert not any("\x1b" in line for line in lines) and any("\\x1b[31mred" in line for line in lines)
+
+
+def test_a_models_own_tokens_are_counted(tmp_path: Path) -> None:
+    def long(count: int) -> bool:
+        checked = check(tmp_path, one(), count_tokens=lambda _: count, context_tokens=100)
+        return any(found.kind == "long" and "51 tokens" in found.cause for found in checked.findings)
+
+    assert long(51) and not long(50)

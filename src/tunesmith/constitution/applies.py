@@ -83,7 +83,7 @@ class Vectors:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             if self._encode is None:
-                self._encoder = SentenceEncoder()
+                self._encoder = SentenceEncoder(needed_by="a principle with examples of prompts")
                 self._encode = self._encoder.encode
             self._known |= dict(zip(new, self._encode(new), strict=True))
         return np.stack([self._known[text] for text in texts])

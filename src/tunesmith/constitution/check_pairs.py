@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from tunesmith.constitution.applies import Applicability
-from tunesmith.constitution.findings import Findings, plain
+from tunesmith.constitution.findings import Findings, plain, quoted
 from tunesmith.constitution.principles import Constitution, Principle
 from tunesmith.data.near import near_clusters
 
@@ -96,8 +96,8 @@ def look_at_pairs(constitution: Constitution, applicability: Applicability, find
         both = {plain(text) for text in one.applies.like} & {plain(text) for text in one.applies.unlike}
         if both:
             findings.add(
-                "error", "contradiction", one, "applies", f"'{min(both)}' stands under `like` and under `unlike`.",
-                "Keep one of the two.",
+                "error", "contradiction", one, "applies",
+                f"{quoted(min(both))} stands under `like` and under `unlike`.", "Keep one of the two.",
             )  # fmt: skip
 
 
@@ -166,4 +166,4 @@ def _shared(one: Principle, other: Principle, reached: dict[str, set[str]]) -> s
     if any(not (rule.applies.pattern or rule.applies.like) for rule in (one, other)):
         return "some prompts, as one of them always applies"
     both = reached[one.id] & reached[other.id]
-    return f"'{min(both)}'" if both else None
+    return quoted(min(both)) if both else None

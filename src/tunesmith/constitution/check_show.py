@@ -7,6 +7,7 @@ from typing import Any
 
 from tunesmith.constitution.check import Checked, SampleReport, Scope
 from tunesmith.constitution.findings import SEVERITIES, Finding, quoted
+from tunesmith.data.check import shown
 
 PLACES_SHOWN, DIGEST_SHOWN = 3, 12
 ALWAYS = "always"
@@ -31,7 +32,7 @@ def describe(checked: Checked) -> list[str]:
     one = checked.constitution
     categories = len({rule.category for rule in one.principles})
     lines = [
-        f"{one.name} {one.version}: {many(len(one.principles), 'principle')} in "
+        f"{shown(one.name)} {shown(one.version)}: {many(len(one.principles), 'principle')} in "
         f"{many(categories, 'category', 'categories')}, digest {one.digest[:DIGEST_SHOWN]}",
         f"{checked.path}",
         "",
@@ -75,7 +76,7 @@ def how_it_applies(scope: Scope) -> str:
 def _scope_row(scope: Scope) -> tuple[str, ...]:
     one = scope.principle
     left_out = "" if scope.accuracy is None else f"{scope.accuracy[0]:.0%} / {scope.accuracy[1]:.0%}"
-    return one.id, one.category, f"{one.weight:g}", how_it_applies(scope), left_out, str(len(one.examples))
+    return one.id, shown(one.category), f"{one.weight:g}", how_it_applies(scope), left_out, str(len(one.examples))
 
 
 def _scope_dict(scope: Scope) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _describe_sample(sample: SampleReport, scopes: Sequence[Scope]) -> list[str]
         rows.append((one.principle, f"{one.num_prompts / sample.num_prompts:.0%}", f"{one.drawn:.0%}", example))
     lines = [f"{many(sample.num_prompts, 'prompt')} of {sample.source}:", ""]
     lines += _table(("principle", "applies", "drawn first", "for example"), rows)
-    shares = [f"{name} {number / sample.num_prompts:.0%}" for name, number in sample.narrowed.items()]
+    shares = [f"{shown(name)} {number / sample.num_prompts:.0%}" for name, number in sample.narrowed.items()]
     lines += ["", f"By rules that do not always apply: {', '.join(shares) or 'none'}."]
     lines += [f"{many(sample.num_unreached, 'prompt')} reached by no rule."]
     lines += [f"    {quoted(text)}" for text in sample.unreached]
