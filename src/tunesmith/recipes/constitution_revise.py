@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.constitution.asking import Asker, Voice
 from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row
 from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
-from tunesmith.constitution.principles import Constitution, load_constitution
+from tunesmith.constitution.principles import Constitution, Principle, load_constitution
 from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
+from tunesmith.constitution.threshold import demonstrated_thresholds
 from tunesmith.data.check import Fault, FaultLog
 from tunesmith.data.prompts import LoadedPrompts, load_prompts
 from tunesmith.errors import ConfigError, EndpointError
@@ -92,15 +93,17 @@ def run_revise(
             say("revisions are made by showing good answers; revision: asked has them made from the critique.")
         choose = chooser(constitution, questions, config, say)
         asker = Asker(ResultsFile(folder / REQUESTS_FILE))
+        weighed = to_weigh(config, speakers.critic, constitution, questions, choose)
 
         # 2. What it will take.
-        expected = estimate(config, questions, constitution.principles, speakers, settings, house, asker)
+        expected = estimate(config, questions, constitution.principles, weighed, speakers, settings, house, asker)
         say(expected.sentence())
         if config.estimate_only:
             return Revised(folder=folder, estimate=expected)
 
         # 3. Revise.
         try:
+            speakers = with_thresholds(speakers, weighed, asker)
             chains = revise(questions, constitution, choose, speakers, settings, asker, on_progress)
         except KeyboardInterrupt:
             return Revised(folder=folder, estimate=expected, interrupted=True)
@@ -154,6 +157,28 @@ def open_speakers(config: ReviseConfig, house: House) -> Speakers:
             voice = house.voice(config.critic, config.critic_model)
         critic = ModelCritic(voice, config.critic_settings())
     return Speakers(answers=answers, critic=critic, revises=voice if config.reviser == "critic" else answers)
+
+
+def to_weigh(
+    config: ReviseConfig, critic: Critic, constitution: Constitution, questions: Sequence[Question], choose: Choose
+) -> list[Principle]:
+    """The principles whose thresholds are to be taken from their demonstrations: of those that will be drawn."""
+    reads_tokens = isinstance(critic, ModelCritic) and critic.settings.verdict in ("opening", "question")
+    if config.threshold is not None or not reads_tokens:
+        return []
+    rounds = range(1, config.num_rounds + 1)
+    drawn = {one.id for i, q in enumerate(questions) for number in rounds for one in choose(i, q.id, number)}
+    return [one for one in constitution.principles if one.id in drawn and one.id not in config.thresholds]
+
+
+def with_thresholds(speakers: Speakers, weighed: Sequence[Principle], asker: Asker) -> Speakers:
+    """The speakers, the critic with thresholds that come from these principles' demonstrations."""
+    critic = speakers.critic
+    if not weighed or not isinstance(critic, ModelCritic):
+        return speakers
+    found = demonstrated_thresholds(critic, weighed, asker)
+    thresholds = {**{name: round(value, 4) for name, value in found.items()}, **critic.settings.thresholds}
+    return replace(speakers, critic=ModelCritic(critic.voice, replace(critic.settings, thresholds=thresholds)))
 
 
 def chooser(
