@@ -1,18 +1,20 @@
-"""Where a critic's yes begins: a small model says Yes, or No, to almost anything, and each question has a bias of its own.
+"""Where a critic's yes begins: a small model says Yes, or No, to nearly all, and each question has a bias of its own.
 
-A principle's demonstrations say of answers whether there is a fault, so they tell the bias without another label: each is
-judged as an answer is, the others shown before it, and the threshold lies halfway between the mean log-odds of those with
-a fault and of those without.
+A principle's demonstrations say of answers whether there is a fault, so they tell the bias without another label: each
+is judged as an answer is, the others shown before it, and the threshold lies halfway between the mean log-odds of those
+with a fault and of those without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from tunesmith.constitution.asking import Asker
 from tunesmith.constitution.critic import Case, ModelCritic
 from tunesmith.constitution.principles import Principle
+from tunesmith.constitution.revise import Speakers
 from tunesmith.feedback.judgements import digest_of
 from tunesmith.records import Message
 
@@ -34,6 +36,16 @@ def demonstrated_thresholds(critic: ModelCritic, principles: Sequence[Principle]
         if sides[True] and sides[False]:
             out[one.id] = (fmean(sides[True]) + fmean(sides[False])) / 2
     return out
+
+
+def with_thresholds(speakers: Speakers, weighed: Sequence[Principle], asker: Asker) -> Speakers:
+    """The speakers, the critic with thresholds that come from these principles' demonstrations."""
+    critic = speakers.critic
+    if not weighed or not isinstance(critic, ModelCritic):
+        return speakers
+    found = demonstrated_thresholds(critic, weighed, asker)
+    thresholds = {**{name: round(value, 4) for name, value in found.items()}, **critic.settings.thresholds}
+    return replace(speakers, critic=ModelCritic(critic.voice, replace(critic.settings, thresholds=thresholds)))
 
 
 def num_judged(principles: Sequence[Principle]) -> int:

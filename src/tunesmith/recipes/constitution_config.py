@@ -59,8 +59,8 @@ class ReviseConfig(Config):
     revision_sentences: int | None = Field(None, ge=0)
     """A revision is cut to so many sentences; 0: not at all; empty: to 2 where it is shown, else not at all."""
     threshold: float | None = None
-    """A verdict read from tokens is a fault where its log-odds, in nats, are above this; empty: halfway between those of
-    a principle's own demonstrations with a fault and without, and 0 for a principle that has not both."""
+    """A verdict read from tokens is a fault where its log-odds, in nats, are above this; empty: halfway between those
+    of a principle's own demonstrations with a fault and without, and 0 for a principle that has not both."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """The same for single principles, by their id."""
     verdict: Literal["opening", "question", "behind"] = "opening"

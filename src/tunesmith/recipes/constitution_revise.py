@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_
 from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
 from tunesmith.constitution.principles import Constitution, Principle, load_constitution
 from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
-from tunesmith.constitution.threshold import demonstrated_thresholds
+from tunesmith.constitution.threshold import with_thresholds
 from tunesmith.data.check import Fault, FaultLog
 from tunesmith.data.prompts import LoadedPrompts, load_prompts
 from tunesmith.errors import ConfigError, EndpointError
@@ -74,11 +74,8 @@ def run_revise(
     """
     began = time.perf_counter()
     # 1. Load: what will be refused is refused here, the rows before any model.
-    constitution = load_constitution(config.constitution)
-    _check_thresholds(config, constitution)
-    questions, digests = _questions(config, say)
-    helpful = helpful_rows(config)
-    folder = Path(config.output_dir)
+    loaded = _load(config, say)
+    folder, constitution, questions = Path(config.output_dir), loaded.constitution, loaded.questions
     folder.mkdir(parents=True, exist_ok=True)
     with (
         hold_file(folder / REQUESTS_FILE),
@@ -112,34 +109,63 @@ def run_revise(
             raise EndpointError(error.place, error.cause, fix) from None
 
         # 4. Mix, and write.
-        own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
-        rows, mixture = mixed(config, own, helpful, say)
-        critic = speakers.critic
-        # A control has nothing to teach.
-        asks = critic.settings if isinstance(critic, ModelCritic) else None
-        lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
-        _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
-        _write_rows(folder / SFT_FILE, rows)
-        _write_rows(folder / CRITIC_FILE, lessons)
-        summary = {
-            **counts_of(chains, constitution),
-            "rows": mixture,
-            "critic_rows": len(lessons),
-            "cut": {stage: number for stage, number in sorted(asker.num_cut.items()) if number},
-            "tokens": dict(sorted(asker.num_tokens.items())),
-            "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
-            "speakers": _identities(speakers),
-            "digests": digests,
-            "settings": config.model_dump(mode="json"),
-            "this_run": {
-                "asked": dict(sorted(asker.num_asked.items())),
-                "found": dict(sorted(asker.num_found.items())),
-                "seconds": round(time.perf_counter() - began, 1),
-                "machine": machine_summary(),
-            },
-        }
+        summary = _write(config, loaded, speakers, chains, asker, say)
+        summary["this_run"]["seconds"] = round(time.perf_counter() - began, 1)
         atomic_write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return Revised(folder=folder, estimate=expected, summary=summary, chains=chains)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """What the files hold; digests: of the files of prompts."""
+
+    constitution: Constitution
+    questions: list[Question]
+    digests: dict[str, str]
+    helpful: list[dict[str, Any]]
+
+
+def _load(config: ReviseConfig, say: Callable[[str], None]) -> _Loaded:
+    constitution = load_constitution(config.constitution)
+    _check_thresholds(config, constitution)
+    questions, digests = _questions(config, say)
+    return _Loaded(constitution=constitution, questions=questions, digests=digests, helpful=helpful_rows(config))
+
+
+def _write(
+    config: ReviseConfig,
+    loaded: _Loaded,
+    speakers: Speakers,
+    chains: Sequence[Chain],
+    asker: Asker,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write log and rows; returns the summary."""
+    folder, constitution = Path(config.output_dir), loaded.constitution
+    own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
+    rows, mixture = mixed(config, own, loaded.helpful, say)
+    # A control has nothing to teach.
+    asks = speakers.critic.settings if isinstance(speakers.critic, ModelCritic) else None
+    lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
+    _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
+    _write_rows(folder / SFT_FILE, rows)
+    _write_rows(folder / CRITIC_FILE, lessons)
+    return {
+        **counts_of(chains, constitution),
+        "rows": mixture,
+        "critic_rows": len(lessons),
+        "cut": {stage: number for stage, number in sorted(asker.num_cut.items()) if number},
+        "tokens": dict(sorted(asker.num_tokens.items())),
+        "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
+        "speakers": _identities(speakers),
+        "digests": loaded.digests,
+        "settings": config.model_dump(mode="json"),
+        "this_run": {
+            "asked": dict(sorted(asker.num_asked.items())),
+            "found": dict(sorted(asker.num_found.items())),
+            "machine": machine_summary(),
+        },
+    }
 
 
 def open_speakers(config: ReviseConfig, house: House) -> Speakers:
@@ -169,16 +195,6 @@ def to_weigh(
     rounds = range(1, config.num_rounds + 1)
     drawn = {one.id for i, q in enumerate(questions) for number in rounds for one in choose(i, q.id, number)}
     return [one for one in constitution.principles if one.id in drawn and one.id not in config.thresholds]
-
-
-def with_thresholds(speakers: Speakers, weighed: Sequence[Principle], asker: Asker) -> Speakers:
-    """The speakers, the critic with thresholds that come from these principles' demonstrations."""
-    critic = speakers.critic
-    if not weighed or not isinstance(critic, ModelCritic):
-        return speakers
-    found = demonstrated_thresholds(critic, weighed, asker)
-    thresholds = {**{name: round(value, 4) for name, value in found.items()}, **critic.settings.thresholds}
-    return replace(speakers, critic=ModelCritic(critic.voice, replace(critic.settings, thresholds=thresholds)))
 
 
 def chooser(
