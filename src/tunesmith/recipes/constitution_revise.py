@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.constitution.asking import Asker, Voice
 from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row
 from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
-from tunesmith.constitution.principles import Constitution, load_constitution
+from tunesmith.constitution.principles import Constitution, Principle, load_constitution
 from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
+from tunesmith.constitution.threshold import with_thresholds
 from tunesmith.data.check import Fault, FaultLog
 from tunesmith.data.prompts import LoadedPrompts, load_prompts
 from tunesmith.errors import ConfigError, EndpointError
@@ -73,11 +74,8 @@ def run_revise(
     """
     began = time.perf_counter()
     # 1. Load: what will be refused is refused here, the rows before any model.
-    constitution = load_constitution(config.constitution)
-    _check_thresholds(config, constitution)
-    questions, digests = _questions(config, say)
-    helpful = helpful_rows(config)
-    folder = Path(config.output_dir)
+    loaded = _load(config, say)
+    folder, constitution, questions = Path(config.output_dir), loaded.constitution, loaded.questions
     folder.mkdir(parents=True, exist_ok=True)
     with (
         hold_file(folder / REQUESTS_FILE),
@@ -92,15 +90,17 @@ def run_revise(
             say("revisions are made by showing good answers; revision: asked has them made from the critique.")
         choose = chooser(constitution, questions, config, say)
         asker = Asker(ResultsFile(folder / REQUESTS_FILE))
+        weighed = to_weigh(config, speakers.critic, constitution, questions, choose)
 
         # 2. What it will take.
-        expected = estimate(config, questions, constitution.principles, speakers, settings, house, asker)
+        expected = estimate(config, questions, constitution.principles, weighed, speakers, settings, house, asker)
         say(expected.sentence())
         if config.estimate_only:
             return Revised(folder=folder, estimate=expected)
 
         # 3. Revise.
         try:
+            speakers = with_thresholds(speakers, weighed, asker)
             chains = revise(questions, constitution, choose, speakers, settings, asker, on_progress)
         except KeyboardInterrupt:
             return Revised(folder=folder, estimate=expected, interrupted=True)
@@ -109,34 +109,63 @@ def run_revise(
             raise EndpointError(error.place, error.cause, fix) from None
 
         # 4. Mix, and write.
-        own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
-        rows, mixture = mixed(config, own, helpful, say)
-        critic = speakers.critic
-        # A control has nothing to teach.
-        asks = critic.settings if isinstance(critic, ModelCritic) else None
-        lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
-        _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
-        _write_rows(folder / SFT_FILE, rows)
-        _write_rows(folder / CRITIC_FILE, lessons)
-        summary = {
-            **counts_of(chains, constitution),
-            "rows": mixture,
-            "critic_rows": len(lessons),
-            "cut": {stage: number for stage, number in sorted(asker.num_cut.items()) if number},
-            "tokens": dict(sorted(asker.num_tokens.items())),
-            "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
-            "speakers": _identities(speakers),
-            "digests": digests,
-            "settings": config.model_dump(mode="json"),
-            "this_run": {
-                "asked": dict(sorted(asker.num_asked.items())),
-                "found": dict(sorted(asker.num_found.items())),
-                "seconds": round(time.perf_counter() - began, 1),
-                "machine": machine_summary(),
-            },
-        }
+        summary = _write(config, loaded, speakers, chains, asker, say)
+        summary["this_run"]["seconds"] = round(time.perf_counter() - began, 1)
         atomic_write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return Revised(folder=folder, estimate=expected, summary=summary, chains=chains)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """What the files hold; digests: of the files of prompts."""
+
+    constitution: Constitution
+    questions: list[Question]
+    digests: dict[str, str]
+    helpful: list[dict[str, Any]]
+
+
+def _load(config: ReviseConfig, say: Callable[[str], None]) -> _Loaded:
+    constitution = load_constitution(config.constitution)
+    _check_thresholds(config, constitution)
+    questions, digests = _questions(config, say)
+    return _Loaded(constitution=constitution, questions=questions, digests=digests, helpful=helpful_rows(config))
+
+
+def _write(
+    config: ReviseConfig,
+    loaded: _Loaded,
+    speakers: Speakers,
+    chains: Sequence[Chain],
+    asker: Asker,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write log and rows; returns the summary."""
+    folder, constitution = Path(config.output_dir), loaded.constitution
+    own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
+    rows, mixture = mixed(config, own, loaded.helpful, say)
+    # A control has nothing to teach.
+    asks = speakers.critic.settings if isinstance(speakers.critic, ModelCritic) else None
+    lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
+    _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
+    _write_rows(folder / SFT_FILE, rows)
+    _write_rows(folder / CRITIC_FILE, lessons)
+    return {
+        **counts_of(chains, constitution),
+        "rows": mixture,
+        "critic_rows": len(lessons),
+        "cut": {stage: number for stage, number in sorted(asker.num_cut.items()) if number},
+        "tokens": dict(sorted(asker.num_tokens.items())),
+        "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
+        "speakers": _identities(speakers),
+        "digests": loaded.digests,
+        "settings": config.model_dump(mode="json"),
+        "this_run": {
+            "asked": dict(sorted(asker.num_asked.items())),
+            "found": dict(sorted(asker.num_found.items())),
+            "machine": machine_summary(),
+        },
+    }
 
 
 def open_speakers(config: ReviseConfig, house: House) -> Speakers:
@@ -154,6 +183,18 @@ def open_speakers(config: ReviseConfig, house: House) -> Speakers:
             voice = house.voice(config.critic, config.critic_model)
         critic = ModelCritic(voice, config.critic_settings())
     return Speakers(answers=answers, critic=critic, revises=voice if config.reviser == "critic" else answers)
+
+
+def to_weigh(
+    config: ReviseConfig, critic: Critic, constitution: Constitution, questions: Sequence[Question], choose: Choose
+) -> list[Principle]:
+    """The principles whose thresholds are to be taken from their demonstrations: of those that will be drawn."""
+    reads_tokens = isinstance(critic, ModelCritic) and critic.settings.verdict in ("opening", "question")
+    if config.threshold is not None or not reads_tokens:
+        return []
+    rounds = range(1, config.num_rounds + 1)
+    drawn = {one.id for i, q in enumerate(questions) for number in rounds for one in choose(i, q.id, number)}
+    return [one for one in constitution.principles if one.id in drawn and one.id not in config.thresholds]
 
 
 def chooser(
