@@ -15,7 +15,7 @@ from tunesmith.constitution.asking import Asker, Voice
 from tunesmith.constitution.critic import NO_VERDICT, TOO_LONG, Case, Critic, fitting, num_tries, who
 from tunesmith.constitution.garbage import fault_of, first_sentences, fold, whole_sentences
 from tunesmith.constitution.principles import Constitution, Demonstration, Principle
-from tunesmith.constitution.wording import Style, Turns, Way, bare_answer, revision_turns
+from tunesmith.constitution.wording import Style, Turns, Way, bare_answer, contradicts, revision_turns
 from tunesmith.errors import EndpointError
 from tunesmith.feedback.judgements import digest_of, prompt_id_of, turns_to_json
 from tunesmith.randomness import derive_seed
@@ -276,7 +276,10 @@ class _Loop:
         return out
 
     def _request(self, case: Case, critique: Critique) -> Turns:
-        settings, words = self.settings, critique.text or case.principle.text
+        settings = self.settings
+        # Words that deny the fault that was found would lead astray.
+        is_help = critique.text and not contradicts(critique.text, found=True)
+        words = critique.text if is_help else case.principle.text
 
         def turns(shown: Sequence[Demonstration]) -> Turns:
             return revision_turns(settings.style, settings.way, case.prompt, case.answer, case.principle, words, shown)

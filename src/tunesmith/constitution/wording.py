@@ -103,6 +103,11 @@ def critic_row(
     return (*_untrained(asked, learnt), _says(YES if found else NO))
 
 
+def contradicts(words: str, *, found: bool) -> bool:
+    """Whether a critique opens with the other verdict than the one it goes with."""
+    return re.match(rf"{NO if found else YES}\b", words, re.IGNORECASE) is not None
+
+
 def without_marks(text: str) -> str:
     """The words of a critique; its verdict stands beside them."""
     return re.sub(rf"\[\[\s*(?:{FAULT}|{FINE})\s*\]\]", "", text, flags=re.IGNORECASE).strip()

@@ -58,8 +58,9 @@ class ReviseConfig(Config):
     answered anew; auto: shown where a model of ours below 1B parameters revises."""
     revision_sentences: int | None = Field(None, ge=0)
     """A revision is cut to so many sentences; 0: not at all; empty: to 2 where it is shown, else not at all."""
-    threshold: float = 0.0
-    """A verdict read from tokens is a fault where its log-odds, in nats, are above this."""
+    threshold: float | None = None
+    """A verdict read from tokens is a fault where its log-odds, in nats, are above this; empty: halfway between those
+    of a principle's own demonstrations with a fault and without, and 0 for a principle that has not both."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """The same for single principles, by their id."""
     verdict: Literal["opening", "question", "behind"] = "opening"
@@ -150,7 +151,7 @@ class ReviseConfig(Config):
         return CriticSettings(
             sampling=Sampling(max_new_tokens=self.critique_tokens, temperature=self.critic_temperature, seed=self.seed),
             style=self.style,
-            threshold=self.threshold,
+            threshold=self.threshold or 0.0,
             thresholds=self.thresholds,
             verdict=self.verdict,
             max_retries=self.max_retries,

@@ -10,6 +10,7 @@ from tunesmith.constitution.asking import Asker, Voice
 from tunesmith.constitution.critic import AlwaysRefuse, Case, ModelCritic
 from tunesmith.constitution.principles import Principle
 from tunesmith.constitution.revise import Question, ReviseSettings, Speakers, first_answer
+from tunesmith.constitution.threshold import num_judged
 from tunesmith.constitution.wording import critique_turns, revision_turns, verdict_turns
 from tunesmith.progress import clock
 from tunesmith.recipes.constitution_config import ReviseConfig
@@ -51,12 +52,16 @@ def estimate(
     config: ReviseConfig,
     questions: Sequence[Question],
     principles: Sequence[Principle],
+    weighed: Sequence[Principle],
     speakers: Speakers,
     settings: ReviseSettings,
     house: House,
     asker: Asker,
 ) -> Estimate:
-    """Count a sample of requests, and probe the model that answers if it is ours; the probe's words are thrown away."""
+    """Count a sample of requests, and probe the model that answers if it is ours; the probe's words are thrown away.
+
+    weighed: principles whose demonstrations are judged for a threshold.
+    """
     critic = speakers.critic
     sampling = settings.answer
     known = sum(asker.is_known(speakers.answers.writer, first_answer(one), sampling) for one in questions)
@@ -70,7 +75,11 @@ def estimate(
     if isinstance(critic, ModelCritic):
         per_step = 1 if critic.settings.verdict == "marked" else 2
         requests += steps * per_step
-        read += steps * _mean([_critic_reads(config, house, critic, case) for case in _cases(sample, principles)])
+        judged = num_judged(weighed)
+        requests += judged
+        reads = _mean([_critic_reads(config, house, critic, case) for case in _cases(sample, principles)])
+        # Without the written critique, a verdict is one request of two.
+        read += (steps + judged / 2) * reads
         generated += steps * config.critique_tokens
     if not isinstance(critic, AlwaysRefuse):
         requests += steps
