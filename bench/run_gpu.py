@@ -225,7 +225,8 @@ def render(report: Mapping[str, Any]) -> str:
         "A Llama of 1.07 billion random weights (16 layers of width 2048, vocabulary 49,152), LoRA r 16 on all linear "
         f"maps, {settings['batch_size']} rows of oasst_pairs a step, cut at 512 tokens. Median of {settings['rounds']} "
         f"rounds of {settings['steps']} steps, the sides in turn in one run; real tokens. Peak: of the allocator. "
-        "Share: 4 x weights of the layers' linear maps x tokens/s over the rate of the large product (no frozen weight has a "
+        "Share: 4 x weights of the layers' linear maps x tokens/s over the rate of the large "
+        "product (no frozen weight has a "
         "gradient); the head, attention, the adapter and what checkpointing recomputes are not counted.",
         "",
         "| | tokens/s, median (range) | ours is | peak GB | share of peak |",
