@@ -44,9 +44,16 @@ class DecodeState(Protocol):
 
 
 def start_decoding(
-    base: Base, prompts: Sequence[NDArray[np.int64]], max_new_tokens: int, adapter_B: Sequence[str | None]
+    base: Base,
+    prompts: Sequence[NDArray[np.int64]],
+    max_new_tokens: int,
+    adapter_B: Sequence[str | None],
+    stepping: Decoder | None = None,
 ) -> tuple[DecodeState, Tensor]:
-    """Prefill the prompts, each under its adapter, and return the state with the hidden states (B, D) after them."""
+    """Prefill the prompts, each under its adapter, and return the state with the hidden states (B, D) after them.
+
+    stepping: the decoder over packed weights that makes the steps, where it is not to be the base's own.
+    """
     if base.is_encoder_decoder:
         encoding = EncoderDecoderDecoding(base, adapter_B)
         return encoding, encoding.prefill(prompts)
@@ -55,7 +62,7 @@ def start_decoding(
         return state, state.prefill(prompts)
     rows = zip(prompts, adapter_B, strict=True)
     num_slots = max(base.num_virtual_of(adapter) + len(prompt) for prompt, adapter in rows) + max_new_tokens
-    state = FastDecoding(base, base.decoder, adapter_B, num_slots)
+    state = FastDecoding(base, base.decoder, adapter_B, num_slots, stepping)
     return state, state.prefill(prompts)
 
 
@@ -91,7 +98,16 @@ class FastDecoding:
     the last one, so that ending costs the copy of one row and not of the whole cache.
     """
 
-    def __init__(self, base: Base, decoder: Decoder, adapter_B: Sequence[str | None], num_slots: int) -> None:
+    def __init__(
+        self,
+        base: Base,
+        decoder: Decoder,
+        adapter_B: Sequence[str | None],
+        num_slots: int,
+        stepping: Decoder | None = None,
+    ) -> None:
+        # Prompts are read with the full weights: many tokens at once are bound by arithmetic, not by the weights' bytes.
+        self.stepping = stepping or decoder
         self.base, self.decoder, self.adapter_B, self.num_slots = base, decoder, list(adapter_B), num_slots
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -148,7 +164,9 @@ class FastDecoding:
         seen_BL = slots_L[None] <= slot_B[:, None]
         if rules.window is not None:
             seen_BL &= slots_L[None] > slot_B[:, None] - rules.window
-        mask = seen_BL[:, None, None]
+        # What attention makes of a mask of truth values, made once and not in every layer.
+        mask = torch.zeros(seen_BL.shape, dtype=self.base.dtype, device=seen_BL.device)
+        mask = mask.masked_fill_(~seen_BL, float("-inf"))[:, None, None]
 
         def attend(layer: int, *qkv: Tensor) -> Tensor:
             q_BHD, k_BGD, v_BGD = (_unordered(x, by_adapter_B) for x in qkv)
@@ -156,7 +174,7 @@ class FastDecoding:
             keys[rows_B, :, slot_B], values[rows_B, :, slot_B] = k_BGD, v_BGD
             # Heads of one group become query rows of one key head: the keys are read once, not once a head.
             batch, heads, width = q_BHD.shape
-            q = q_BHD.view(batch, self.decoder.num_kv_heads, -1, width)
+            q = q_BHD.reshape(batch, self.decoder.num_kv_heads, -1, width)
             mixed = scaled_dot_product_attention(
                 q, keys[:, :, :end], values[:, :, :end], attn_mask=mask, scale=rules.scale
             )
@@ -187,7 +205,7 @@ class FastDecoding:
         embedded = embed_runs(self.base.token_rows, ids_B, runs, self.decoder.embedding)
         routing = Routing(at_sites(runs, self.base.own))
         dtype = self.base.dtype
-        return run_blocks(self.decoder, ids_B, positions_B, attend, routing, dtype=dtype, embedded_TD=embedded)
+        return run_blocks(self.stepping, ids_B, positions_B, attend, routing, dtype=dtype, embedded_TD=embedded)
 
 
 class ReferenceDecoding:

@@ -18,6 +18,7 @@ from tunesmith.errors import DataError
 from tunesmith.kernels.head_loss import Head, logits_of
 from tunesmith.models.adapters import adapter_digest
 from tunesmith.models.decoding import start_decoding
+from tunesmith.models.packed import PackedWeights, Weights
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import head_for
 from tunesmith.randomness import generator
@@ -73,15 +74,25 @@ class _Row:
 
 
 class LocalGenerator:
-    """Answers on our own base, in batches bounded by rows and by cache slots."""
+    """Answers on our own base, in batches bounded by rows and by cache slots.
 
-    def __init__(self, base: Base, *, max_rows: int = 32, max_cache_tokens: int = 8_192) -> None:
+    weights: what a token is decoded with, see ``PackedWeights``; adapters act on any of them.
+    """
+
+    def __init__(
+        self, base: Base, *, max_rows: int = 32, max_cache_tokens: int = 8_192, weights: Weights = "full"
+    ) -> None:
         self.base, self.max_rows, self.max_cache_tokens = base, max_rows, max_cache_tokens
+        self.packed = None if weights == "full" else PackedWeights(base, weights)
         self.tokens = TokenCount()
 
     def sync(self, adapter: str | None) -> str:
-        """The weights are shared with training, so nothing moves; returns the digest of what would answer now."""
-        return adapter_digest(self.base, adapter)
+        """The weights are shared with training, so nothing moves; returns the digest of what would answer now.
+
+        Packed weights with other numbers than the base's are named in it.
+        """
+        digest = adapter_digest(self.base, adapter)
+        return digest if self.packed is None or self.packed.exact else f"{digest}+{self.packed.kind}"
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, adapter: str | None = None) -> list[Rollout]:
         """One Rollout a prompt, in the order of the prompts. Raises DataError for a prompt beyond the context."""
@@ -159,9 +170,12 @@ class LocalGenerator:
     def _decode(self, rows: list[_Row], sampling: Sampling) -> Iterator[None]:
         prompts, adapters = [row.prompt.ids for row in rows], [row.adapter for row in rows]
         self.tokens.prefilled += sum(len(prompts[row]) for row in distinct_rows(prompts, adapters)[0])
-        state, hidden_BD = start_decoding(self.base, prompts, sampling.max_new_tokens, adapters)
+        stepping = None if self.packed is None else self.packed.decoder()
+        state, hidden_BD = start_decoding(self.base, prompts, sampling.max_new_tokens, adapters, stepping)
         with torch.no_grad():
             head, _, _ = head_for(self.base.token_rows, self.base.head, adapters, "none")
+        if self.packed is not None and head is self.base.head:
+            head = self.packed.head
         # Rows of a batch have one vocabulary, and with it one tokenizer.
         running, end_ids = list(rows), self.base.end_ids_of(adapters[0])
         while True:
