@@ -106,7 +106,7 @@ class FastDecoding:
         num_slots: int,
         stepping: Decoder | None = None,
     ) -> None:
-        # Prompts are read with the full weights: many tokens at once are bound by arithmetic, not by the weights' bytes.
+        # Prompts are read with the full weights: with many tokens at once it is not their bytes that take the time.
         self.stepping = stepping or decoder
         self.base, self.decoder, self.adapter_B, self.num_slots = base, decoder, list(adapter_B), num_slots
         self.keys: list[Tensor] = []

@@ -110,7 +110,9 @@ class Site:
         together = not torch.is_grad_enabled() and routing.seed_S is None and not self.layer.weight.requires_grad
         if together and sum(adds.values()) > 1:
             return self._from_product(self.frozen.matmul(x_TI), x_TI, routing)
-        return torch.cat([self._one_run(x_TI[first:end], routing, first, end, name) for first, end, name in routing.runs])
+        return torch.cat(
+            [self._one_run(x_TI[first:end], routing, first, end, name) for first, end, name in routing.runs]
+        )
 
     def _from_product(self, product_TO: Tensor, x_TI: Tensor, routing: Routing) -> Tensor:
         """What the adapters make of the frozen weight's product with x; those that only add to it need no other."""

@@ -19,7 +19,6 @@ from tunesmith.models.linear import Site
 from tunesmith.models.quantized_linear import dense_weight
 from tunesmith.models.roles import Base
 
-Weights = Literal["full", "half", "int8"]
 PACKING: dict[str, Callable[[Tensor], Product]] = {"half": HalfWeight, "int8": Int8Weight}
 # Maps of a block that have one input.
 GROUPS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))

@@ -18,12 +18,13 @@ from tunesmith.errors import DataError
 from tunesmith.kernels.head_loss import Head, logits_of
 from tunesmith.models.adapters import adapter_digest
 from tunesmith.models.decoding import start_decoding
-from tunesmith.models.packed import PackedWeights, Weights
+from tunesmith.models.packed import PackedWeights
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import head_for
 from tunesmith.randomness import generator
 from tunesmith.records import Rollout, StopReason
 from tunesmith.rollout.sampling import Sampling as Sampling
+from tunesmith.rollout.sampling import Weights
 from tunesmith.runtime import release_memory
 from tunesmith.tokens.pack import distinct_rows
 
