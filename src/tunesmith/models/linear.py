@@ -213,7 +213,7 @@ class Site:
 def call_group(sites: Sequence[Site], x_TI: Tensor, routing: Routing) -> tuple[Tensor, ...]:
     """Several sites of one input, in one go where one adapter without dropout acts on all of them."""
     if sites[0].fused is not None:
-        parts = sites[0].fused.matmul(x_TI).split([site.num_out for site in sites], dim=1)
+        parts = torch.split(sites[0].fused.matmul(x_TI), [site.num_out for site in sites], dim=1)
         return tuple(site._from_product(part, x_TI, routing) for site, part in zip(sites, parts, strict=True))
     adapter = routing.runs[0][2]
     loras = [site.lora for site in sites]
