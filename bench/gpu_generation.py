@@ -1,9 +1,10 @@
-"""Generation on a GPU: ours against transformers' generate on the very same weights, in turn. One JSON line.
+"""Generation on a GPU: ours against transformers' generate on the very same weights, in turn.
 
-    python bench/gpu_generation.py --model DIR --rows rows.jsonl [--rounds 5]
+    python bench/gpu_generation.py --model DIR --rows rows.jsonl [--rounds 5] [--seconds 90]
 
 Greedy, exactly 128 new tokens; prompts of about 50 tokens, padded on the left for transformers (bf16, sdpa, its dynamic
-cache). Each round asks both for one batch; the time of the first token alone is told apart.
+cache). Each round asks both for one batch; the time of the first token alone is told apart. After each round all that
+is known goes out as one JSON line, so that the last line stands for whatever was reached.
 """
 
 from __future__ import annotations
@@ -54,8 +55,10 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1e9, help="no round begins later than this after the start")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     args = parser.parse_args()
+    until = time.perf_counter() + args.seconds
     import torch
 
     from tunesmith.models.load import ModelConfig, load_base
@@ -90,28 +93,32 @@ def main() -> None:
         return int(out[:, longest:].numel())
 
     found: dict[str, Any] = {"fast_path": base.decoder is not None}
-    for size in args.batches:
-        sides = {"ours": ours, "transformers": theirs}
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        firsts: dict[str, list[float]] = {name: [] for name in sides}
-        for run in sides.values():
-            run(prompts[:size], 4)
-        for index in range(args.rounds):
+    sides = {"ours": ours, "transformers": theirs}
+    rates: dict[int, dict[str, list[float]]] = {size: {name: [] for name in sides} for size in args.batches}
+    firsts: dict[int, dict[str, list[float]]] = {size: {name: [] for name in sides} for size in args.batches}
+    for index in range(args.rounds):
+        for size in args.batches:
+            if time.perf_counter() > until:
+                return
+            if index == 0:
+                for run in sides.values():
+                    run(prompts[:size], 8)
             batch = [prompts[(index * size + i) % NUM_PROMPTS] for i in range(size)]
-            names = list(sides)[:: 1 if index % 2 else -1]
-            for name in names:
-                firsts[name].append(seconds_of(partial(sides[name], batch, 1), size))
+            for name in list(sides)[:: 1 if index % 2 else -1]:
+                firsts[size][name].append(seconds_of(partial(sides[name], batch, 1), size))
                 seconds = seconds_of(partial(sides[name], batch, NEW_TOKENS), size * NEW_TOKENS)
-                rates[name].append(size * NEW_TOKENS / seconds)
-        found[str(size)] = {
-            name: {
-                "tokens_per_second": [round(rate, 1) for rate in rates[name]],
-                "median": round(statistics.median(rates[name]), 1),
-                "first_token_seconds": round(statistics.median(firsts[name]), 4),
-            }
-            for name in sides
-        }
-        print(json.dumps(found), flush=True)
+                rates[size][name].append(size * NEW_TOKENS / seconds)
+            found[str(size)] = {name: told(rates[size][name], firsts[size][name]) for name in sides}
+            print(json.dumps(found), flush=True)
+
+
+def told(rates: list[float], firsts: list[float]) -> dict[str, Any]:
+    """One side's rounds of a batch size so far."""
+    return {
+        "tokens_per_second": [round(rate, 1) for rate in rates],
+        "median": round(statistics.median(rates), 1),
+        "first_token_seconds": round(statistics.median(firsts), 4),
+    }
 
 
 if __name__ == "__main__":

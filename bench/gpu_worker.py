@@ -1,6 +1,6 @@
 """One side of the GPU comparison: loads, takes a step, then waits; each line on stdin is answered by a timed round.
 
-    python bench/gpu_worker.py ours|qlora|trl --model DIR --rows rows.jsonl --output-dir OUT [--setting JSON]
+    python bench/gpu_worker.py SIDE --model DIR --rows rows.jsonl --output-dir OUT [--setting JSON]
 
 Whoever began it interleaves the sides, so that none computes while another is timed. A round is a step that is not
 timed, since the allocator begins it empty, then ``--steps`` that are, from synchronised to synchronised GPU. What is
@@ -76,6 +76,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
         "save_steps": 1_000_000,
         "after_training": "off",
         **({"quantization": {"bits": 4}} if args.side == "qlora" else {}),
+        **({"gradient_checkpointing": True} if args.side == "ours_checkpointing" else {}),
     }
     trained = train(build_config(SFTConfig, recipe, place="bench"))
     folder = Path(trained.output_dir)
@@ -112,7 +113,7 @@ def trl(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("side", choices=("ours", "qlora", "trl"))
+    parser.add_argument("side", choices=("ours", "ours_checkpointing", "qlora", "trl"))
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", required=True)
     parser.add_argument("--output-dir", required=True)

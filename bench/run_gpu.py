@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -39,8 +39,15 @@ TRL = {
     "trl_padding_free": Setting(weights="bfloat16", autocast=True, layout="padding_free"),
     "trl_liger": replace(PADDED, liger=True),
 }
+OURS = {
+    "ours": "tunesmith sft, bf16 LoRA",
+    "ours_checkpointing": "tunesmith sft, bf16 LoRA, checkpointing",
+    "qlora": "tunesmith sft, QLoRA (nf4)",
+}
 # Longest that a side may take to load and take its first step, and for a round.
 LOAD_SECONDS, ROUND_SECONDS = 150, 60
+# No round of generation begins later.
+GENERATION_SECONDS = 90
 
 
 class SideFailed(RuntimeError):
@@ -97,7 +104,7 @@ def commands(args: argparse.Namespace, model: Path, num_steps: int) -> dict[str,
     common += ["--steps", str(args.steps), "--batch-size", str(args.batch_size)]
     worker = [sys.executable, str(HERE / "gpu_worker.py")]
     peers = [str(peers_python()), str(HERE / "gpu_worker.py")]
-    out = {name: [*worker, name, *common, "--output-dir", str(args.out / name)] for name in ("ours", "qlora")}
+    out = {name: [*worker, name, *common, "--output-dir", str(args.out / name)] for name in OURS}
     for name, setting in TRL.items():
         out[name] = [*peers, "trl", *common, "--output-dir", str(args.out / name), "--setting", setting.to_json()]
     return out
@@ -112,14 +119,18 @@ def peers_python() -> Path:
     return peers_env.ensure()
 
 
-def train_in_turn(args: argparse.Namespace, model: Path) -> dict[str, Any]:
-    """Rounds of all sides, one after the other."""
-    num_steps = 1 + args.rounds * (args.steps + 1)
-    sides = {name: Side(name, command, args.out) for name, command in commands(args, model, num_steps).items()}
-    found: dict[str, Any] = {name: {"rounds": []} for name in sides}
+def train_in_turn(args: argparse.Namespace, model: Path, found: dict[str, Any], on_round: Callable[[], None]) -> None:
+    """Rounds of all sides, one after the other; ``found`` fills as they come."""
+    started = commands(args, model, 1 + args.rounds * (args.steps + 1))
+    sides: dict[str, Side] = {}
     try:
-        for name in list(sides):
-            attempt(sides, found, name, lambda side: side.answer(LOAD_SECONDS))
+        # Ours plan by the memory that is free, as they would alone: each begins before the next is there.
+        for together in (("ours",), ("ours_checkpointing",), ("qlora",), tuple(TRL)):
+            for name in together:
+                sides[name] = Side(name, started[name], args.out)
+                found[name] = {"rounds": []}
+            for name in together:
+                attempt(sides, found, name, lambda side: side.answer(LOAD_SECONDS))
         for index in range(args.rounds):
             names = list(sides)
             for name in names[index % max(1, len(names)) :] + names[: index % max(1, len(names))]:
@@ -131,6 +142,7 @@ def train_in_turn(args: argparse.Namespace, model: Path) -> dict[str, Any]:
                 attempt(sides, found, name, round_of)
             print(f"round {index + 1}: " + ", ".join(f"{n} {found[n]['rounds'][-1]['seconds']:.3f} s" for n in sides))
             sys.stdout.flush()
+            on_round()
         for name in list(sides):
 
             def last(side: Side) -> None:
@@ -146,7 +158,6 @@ def train_in_turn(args: argparse.Namespace, model: Path) -> dict[str, Any]:
             told["tokens_per_second"] = rates(told, args.steps)
             told["median"] = round(statistics.median(told["tokens_per_second"]), 1)
             told["peak_bytes"] = max(one["peak_bytes"] for one in told["rounds"])
-    return found
 
 
 def attempt(sides: dict[str, Side], found: dict[str, Any], name: str, act: Any) -> None:
@@ -170,20 +181,29 @@ def rates(told: Mapping[str, Any], steps: int) -> list[float]:
     return out
 
 
-def run_json(command: list[str], seconds: float, log: Path) -> dict[str, Any]:
-    """The last JSON line a command prints, also where it was cut short."""
+def run_json(
+    command: list[str], seconds: float, log: Path, on_line: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """The last JSON line a command prints, also where it is cut short; on_line is given each as it comes."""
+    found: dict[str, Any] = {}
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=errors, text=True)
         timer = threading.Timer(seconds, process.kill)
         timer.start()
-        lines = process.communicate()[0].strip().splitlines()
-        timer.cancel()
-    if not lines:
-        print(
-            f"{Path(command[1]).name} failed:\n  " + "\n  ".join(log.read_text().strip().splitlines()[-12:]), flush=True
-        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                found = json.loads(line)
+                if on_line is not None:
+                    on_line(found)
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
+    if not found:
+        tail = log.read_text(encoding="utf-8").strip().splitlines()[-12:]
+        print(f"{Path(command[1]).name} failed:\n  " + "\n  ".join(tail), flush=True)
         return {"failed": f"no result; see {log}"}
-    found: dict[str, Any] = json.loads(lines[-1])
     return found
 
 
@@ -205,6 +225,12 @@ def share_of_peak(tokens_per_second: float, tflops: float) -> float:
 
 def spread(numbers: list[float]) -> str:
     return f"{statistics.median(numbers):,.0f} ({min(numbers):,.0f} to {max(numbers):,.0f})"
+
+
+def rounds_of(report: Mapping[str, Any]) -> int:
+    """Rounds of generation that every batch size has."""
+    told = [one for one in report.get("generation", {}).values() if isinstance(one, dict)]
+    return min((len(one["transformers"]["tokens_per_second"]) for one in told), default=0)
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -232,8 +258,7 @@ def render(report: Mapping[str, Any]) -> str:
         "| | tokens/s, median (range) | ours is | peak GB | share of peak |",
         "| --- | --- | --- | --- | --- |",
     ]
-    names = {"ours": "tunesmith sft, bf16 LoRA", "qlora": "tunesmith sft, QLoRA (nf4)"}
-    names |= {name: f"TRL: {setting.name}" for name, setting in TRL.items()}
+    names = OURS | {name: f"TRL: {setting.name}" for name, setting in TRL.items()}
     sft = report.get("sft", {})
     mine = sft.get("ours", {}).get("median")
     for name, label in names.items():
@@ -245,20 +270,22 @@ def render(report: Mapping[str, Any]) -> str:
         share = f"{share_of_peak(told['median'], card['tflops_8192']):.1%}" if card.get("tflops_8192") else ""
         peak = f"{told['peak_bytes'] / 1e9:.2f}"
         lines.append(f"| {label} | {spread(told['tokens_per_second'])} | {ratio} | {peak} | {share} |")
-    for name in ("ours", "qlora"):
+    for name in OURS:
         told = sft.get(name, {})
         if told.get("budget") and "peak_bytes" in told:
             predicted = told["budget"]["peak_bytes"]
             lines += [
                 "",
-                f"{names[name]}: the plan said {predicted / 1e9:.2f} GB, measured {told['peak_bytes'] / 1e9:.2f}.",
+                f"{names[name]}: the plan said {predicted / 1e9:.2f} GB "
+                f"({'with' if told['budget']['checkpointing'] else 'without'} checkpointing), "
+                f"measured {told['peak_bytes'] / 1e9:.2f}.",
             ]
     lines += [
         "",
         "## Generation",
         "",
         f"The same weights in bf16, greedy, 128 new tokens, prompts of 40 to 60 tokens; against transformers' generate "
-        f"(sdpa, dynamic cache). Median of {settings['rounds']} rounds in turn; tokens/s with the prompt's pass in it.",
+        f"(sdpa, dynamic cache). Median of {rounds_of(report)} rounds in turn; tokens/s with the prompt's pass in it.",
         "",
         "| batch | ours | transformers | ratio | first token: ours | transformers |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -318,12 +345,18 @@ def main() -> None:
 
     write()
     if args.only != "generation":
-        report["sft"] = train_in_turn(args, model)
+        report["sft"] = {}
+        train_in_turn(args, model, report["sft"], write)
         write()
     if args.only != "sft":
         command = [sys.executable, "gpu_generation.py", "--model", str(model), "--rows", str(args.rows)]
-        report["generation"] = run_json([*command, "--rounds", str(args.rounds)], 150, args.out / "generation.log")
-        write()
+        command += ["--rounds", str(args.rounds), "--seconds", str(GENERATION_SECONDS)]
+
+        def so_far(found: dict[str, Any]) -> None:
+            report["generation"] = found
+            write()
+
+        so_far(run_json(command, GENERATION_SECONDS + 60, args.out / "generation.log", so_far))
     print(args.page.read_text(encoding="utf-8"))
 
 

@@ -58,7 +58,9 @@ def test_contract(
     try:
         assert all(p.device.type == DEVICE.type and p.dtype == torch.float32 for p in taught.role.parameters.values())
         if not method.text:
-            assert error(taught.at_start, taught.before) <= (close if method.near else 0.0)
+            # GPT-2's own maps add their bias inside the product, where LoRA adds it after its own: another kernel.
+            rounding = 1e-6 if (method.label, family, precision) == ("lora", "gpt2", "fp32") else 0.0
+            assert error(taught.at_start, taught.before) <= (close if method.near else rounding)
         taught.train(taught.optimizer(), 0)
         assert taught.losses[-1] < method.learned * taught.losses[0]
         # Without it the base answers as ever.

@@ -206,6 +206,8 @@ def test_the_plan_says_what_a_step_takes(
 ) -> None:
     quantization = QuantizationConfig() if packed else None
     base = build_base(resolve_model(str(billion)), DEVICE, torch.bfloat16, quantization=quantization)
+    # What cuBLAS keeps to itself, 64 MiB on a Hopper card, is not of the base.
+    torch._C._cuda_clearCublasWorkspaces()
     held = memory_in_use_bytes(DEVICE)
     role = add_adapter(base, "taught", AdapterConfig(**adapter), seed=0)
     predicted, measured = peak_of_two_steps(base, role, checkpointing=checkpointing, tokens=4096)
@@ -218,5 +220,5 @@ def test_the_plan_says_what_a_step_takes(
     torch.cuda.empty_cache()
     assert abs(predicted / measured - 1) < 0.15
     if packed:
-        # 973 million weights in 4.127 bits beside 101 million in 16.
-        assert held < 0.75e9
+        # 973 million weights in 4.127 bits beside 101 million in 16: 704 MB, and blocks of the allocator's own size.
+        assert held < 0.72e9

@@ -26,6 +26,7 @@ from tunesmith.models.encoder_decoder import EncoderDecoderDecoding
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
+from tunesmith.models.step_graphs import StepGraphs
 from tunesmith.models.token_rows import embed_runs
 from tunesmith.models.virtual import Run, at_sites, place_virtual, reference_inputs
 from tunesmith.tokens.pack import distinct_rows, pack_prompts
@@ -111,7 +112,9 @@ class FastDecoding:
         self.adapter_B: list[str | None] = []
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.length_B = self.place_B = torch.zeros(0, dtype=torch.int64, device=base.device)
+        # Kept on the host, which would otherwise wait for the device in every step.
+        self.length_B = self.place_B = torch.zeros(0, dtype=torch.int64)
+        self.graphs = StepGraphs(room) if base.device.type == "cuda" else None
 
     @torch.no_grad()
     def enter(self, prompts: Sequence[NDArray[np.int64]], adapters: Sequence[str | None]) -> Tensor:
@@ -126,6 +129,7 @@ class FastDecoding:
         placed = place_virtual(packed, base.own, base.token_rows, self.decoder.embedding, rules, base.dtype)
         first = placed.seen.num_segments - len(firsts)
         path_tokens = [placed.seen.path_tokens(first + number) for number in range(len(firsts))]
+        tokens_N, place_N, slot_N = (x.to(base.device) for x in _laid_out(path_tokens, of_row, running))
         shape = (self.room[0], self.decoder.num_kv_heads, self.room[1], self.decoder.head_width)
 
         def attend(layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
@@ -134,10 +138,8 @@ class FastDecoding:
                 # Zeros: slots not yet written are masked, and a mask lets NaN through.
                 self.keys.append(k_TGD.new_zeros(shape))
                 self.values.append(v_TGD.new_zeros(shape))
-            for row, number in enumerate(of_row, start=running):
-                path_L = path_tokens[number]
-                self.keys[layer][row, :, : len(path_L)] = k_TGD[path_L].transpose(0, 1)
-                self.values[layer][row, :, : len(path_L)] = v_TGD[path_L].transpose(0, 1)
+            self.keys[layer][place_N, :, slot_N] = k_TGD[tokens_N]
+            self.values[layer][place_N, :, slot_N] = v_TGD[tokens_N]
             return placed.attend(q_THD, k_TGD, v_TGD, rules)
 
         routing = Routing(placed.site_runs)
@@ -146,9 +148,9 @@ class FastDecoding:
             self.decoder, run.ids_T, placed.positions_T, attend, routing, dtype=dtype, embedded_TD=placed.embedded_TD
         )
         device = self.base.device
-        length_B = torch.tensor([len(path_tokens[number]) for number in of_row], device=device)
+        length_B = torch.tensor([len(path_tokens[number]) for number in of_row])
         self.length_B = torch.cat([self.length_B, length_B])
-        self.place_B = torch.cat([self.place_B, torch.arange(running, running + len(prompts), device=device)])
+        self.place_B = torch.cat([self.place_B, torch.arange(running, running + len(prompts))])
         self.adapter_B += adapters
         last_B = torch.tensor([packed.start_S[number] + packed.length_S[number] - 1 for number in of_row])
         # The prompts are the run's last tokens.
@@ -157,12 +159,30 @@ class FastDecoding:
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
         """One token a row: its key and value go to the row's next slot, and it sees the slots up to there."""
-        rules, slot_B = self.decoder.rules, self.length_B
+        device = self.base.device
         # Attention works in the order of the cache, the layers in that of the adapters; the caller has its own.
         cached_B = torch.argsort(self.place_B)
         runs, by_adapter_B = _grouped([self.adapter_B[row] for row in cached_B.tolist()])
-        by_adapter_B = None if by_adapter_B is None else by_adapter_B.to(ids_B.device)
-        ids_B, slot_B = ids_B[cached_B], slot_B[cached_B]
+        slot_B = self.length_B[cached_B]
+        end, ids_B, slot_B = int(slot_B.max()) + 1, ids_B[cached_B.to(device)], slot_B.to(device)
+        if self.graphs is not None and by_adapter_B is None:
+            hidden_BD = self.graphs(self._token_of, ids_B, slot_B, end, runs[0][2])
+        else:
+            hidden_BD = self._token(ids_B, slot_B, end, runs, None if by_adapter_B is None else by_adapter_B.to(device))
+        self.length_B = self.length_B + 1
+        return hidden_BD[self.place_B.to(device)]
+
+    def _token_of(self, ids_B: Tensor, slot_B: Tensor, end: int, adapter: str | None) -> Tensor:
+        return self._token(ids_B, slot_B, end, [(0, len(ids_B), adapter)], None)
+
+    def _token(
+        self, ids_B: Tensor, slot_B: Tensor, end: int, runs: Sequence[Run], by_adapter_B: Tensor | None
+    ) -> Tensor:
+        """Hidden states (B, D) of rows in the order of the cache; ``end`` slots are seen. Nothing here asks the device.
+
+        by_adapter_B: the order in which the runs are those of the adapters.
+        """
+        rules = self.decoder.rules
         rows_B = torch.arange(len(ids_B), device=ids_B.device)
         end = int(slot_B.max()) + 1
         slots_L = torch.arange(end, device=ids_B.device)
@@ -186,9 +206,7 @@ class FastDecoding:
             return _ordered(mixed.reshape(batch, heads, width), by_adapter_B)
 
         ids_B, position_B = _ordered(ids_B, by_adapter_B), _ordered(slot_B, by_adapter_B)
-        hidden_BD = _unordered(self._run(ids_B, position_B, attend, runs), by_adapter_B)
-        self.length_B = self.length_B + 1
-        return hidden_BD[self.place_B]
+        return _unordered(self._run(ids_B, position_B, attend, runs), by_adapter_B)
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
@@ -200,9 +218,8 @@ class FastDecoding:
             for tensor in cache:
                 for source, target in moves.items():
                     tensor[target] = tensor[source]
-        device = self.base.device
-        self.place_B = torch.tensor([moves.get(place, place) for place in places], dtype=torch.int64, device=device)
-        self.length_B = self.length_B[torch.tensor(list(rows), dtype=torch.int64, device=device)]
+        self.place_B = torch.tensor([moves.get(place, place) for place in places], dtype=torch.int64)
+        self.length_B = self.length_B[torch.tensor(list(rows), dtype=torch.int64)]
         self.adapter_B = [self.adapter_B[row] for row in rows]
 
     def _run(self, ids_B: Tensor, positions_B: Tensor, attend: Any, runs: Sequence[Run]) -> Tensor:
@@ -251,6 +268,14 @@ class ReferenceDecoding:
         decoder = self.base.model.get_decoder()
         out = call_routed(decoder, routing, **{**inputs, "past_key_values": cache, "use_cache": True})
         return out.last_hidden_state[0, -1].to(self.base.dtype)  # type: ignore[no-any-return]
+
+
+def _laid_out(path_tokens: Sequence[Tensor], of_row: Sequence[int], running: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(tokens, places, slots) of all that the cache takes from a pack: every row's path, the first from slot 0 on."""
+    paths = [path_tokens[number] for number in of_row]
+    lengths = torch.tensor([len(path) for path in paths])
+    place_N = torch.arange(running, running + len(paths)).repeat_interleave(lengths)
+    return torch.cat(paths), place_N, torch.cat([torch.arange(len(path)) for path in paths])
 
 
 def _grouped(adapter_B: Sequence[str | None]) -> tuple[list[Run], Tensor | None]:
