@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class StepGraphs:
         self._room = room
         self._met: Counter[tuple[str | None, int, int]] = Counter()
         self._captured: dict[tuple[str | None, int, int], _Captured] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
         self._fault = False
 
     def __call__(self, token: Token, ids_B: Tensor, slot_B: Tensor, end: int, adapter: str | None) -> Tensor:
@@ -69,7 +70,7 @@ class StepGraphs:
             self._pool = torch.cuda.graph_pool_handle()
         stream.wait_stream(torch.cuda.current_stream(device))
         # cuBLAS keeps a workspace a stream: one made in the graph's memory would hold all of that memory for good.
-        torch._C._cuda_clearCublasWorkspaces()  # type: ignore[attr-defined]
+        torch._C._cuda_clearCublasWorkspaces()
         try:
             with torch.cuda.stream(stream):
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
@@ -82,14 +83,14 @@ class StepGraphs:
             warnings.warn(f"tokens are decoded without CUDA graphs: {str(error).splitlines()[0]}", stacklevel=2)
             return
         finally:
-            torch._C._cuda_clearCublasWorkspaces()  # type: ignore[attr-defined]
+            torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.current_stream(device).wait_stream(stream)
         self._captured[key] = _Captured(graph, ids_R, slot_R, hidden_RD)
 
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _rounded(rows: int) -> int:
