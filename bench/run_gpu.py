@@ -126,6 +126,7 @@ def train_in_turn(args: argparse.Namespace, model: Path, found: dict[str, Any], 
     try:
         # Ours plan by the memory that is free, as they would alone: each begins before the next is there.
         for together in (("ours",), ("ours_checkpointing",), ("qlora",), tuple(TRL)):
+            together = tuple(name for name in together if name not in args.leave_out)
             for name in together:
                 sides[name] = Side(name, started[name], args.out)
                 found[name] = {"rounds": []}
@@ -313,6 +314,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a round")
     parser.add_argument("--batch-size", type=int, default=BATCH_ROWS)
+    parser.add_argument("--leave-out", nargs="+", default=[], choices=[*OURS, *TRL], help="sides not run")
     parser.add_argument("--only", choices=("sft", "generation"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
