@@ -57,14 +57,14 @@ def test_contract(
     close = CLOSE[precision]
     try:
         assert all(p.device.type == DEVICE.type and p.dtype == torch.float32 for p in taught.role.parameters.values())
+        # GPT-2's own maps add their bias inside the product, those that hold a LoRA after it: another kernel.
+        rounding = 1e-6 if (method.label, family, precision) == ("lora", "gpt2", "fp32") else 0.0
         if not method.text:
-            # GPT-2's own maps add their bias inside the product, where LoRA adds it after its own: another kernel.
-            rounding = 1e-6 if (method.label, family, precision) == ("lora", "gpt2", "fp32") else 0.0
             assert error(taught.at_start, taught.before) <= (close if method.near else rounding)
         taught.train(taught.optimizer(), 0)
         assert taught.losses[-1] < method.learned * taught.losses[0]
         # Without it the base answers as ever.
-        assert torch.equal(taught.now(None), taught.before)
+        assert error(taught.now(None), taught.before) <= rounding
         # Its file holds all of it.
         save_role(base, taught.role, tmp_path)
         load_adapter(elsewhere, tmp_path, "again")

@@ -184,7 +184,6 @@ class FastDecoding:
         """
         rules = self.decoder.rules
         rows_B = torch.arange(len(ids_B), device=ids_B.device)
-        end = int(slot_B.max()) + 1
         slots_L = torch.arange(end, device=ids_B.device)
         seen_BL = slots_L[None] <= slot_B[:, None]
         if rules.window is not None:
