@@ -37,6 +37,7 @@ class Setting:
     micro_rows: rows in one forward; the rest of the step's rows come by gradient accumulation.
     loss: fused (SFTTrainer's own, which on a CPU scores every position) or full_logits (transformers.Trainer's).
     skip_steps: steps left out of the steady state, more than one only where compilation spreads over several.
+    liger: Liger's fused kernels, which run on GPUs alone.
     """
 
     own_defaults: bool = False  # with autocast off: TRL as it comes, but for ``bf16=False``
@@ -50,6 +51,7 @@ class Setting:
     loss: Literal["fused", "full_logits"] = "fused"
     compiled: bool = False
     skip_steps: int = 1
+    liger: bool = False
 
     @property
     def name(self) -> str:
@@ -69,6 +71,8 @@ class Setting:
             parts.append("transformers' full-logits loss")
         if self.compiled:
             parts.append("torch.compile")
+        if self.liger:
+            parts.append("Liger")
         return ", ".join(parts)
 
     def to_json(self) -> str:

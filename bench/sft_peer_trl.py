@@ -34,6 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=MAX_LENGTH_TOKENS)
     parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--save", action="store_true", help="save the adapter to the output folder")
+    parser.add_argument("--gpu", action="store_true", help="train on the GPU")
     return parser.parse_args()
 
 
@@ -83,6 +84,7 @@ def trainer_options(setting: Setting, max_length: int) -> dict[str, Any]:
         "packing": setting.layout == "packing",
         "completion_only_loss": True,
         "torch_compile": setting.compiled,
+        "use_liger_kernel": setting.liger,
         "model_init_kwargs": {"dtype": setting.weights, "attn_implementation": setting.attention},
     }
 
@@ -128,7 +130,7 @@ def build_trainer(args: argparse.Namespace, setting: Setting) -> Any:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=not args.gpu,
             **trainer_options(setting, args.max_length),
         ),
         train_dataset=Dataset.from_list(chats),

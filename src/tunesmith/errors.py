@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tunesmith.records import Where
+if TYPE_CHECKING:
+    # Every verb's help imports this module, and records brings NumPy.
+    from pathlib import Path
+
+    from tunesmith.records import Where
 
 
 class TunesmithError(Exception):

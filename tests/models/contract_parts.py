@@ -139,8 +139,8 @@ def combinations(*, refused: bool = False) -> list[Any]:
     ]
 
 
-def build(family: str, precision: str, make_folder: Any) -> Any:
-    """A fresh base; a family's files are written once."""
+def build(family: str, precision: str, make_folder: Any, device: str = "cpu") -> Any:
+    """A fresh base; a family's files are written once. precision: fp32, bf16, or nf4 under fp32."""
     if family not in _folders:
         folder = make_folder(family)
         model = text_to_text_models.build_model("t5") if family == "t5" else build_model(family)
@@ -152,7 +152,8 @@ def build(family: str, precision: str, make_folder: Any) -> Any:
         _folders[family] = folder
     quantization = QuantizationConfig() if precision == "nf4" else None
     resolved = resolve_model(str(_folders[family]))
-    return build_base(resolved, torch.device("cpu"), torch.float32, quantization=quantization)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return build_base(resolved, torch.device(device), dtype, quantization=quantization)
 
 
 def task(base: Any) -> list[Example]:

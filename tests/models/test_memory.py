@@ -244,8 +244,8 @@ def test_keys_and_values_take_what_a_cache_takes(tmp_path: Path) -> None:
     from tunesmith.models.decoding import FastDecoding
 
     base = base_of(llama(), tmp_path)
-    state = FastDecoding(base, base.decoder, [None, None], 40)
-    state.prefill([np.arange(5), np.arange(30)])
+    state = FastDecoding(base, base.decoder, (2, 40))
+    state.enter([np.arange(5), np.arange(30)], [None, None])
     held = sum(x.nbytes for x in (*state.keys, *state.values))
     assert held == kv_cache_bytes(shape_of_base(base), 4, 2, 40)
 

@@ -63,6 +63,35 @@ def test_samples_do_not_depend_on_the_batch(load: Callable[..., Any]) -> None:
     assert [r.ids.tolist() for r in together] != [r.ids.tolist() for r in other]
 
 
+def test_rows_enter_where_others_have_ended(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows through few places, one of them too long to share its cache: each answers as it does alone."""
+    base, asked = load(), prompts(5, 11, 8, 6, 120, 7, 9, 5, 12)
+    sampling = Sampling(max_new_tokens=14, temperature=2.0, seed=1)
+    few = LocalGenerator(base, max_rows=3, max_cache_tokens=160)
+    sizes: list[int] = []
+    step = FastDecoding.step
+
+    def counted(state: FastDecoding, ids_B: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(ids_B))
+        return step(state, ids_B)
+
+    monkeypatch.setattr(FastDecoding, "step", counted)
+    # So many tokens end a turn that most rows end early.
+    monkeypatch.setattr(type(base), "end_ids_of", lambda _, adapter: frozenset(range(40)))
+    rollouts = few.generate(asked, sampling)
+    through_few = len(sizes)
+    alone = [LocalGenerator(base).generate([prompt], sampling)[0] for prompt in asked]
+    for one, other in zip(rollouts, alone, strict=True):
+        assert one.ids.tolist() == other.ids.tolist() and one.stop_reason == other.stop_reason
+        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-5, atol=1e-6)
+    ragged = [len(r.ids) for r in rollouts]
+    assert len(set(ragged)) > 2 and max(sizes[:through_few]) == 3
+    # In batches that wait for their longest row the short ones would take a step more for each row that ended early.
+    order = sorted((i for i in range(9) if i != 4), key=lambda i: -len(asked[i].ids))
+    in_batches = sum(max(ragged[i] for i in order[first : first + 3]) - 1 for first in (0, 3, 6))
+    assert through_few - (ragged[4] - 1) < in_batches
+
+
 def test_logprobs_are_those_of_the_whole_pass_at_temperature_one(load: Callable[..., Any]) -> None:
     base, (prompt,) = load(), prompts(7)
     (rollout,) = LocalGenerator(base).generate([prompt], Sampling(max_new_tokens=6, temperature=2.0))
@@ -126,8 +155,8 @@ def test_rows_that_end_one_by_one_leave_the_others_as_they_are(load: Callable[..
     draws = generator(8, "forced", 0).integers(3, 260, (5, 12))
 
     def run(rows: list[int], keeps: dict[int, list[int]]) -> dict[tuple[int, int], torch.Tensor]:
-        state = FastDecoding(base, decoder, [None] * len(rows), 40)
-        state.prefill([asked[r] for r in rows])
+        state = FastDecoding(base, decoder, (len(rows), 40))
+        state.enter([asked[r] for r in rows], [None] * len(rows))
         out, running = {}, list(range(len(rows)))
         for step in range(12):
             if step in keeps:

@@ -40,6 +40,7 @@ from tunesmith.cli import (
 from tunesmith.cli.shared import (
     AdapterPaths,
     Debug,
+    DecodingWeights,
     Json,
     ModelName,
     Overrides,
@@ -124,6 +125,7 @@ def generate(
     top_p: Annotated[float, typer.Option()] = 1.0,
     top_k: Annotated[int, typer.Option(min=0)] = 0,
     seed: Annotated[int, typer.Option()] = 0,
+    weights: DecodingWeights = "full",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -137,7 +139,7 @@ def generate(
 
         texts = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-        session = Session.open_all(model, adapter or [])
+        session = Session.open_all(model, adapter or [], weights)
         for text, called, rollout in session.answer_each(texts, system, sampling):
             row: dict[str, Any] = {"prompt": text, "answer": rollout.text, "stop_reason": rollout.stop_reason}
             row |= {"adapter": called or None, "adapter_digest": rollout.adapter_digest}
@@ -154,6 +156,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0)] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
+    weights: DecodingWeights = "full",
     debug: Debug = False,
 ) -> None:
     """Talk to a model, streaming; /help lists the commands. Example: tunesmith chat --adapter runs/demo."""
@@ -162,7 +165,7 @@ def chat(
         from tunesmith.rollout.generate import Sampling
 
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        talk(Session.open_all(model, adapter or []), system, sampling, read=_read_line(), write=_write)
+        talk(Session.open_all(model, adapter or [], weights), system, sampling, read=_read_line(), write=_write)
 
 
 def _read_line() -> Callable[[], str | None]:

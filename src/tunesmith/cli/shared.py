@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ ModelName = Annotated[str, typer.Option("--model", help="Embedded name, hub id, 
 AdapterPaths = Annotated[
     list[Path] | None,
     typer.Option("--adapter", help="Folder of an adapter or of a run; give it again for another on the same base."),
+]
+DecodingWeights = Annotated[
+    Literal["full", "half", "int8"],
+    typer.Option("--weights", help="What tokens are decoded with: as loaded, fp16 (faster), 8 bits (smallest)."),
 ]
 AdapterPath = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter or of a run.")]
 

@@ -6,6 +6,7 @@ bucket, L padded length of a bucket, A tokens of its ancestors, M = A + L keys.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tunesmith.tokens.pack import Packed
 MATMUL_MAX_TOKENS = 256
 # Rows with ancestors cannot use flash's causal half, so products stay ahead for longer; this bounds what they save.
 MATMUL_MAX_SCORES = 256 * 1024
+# What torch's flash kernels take: a multiple of 8 up to this.
+FLASH_MAX_WIDTH = 256
 # Rows of one bucket may differ in length by this share: the padding it costs against the calls it saves.
 BUCKET_SLACK = 0.25
 
@@ -165,10 +168,15 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """How one pack is attended to: made once a pack, used by every layer; without buckets by the reference."""
+    """How one pack is attended to: made once a pack, used by every layer; without buckets by the reference.
+
+    edges_S: int32, where each root begins and the last one ends, for a kernel that takes rows of any lengths as they
+    lie; only on a GPU, and only where no segment has a parent.
+    """
 
     packed: Packed
     buckets: Buckets | None
+    edges_S: Tensor | None = None
 
 
 def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
@@ -193,8 +201,13 @@ def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
     padding_N = torch.nonzero(place_T[gather_P] != torch.arange(offset)).squeeze(1)
     in_order = torch.equal(gather_P, torch.arange(packed.num_tokens))
     device = packed.ids_T.device
+    edges_S = None
+    if device.type == "cuda" and packed.only_roots:
+        edges_S = torch.tensor([*packed.start_S, packed.num_tokens], dtype=torch.int32).to(device)
     return AttentionPlan(
-        packed, Buckets(tuple(buckets), gather_P.to(device), place_T.to(device), padding_N.to(device), in_order)
+        packed,
+        Buckets(tuple(buckets), gather_P.to(device), place_T.to(device), padding_N.to(device), in_order),
+        edges_S,
     )
 
 
@@ -218,6 +231,8 @@ def packed_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: Attentio
     planned = plan.buckets
     if planned is None:
         return attention_reference(q_THD, k_TGD, v_TGD, plan.packed, rules)
+    if plan.edges_S is not None and _flash_takes(q_THD) and flash_fault(q_THD.device) is None:
+        return _flash_rows(q_THD, k_TGD, v_TGD, plan.edges_S, max(plan.packed.length_S), rules.scale)
     sizes = [bucket.num_rows * bucket.length for bucket in planned.buckets]
 
     def rows(x_THD: Tensor) -> tuple[Tensor, ...]:
@@ -258,6 +273,57 @@ def _under(own: Sequence[Tensor], x_TGD: Tensor, packed: Packed, buckets: Sequen
     return out
 
 
+def _flash_takes(q_THD: Tensor) -> bool:
+    width = q_THD.shape[-1]
+    return q_THD.dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= FLASH_MAX_WIDTH
+
+
+def _flash_rows(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, edges_S: Tensor, longest: int, scale: float) -> Tensor:
+    """Causal attention inside each row by one call of the flash kernel torch carries (arXiv:2307.08691): (T, H, D)."""
+    return torch.ops.aten._flash_attention_forward(  # type: ignore[no-any-return]
+        q_THD, k_TGD, v_TGD, edges_S, edges_S, longest, longest, 0.0, True, False, scale=scale
+    )[0]
+
+
+@functools.cache
+def flash_fault(device: torch.device) -> str | None:
+    """Why this device's rows are not given to that kernel, which is no public part of torch; None: they are.
+
+    It is run once, forward and backward, on rows of two lengths and grouped heads, and held against the definition.
+    """
+    if device.type != "cuda":
+        return "it runs on NVIDIA GPUs"
+    lengths, rules = (5, 3), AttentionRules(scale=0.25)
+    draws = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(8, heads, 16, generator=draws).to(device) for heads in (4, 2, 2))
+    edges_S = torch.tensor([0, 5, 8], dtype=torch.int32, device=device)
+    positions_T = torch.tensor([*range(5), *range(3)], device=device)
+    rows = Packed(
+        ids_T=positions_T,
+        positions_T=positions_T,
+        loss_weight_T=positions_T.float(),
+        start_S=(0, 5),
+        length_S=lengths,
+        parent_S=(-1, -1),
+        adapter_S=(None, None),
+        num_virtual_S=(0, 0),
+        row_id_S=(0, 1),
+    )
+    try:
+        with torch.enable_grad():
+            halves = [x.to(torch.float16).requires_grad_() for x in (q, k, v)]
+            wide = [x.detach().float().requires_grad_() for x in halves]
+            ours = _flash_rows(halves[0], halves[1], halves[2], edges_S, 5, rules.scale)
+            theirs = attention_reference(wide[0], wide[1], wide[2], rows, rules)
+            found = torch.autograd.grad(ours.float().square().sum(), halves)
+            wanted = torch.autograd.grad(theirs.square().sum(), wide)
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+        return str(error).splitlines()[0]
+    pairs = zip((ours.detach(), *found), (theirs.detach(), *wanted), strict=True)
+    gaps = [float((a.float() - b).abs().max()) for a, b in pairs]
+    return None if max(gaps) < 0.02 else f"it differs from the definition by {max(gaps):.2g}"
+
+
 def _attend_bucket(q: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, bucket: Bucket, rules: AttentionRules) -> Tensor:
     """(rows x places, H, D) of one bucket -> the same shape."""
     q_BHLD = q.view(bucket.num_rows, bucket.length, *q.shape[1:]).transpose(1, 2)
@@ -268,6 +334,10 @@ def _attend_bucket(q: Tensor, k_BGMD: Tensor, v_BGMD: Tensor, bucket: Bucket, ru
     else:
         # torch's own causal mask begins at the first key; rows with ancestors bring theirs.
         seen_LM = ~_hidden(length, num_keys, q.device) if bucket.above else None
+        groups = q_BHLD.shape[1] // k_BGMD.shape[1]
+        if q.device.type == "cuda" and groups > 1 and (seen_LM is not None or q.dtype == torch.float32):
+            # Flash takes neither a mask nor fp32, and the kernel that does, in linear memory too, no grouped heads.
+            k_BGMD, v_BGMD = (x.repeat_interleave(groups, dim=1) for x in (k_BGMD, v_BGMD))
         mixed = scaled_dot_product_attention(
             q_BHLD, k_BGMD, v_BGMD, attn_mask=seen_LM, is_causal=seen_LM is None, scale=rules.scale, enable_gqa=True
         )

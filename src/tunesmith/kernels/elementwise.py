@@ -18,15 +18,21 @@ def rms_norm_reference(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor
     return normed.to(x_TD.dtype) * weight_D.to(x_TD.dtype)
 
 
+def _normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(the norm of x, what x was multiplied with before the weight)."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    # linalg.vector_norm reduces in one pass, without a squared copy of x.
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    inverse = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(epsilon))
+    return (wide * inverse).to(x.dtype).mul_(weight.to(x.dtype)), inverse
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        # linalg.vector_norm reduces in one pass, without a squared copy of x.
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(epsilon))
+        normed, inverse = _normed(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse)
-        return (wide * inverse).to(x.dtype).mul_(weight.to(x.dtype))
+        return normed
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -45,6 +51,12 @@ class _RmsNorm(torch.autograd.Function):
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     """RMSNorm over the last dimension; equals ``rms_norm_reference``."""
+    if x_TD.is_cuda and x_TD.dtype == weight_D.dtype:
+        # One kernel instead of six (torch 2.9); it rounds once, after the weight.
+        return torch.nn.functional.rms_norm(x_TD, weight_D.shape, weight_D, epsilon)
+    # Here and below: without gradients autograd's wrapping costs a decoded token as much as the arithmetic.
+    if not torch.is_grad_enabled():
+        return _normed(x_TD, weight_D, epsilon)[0]
     return _RmsNorm.apply(x_TD, weight_D, epsilon)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -79,6 +91,8 @@ def _rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
 
 def rope(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Rotary positions for (T, H, D) with cos and sin (T, D); equals ``rope_reference``."""
+    if not torch.is_grad_enabled():
+        return _rotate(x_THD, cos_TD, sin_TD)
     return _Rope.apply(x_THD, cos_TD, sin_TD)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -103,4 +117,6 @@ class _SwiGlu(torch.autograd.Function):
 
 def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """silu(gate) * up; equals ``swiglu_reference``."""
+    if not torch.is_grad_enabled():
+        return torch.nn.functional.silu(gate_TF).mul_(up_TF)
     return _SwiGlu.apply(gate_TF, up_TF)  # type: ignore[no-any-return, no-untyped-call]

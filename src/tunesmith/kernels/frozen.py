@@ -105,4 +105,6 @@ class _FrozenLinear(torch.autograd.Function):
 
 def frozen_linear(x_TI: Tensor, frozen: FrozenWeight) -> Tensor:
     """y = x W^T with W constant: (T, in) -> (T, out); saves nothing for the backward pass."""
+    if not torch.is_grad_enabled():
+        return frozen.matmul(x_TI)
     return _FrozenLinear.apply(x_TI, frozen)  # type: ignore[no-any-return, no-untyped-call]

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.packed import Product
+
 WeightGrad = Literal["none", "rows", "full"]
 
 # 256 x 49k fp32 logits are 50 MB. Fewer rows read the head's weights more often: 128 rows ran at 0.85 of this rate.
@@ -24,12 +26,16 @@ CHUNK_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head's constants: weight_VD, optional bias_V, ``softcap`` (tanh) and ``scale`` of the logits."""
+    """The head's constants: weight_VD, optional bias_V, ``softcap`` (tanh) and ``scale`` of the logits.
+
+    packed: weight_VD as ``logits_of`` multiplies with it instead, for answering alone.
+    """
 
     weight_VD: Tensor
     bias_V: Tensor | None = None
     softcap: float | None = None
     scale: float = 1.0
+    packed: Product | None = None
 
 
 def at_temperature(head: Head, temperature: float) -> Head:
@@ -46,7 +52,10 @@ def at_temperature(head: Head, temperature: float) -> Head:
 
 def logits_of(hidden_ND: Tensor, head: Head) -> Tensor:
     """fp32 (or fp64) logits (N, V): scale * (h W^T + b), then softcap * tanh(x / softcap)."""
-    logits_NV = torch.nn.functional.linear(hidden_ND, head.weight_VD.to(hidden_ND.dtype))
+    if head.packed is not None:
+        logits_NV = head.packed.matmul(hidden_ND)
+    else:
+        logits_NV = torch.nn.functional.linear(hidden_ND, head.weight_VD.to(hidden_ND.dtype))
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     if head.bias_V is not None:
         logits_NV = logits_NV + head.bias_V.to(logits_NV.dtype)

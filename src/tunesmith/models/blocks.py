@@ -45,7 +45,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """A Llama-like decoder ready to run: embedding, blocks, final norm, rotary table, attention rules."""
+    """A Llama-like decoder ready to run: embedding, blocks, final norm, rotary table, attention rules.
+
+    answers_only: fewer operators a token instead of the rounding of training; for packed weights, which have their own.
+    """
 
     embedding: nn.Embedding
     blocks: tuple[Block, ...]
@@ -54,6 +57,7 @@ class Decoder:
     rules: AttentionRules
     head_width: int
     num_kv_heads: int
+    answers_only: bool = False
 
 
 def read_blocks(model: Any) -> Decoder | str:
@@ -134,7 +138,7 @@ def run_blocks(
             hidden_TD = checkpoint(_run_block, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
             hidden_TD = _run_block(*arguments)
-    return _norm(hidden_TD, decoder.norm)
+    return _norm(decoder, hidden_TD, decoder.norm)
 
 
 def _run_block(
@@ -148,16 +152,26 @@ def _run_block(
     routing: Routing,
 ) -> Tensor:
     width = decoder.head_width
-    x_TD = _norm(hidden_TD, block.norm_in)
+    x_TD = _norm(decoder, hidden_TD, block.norm_in)
     q, k, v = (y.view(x_TD.shape[0], -1, width) for y in call_group((block.q, block.k, block.v), x_TD, routing))
     if block.q_norm is not None and block.k_norm is not None:
-        q, k = _norm(q, block.q_norm), _norm(k, block.k_norm)
-    mixed = attend(index, rope(q, cos_TD, sin_TD), rope(k, cos_TD, sin_TD), v)
+        q, k = _norm(decoder, q, block.q_norm), _norm(decoder, k, block.k_norm)
+    q, k = _rotated(decoder, q, k, cos_TD, sin_TD)
+    mixed = attend(index, q, k, v)
     hidden_TD = hidden_TD + block.o(mixed.reshape(x_TD.shape[0], -1), routing)
-    x_TD = _norm(hidden_TD, block.norm_mlp)
+    x_TD = _norm(decoder, hidden_TD, block.norm_mlp)
     gate_TF, up_TF = call_group((block.gate, block.up), x_TD, routing)
     return hidden_TD + add_own(block.mlp, x_TD, block.down(swiglu(gate_TF, up_TF), routing), routing)
 
 
-def _norm(x: Tensor, module: Any) -> Tensor:
+def _norm(decoder: Decoder, x: Tensor, module: Any) -> Tensor:
+    if decoder.answers_only:
+        return nn.functional.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
     return rms_norm(x, module.weight, module.variance_epsilon)
+
+
+def _rotated(decoder: Decoder, q_THD: Tensor, k_TGD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> tuple[Tensor, Tensor]:
+    if decoder.answers_only:
+        both = rope(torch.cat((q_THD, k_TGD), dim=1), cos_TD, sin_TD)
+        return both[:, : q_THD.shape[1]], both[:, q_THD.shape[1] :]
+    return rope(q_THD, cos_TD, sin_TD), rope(k_TGD, cos_TD, sin_TD)

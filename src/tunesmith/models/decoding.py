@@ -26,6 +26,7 @@ from tunesmith.models.encoder_decoder import EncoderDecoderDecoding
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
+from tunesmith.models.step_graphs import StepGraphs
 from tunesmith.models.token_rows import embed_runs
 from tunesmith.models.virtual import Run, at_sites, place_virtual, reference_inputs
 from tunesmith.tokens.pack import distinct_rows, pack_prompts
@@ -44,19 +45,31 @@ class DecodeState(Protocol):
 
 
 def start_decoding(
-    base: Base, prompts: Sequence[NDArray[np.int64]], max_new_tokens: int, adapter_B: Sequence[str | None]
+    base: Base,
+    prompts: Sequence[NDArray[np.int64]],
+    max_new_tokens: int,
+    adapter_B: Sequence[str | None],
+    stepping: Decoder | None = None,
+    *,
+    num_rows: int = 0,
+    num_slots: int = 0,
 ) -> tuple[DecodeState, Tensor]:
-    """Prefill the prompts, each under its adapter, and return the state with the hidden states (B, D) after them."""
+    """Prefill the prompts, each under its adapter, and return the state with the hidden states (B, D) after them.
+
+    stepping: the decoder over packed weights that makes the steps, where it is not to be the base's own. num_rows,
+    num_slots: room for rows that enter later, and for the longest of them with its answer.
+    """
     if base.is_encoder_decoder:
         encoding = EncoderDecoderDecoding(base, adapter_B)
         return encoding, encoding.prefill(prompts)
     if base.decoder is None:
-        state: FastDecoding | ReferenceDecoding = ReferenceDecoding(base, adapter_B)
+        state = ReferenceDecoding(base, adapter_B)
         return state, state.prefill(prompts)
     rows = zip(prompts, adapter_B, strict=True)
-    num_slots = max(base.num_virtual_of(adapter) + len(prompt) for prompt, adapter in rows) + max_new_tokens
-    state = FastDecoding(base, base.decoder, adapter_B, num_slots)
-    return state, state.prefill(prompts)
+    longest = max(base.num_virtual_of(adapter) + len(prompt) for prompt, adapter in rows) + max_new_tokens
+    room = (max(num_rows, len(prompts)), max(num_slots, longest))
+    fast = FastDecoding(base, base.decoder, room, stepping)
+    return fast, fast.enter(prompts, adapter_B)
 
 
 @torch.no_grad()
@@ -68,8 +81,8 @@ def keys_values_of(base: Base, ids_L: NDArray[np.int64]) -> Tensor:
     if base.is_encoder_decoder:
         raise ValueError("each of its two stacks would need one, and PEFT's file holds one")
     if base.decoder is not None:
-        state = FastDecoding(base, base.decoder, [None], len(ids_L))
-        state.prefill([ids_L])
+        state = FastDecoding(base, base.decoder, (1, len(ids_L)))
+        state.enter([ids_L], [None])
         pairs = list(zip(state.keys, state.values, strict=True))
     else:
         if any(not isinstance(layer, DynamicLayer) for layer in DynamicCache(config=base.model.config).layers):
@@ -87,38 +100,46 @@ def keys_values_of(base: Base, ids_L: NDArray[np.int64]) -> Tensor:
 class FastDecoding:
     """Batched decoding over our blocks; a row's cache slot is its position, so no row is ever padded on the left.
 
-    adapter_B: who answers each running row. place_B: where in the cache it stands. A row that ends leaves its place to
-    the last one, so that ending costs the copy of one row and not of the whole cache.
+    room: rows and slots that the cache has. adapter_B: who answers each running row. place_B: where in the cache it
+    stands. A row that ends leaves its place to the last one, so that ending costs the copy of one row and not of the
+    whole cache; a row that enters takes the first free place.
     """
 
-    def __init__(self, base: Base, decoder: Decoder, adapter_B: Sequence[str | None], num_slots: int) -> None:
-        self.base, self.decoder, self.adapter_B, self.num_slots = base, decoder, list(adapter_B), num_slots
+    def __init__(self, base: Base, decoder: Decoder, room: tuple[int, int], stepping: Decoder | None = None) -> None:
+        # Prompts are read with the full weights: with many tokens at once it is not their bytes that take the time.
+        self.stepping = stepping or decoder
+        self.base, self.decoder, self.room = base, decoder, room
+        self.adapter_B: list[str | None] = []
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        # Kept on the host, which would otherwise wait for the device in every step.
         self.length_B = self.place_B = torch.zeros(0, dtype=torch.int64)
+        self.graphs = StepGraphs(room) if base.device.type == "cuda" else None
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[NDArray[np.int64]]) -> Tensor:
-        """Each distinct prompt once, all in one pack; keys and values are laid into the cache row by row."""
-        firsts, of_row = distinct_rows(prompts, self.adapter_B)
+    def enter(self, prompts: Sequence[NDArray[np.int64]], adapters: Sequence[str | None]) -> Tensor:
+        """Rows behind the running ones, and the hidden states (new rows, D) after their prompts.
+
+        Each distinct prompt is read once, all in one pack; keys and values are laid into the cache row by row.
+        """
+        firsts, of_row = distinct_rows(prompts, adapters)
         packed = pack_prompts([prompts[row] for row in firsts], firsts, None).to(self.base.device)
-        packed = replace(packed, adapter_S=tuple(self.adapter_B[row] for row in firsts))
-        base, rules = self.base, self.decoder.rules
+        packed = replace(packed, adapter_S=tuple(adapters[row] for row in firsts))
+        base, rules, running = self.base, self.decoder.rules, len(self.adapter_B)
         placed = place_virtual(packed, base.own, base.token_rows, self.decoder.embedding, rules, base.dtype)
         first = placed.seen.num_segments - len(firsts)
         path_tokens = [placed.seen.path_tokens(first + number) for number in range(len(firsts))]
-        shape = (len(prompts), self.decoder.num_kv_heads, self.num_slots, self.decoder.head_width)
+        tokens_N, place_N, slot_N = (x.to(base.device) for x in _laid_out(path_tokens, of_row, running))
+        shape = (self.room[0], self.decoder.num_kv_heads, self.room[1], self.decoder.head_width)
 
         def attend(layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
             k_TGD, v_TGD = placed.sight(layer, k_TGD, v_TGD)
-            # Zeros: slots not yet written are masked, and a mask lets NaN through.
-            cache_k, cache_v = k_TGD.new_zeros(shape), v_TGD.new_zeros(shape)
-            for row, number in enumerate(of_row):
-                path_L = path_tokens[number]
-                cache_k[row, :, : len(path_L)] = k_TGD[path_L].transpose(0, 1)
-                cache_v[row, :, : len(path_L)] = v_TGD[path_L].transpose(0, 1)
-            self.keys.append(cache_k)
-            self.values.append(cache_v)
+            if layer == len(self.keys):
+                # Zeros: slots not yet written are masked, and a mask lets NaN through.
+                self.keys.append(k_TGD.new_zeros(shape))
+                self.values.append(v_TGD.new_zeros(shape))
+            self.keys[layer][place_N, :, slot_N] = k_TGD[tokens_N]
+            self.values[layer][place_N, :, slot_N] = v_TGD[tokens_N]
             return placed.attend(q_THD, k_TGD, v_TGD, rules)
 
         routing = Routing(placed.site_runs)
@@ -127,8 +148,10 @@ class FastDecoding:
             self.decoder, run.ids_T, placed.positions_T, attend, routing, dtype=dtype, embedded_TD=placed.embedded_TD
         )
         device = self.base.device
-        self.length_B = torch.tensor([len(path_tokens[number]) for number in of_row], device=device)
-        self.place_B = torch.arange(len(prompts), device=device)
+        length_B = torch.tensor([len(path_tokens[number]) for number in of_row])
+        self.length_B = torch.cat([self.length_B, length_B])
+        self.place_B = torch.cat([self.place_B, torch.arange(running, running + len(prompts))])
+        self.adapter_B += adapters
         last_B = torch.tensor([packed.start_S[number] + packed.length_S[number] - 1 for number in of_row])
         # The prompts are the run's last tokens.
         return hidden_TD[last_B.to(device) + run.num_tokens - packed.num_tokens]
@@ -136,36 +159,53 @@ class FastDecoding:
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
         """One token a row: its key and value go to the row's next slot, and it sees the slots up to there."""
-        rules, slot_B = self.decoder.rules, self.length_B
+        device = self.base.device
         # Attention works in the order of the cache, the layers in that of the adapters; the caller has its own.
         cached_B = torch.argsort(self.place_B)
         runs, by_adapter_B = _grouped([self.adapter_B[row] for row in cached_B.tolist()])
-        by_adapter_B = None if by_adapter_B is None else by_adapter_B.to(ids_B.device)
-        ids_B, slot_B = ids_B[cached_B], slot_B[cached_B]
+        slot_B = self.length_B[cached_B]
+        end, ids_B, slot_B = int(slot_B.max()) + 1, ids_B[cached_B.to(device)], slot_B.to(device)
+        if self.graphs is not None and by_adapter_B is None:
+            hidden_BD = self.graphs(self._token_of, ids_B, slot_B, end, runs[0][2])
+        else:
+            hidden_BD = self._token(ids_B, slot_B, end, runs, None if by_adapter_B is None else by_adapter_B.to(device))
+        self.length_B = self.length_B + 1
+        return hidden_BD[self.place_B.to(device)]
+
+    def _token_of(self, ids_B: Tensor, slot_B: Tensor, end: int, adapter: str | None) -> Tensor:
+        return self._token(ids_B, slot_B, end, [(0, len(ids_B), adapter)], None)
+
+    def _token(
+        self, ids_B: Tensor, slot_B: Tensor, end: int, runs: Sequence[Run], by_adapter_B: Tensor | None
+    ) -> Tensor:
+        """Hidden states (B, D) of rows in the order of the cache; ``end`` slots are seen. Nothing here asks the device.
+
+        by_adapter_B: the order in which the runs are those of the adapters.
+        """
+        rules = self.decoder.rules
         rows_B = torch.arange(len(ids_B), device=ids_B.device)
-        end = int(slot_B.max()) + 1
         slots_L = torch.arange(end, device=ids_B.device)
         seen_BL = slots_L[None] <= slot_B[:, None]
         if rules.window is not None:
             seen_BL &= slots_L[None] > slot_B[:, None] - rules.window
-        mask = seen_BL[:, None, None]
+        # What attention makes of a mask of truth values, made once and not in every layer.
+        mask = torch.zeros(seen_BL.shape, dtype=self.base.dtype, device=seen_BL.device)
+        mask = mask.masked_fill_(~seen_BL, float("-inf"))[:, None, None]
 
         def attend(layer: int, *qkv: Tensor) -> Tensor:
             q_BHD, k_BGD, v_BGD = (_unordered(x, by_adapter_B) for x in qkv)
-            keys, values = self.keys[layer], self.values[layer]
+            keys, values = self.keys[layer][: len(rows_B)], self.values[layer][: len(rows_B)]
             keys[rows_B, :, slot_B], values[rows_B, :, slot_B] = k_BGD, v_BGD
             # Heads of one group become query rows of one key head: the keys are read once, not once a head.
             batch, heads, width = q_BHD.shape
-            q = q_BHD.view(batch, self.decoder.num_kv_heads, -1, width)
+            q = q_BHD.reshape(batch, self.decoder.num_kv_heads, -1, width)
             mixed = scaled_dot_product_attention(
                 q, keys[:, :, :end], values[:, :, :end], attn_mask=mask, scale=rules.scale
             )
             return _ordered(mixed.reshape(batch, heads, width), by_adapter_B)
 
         ids_B, position_B = _ordered(ids_B, by_adapter_B), _ordered(slot_B, by_adapter_B)
-        hidden_BD = _unordered(self._run(ids_B, position_B, attend, runs), by_adapter_B)
-        self.length_B = self.length_B + 1
-        return hidden_BD[self.place_B]
+        return _unordered(self._run(ids_B, position_B, attend, runs), by_adapter_B)
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
@@ -174,20 +214,18 @@ class FastDecoding:
         free = sorted(set(range(len(rows))) - set(places))
         moves = {place: free.pop() for place in places if place >= len(rows)}
         for cache in (self.keys, self.values):
-            for layer, tensor in enumerate(cache):
+            for tensor in cache:
                 for source, target in moves.items():
                     tensor[target] = tensor[source]
-                cache[layer] = tensor[: len(rows)]
-        device = self.base.device
-        self.place_B = torch.tensor([moves.get(place, place) for place in places], device=device)
-        self.length_B = self.length_B[torch.tensor(list(rows), device=device)]
+        self.place_B = torch.tensor([moves.get(place, place) for place in places], dtype=torch.int64)
+        self.length_B = self.length_B[torch.tensor(list(rows), dtype=torch.int64)]
         self.adapter_B = [self.adapter_B[row] for row in rows]
 
     def _run(self, ids_B: Tensor, positions_B: Tensor, attend: Any, runs: Sequence[Run]) -> Tensor:
         embedded = embed_runs(self.base.token_rows, ids_B, runs, self.decoder.embedding)
         routing = Routing(at_sites(runs, self.base.own))
         dtype = self.base.dtype
-        return run_blocks(self.decoder, ids_B, positions_B, attend, routing, dtype=dtype, embedded_TD=embedded)
+        return run_blocks(self.stepping, ids_B, positions_B, attend, routing, dtype=dtype, embedded_TD=embedded)
 
 
 class ReferenceDecoding:
@@ -229,6 +267,14 @@ class ReferenceDecoding:
         decoder = self.base.model.get_decoder()
         out = call_routed(decoder, routing, **{**inputs, "past_key_values": cache, "use_cache": True})
         return out.last_hidden_state[0, -1].to(self.base.dtype)  # type: ignore[no-any-return]
+
+
+def _laid_out(path_tokens: Sequence[Tensor], of_row: Sequence[int], running: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(tokens, places, slots) of all that the cache takes from a pack: every row's path, the first from slot 0 on."""
+    paths = [path_tokens[number] for number in of_row]
+    lengths = torch.tensor([len(path) for path in paths])
+    place_N = torch.arange(running, running + len(paths)).repeat_interleave(lengths)
+    return torch.cat(paths), place_N, torch.cat([torch.arange(len(path)) for path in paths])
 
 
 def _grouped(adapter_B: Sequence[str | None]) -> tuple[list[Run], Tensor | None]:

@@ -8,6 +8,7 @@ so a layer recomputed in the backward pass runs the adapter it ran in the forwar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.kernels.frozen import DenseWeight, FrozenWeight, TransposedWeight, frozen_linear
 from tunesmith.kernels.lora import adapted_row_norms, dropout_rows, lora_group, lora_linear, row_squares, scale_rows
+from tunesmith.kernels.packed import Product
 from tunesmith.models.lora_extras import extras_of, frozen_under
 from tunesmith.models.quantized_linear import QuantizedConv1D, QuantizedLinear
 
@@ -75,6 +77,7 @@ class Site:
         layer = module.get_base_layer() if isinstance(module, LoraLayer) else module
         assert isinstance(layer, nn.Linear | Conv1D), f"no linear map: {type(layer).__name__}"
         self.layer = layer
+        self.num_out = int(layer.weight.shape[1 if isinstance(layer, Conv1D) else 0])
         self.frozen: FrozenWeight
         if isinstance(layer, QuantizedLinear | QuantizedConv1D):
             self.frozen = layer.frozen
@@ -82,9 +85,21 @@ class Site:
             self.frozen = TransposedWeight(layer.weight.detach())
         else:
             self.frozen = DenseWeight(layer.weight.detach())
+        self.fused: Product | None = None
         # Of DoRA adapters: squared lengths of the frozen rows, constants; lengths of the adapted ones, with what of.
         self._squares: dict[tuple[str, torch.dtype], Tensor] = {}
         self._norms: dict[str, tuple[tuple[object, ...], Tensor]] = {}
+
+    def over(self, frozen: FrozenWeight, fused: Product | None = None) -> Site:
+        """The same place above another storage of its weight, for passes without gradients.
+
+        fused: the weights of all sites of its group as one, which ``call_group`` then multiplies once.
+        """
+        site = copy(self)
+        site.frozen, site.fused = frozen, fused
+        # Lengths measured of the other storage's rows.
+        site._squares, site._norms = {}, {}
+        return site
 
     def __call__(self, x_TI: Tensor, routing: Routing) -> Tensor:
         """(T, in) -> (T, out) under the adapters of ``routing``."""
@@ -93,14 +108,23 @@ class Site:
         # One product for all that only add to it: decoding reads the weight once, not once an adapter.
         adds = {name: self._adds(name) for _, _, name in routing.runs}
         together = not torch.is_grad_enabled() and routing.seed_S is None and not self.layer.weight.requires_grad
-        product_TO = self.frozen.matmul(x_TI) if together and sum(adds.values()) > 1 else None
+        if together and sum(adds.values()) > 1:
+            return self._from_product(self.frozen.matmul(x_TI), x_TI, routing)
+        return torch.cat(
+            [self._one_run(x_TI[first:end], routing, first, end, name) for first, end, name in routing.runs]
+        )
+
+    def _from_product(self, product_TO: Tensor, x_TI: Tensor, routing: Routing) -> Tensor:
+        """What the adapters make of the frozen weight's product with x; those that only add to it need no other."""
+        if self.lora is None and self.layer.bias is None and not own_adapters(self.layer):
+            return product_TO
         out = []
         for first, end, name in routing.runs:
-            if product_TO is None or not adds[name]:
-                out.append(self._one_run(x_TI[first:end], routing, first, end, name))
-            else:
+            if self._adds(name):
                 out.append(self._added(product_TO[first:end], x_TI[first:end], name))
-        return torch.cat(out)
+            else:
+                out.append(self._one_run(x_TI[first:end], routing, first, end, name))
+        return out[0] if len(out) == 1 else torch.cat(out)
 
     def _adds(self, adapter: str | None) -> bool:
         """Whether an adapter's answer is the frozen weight's own product and more, rather than another product."""
@@ -188,6 +212,9 @@ class Site:
 
 def call_group(sites: Sequence[Site], x_TI: Tensor, routing: Routing) -> tuple[Tensor, ...]:
     """Several sites of one input, in one go where one adapter without dropout acts on all of them."""
+    if sites[0].fused is not None:
+        parts = torch.split(sites[0].fused.matmul(x_TI), [site.num_out for site in sites], dim=1)
+        return tuple(site._from_product(part, x_TI, routing) for site, part in zip(sites, parts, strict=True))
     adapter = routing.runs[0][2]
     loras = [site.lora for site in sites]
     together = (

@@ -102,8 +102,10 @@ def save_quantized(base: Base, folder: Path) -> None:
     """
     if not quantized_layers(base.model):
         raise ModelError(base.resolved.name, "is not quantised.", "Load it with quantization.bits=4.")
-    if base.methods:
-        raise ModelError(base.resolved.name, "carries adapters.", "Save the base before adapters are placed on it.")
+    if base.methods or base.peft_model is not None:
+        raise ModelError(
+            base.resolved.name, "carries adapters, or did.", "Save the base before adapters are placed on it."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(_stored(base.model)), folder / QUANTIZED_FILE, metadata={"format": "pt"})
     base.tokenizer.save_pretrained(folder)

@@ -6,6 +6,7 @@ transformers calls them; only their values are nowhere to be had but through ``f
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,12 @@ class QuantizationConfig(Config):
     """nf4: the 4-bit levels of QLoRA (arXiv:2305.14314), for weights that are distributed normally."""
     double_quant: bool = True
     """Store the blocks' magnitudes in 8 bits too: 4.127 bits a weight instead of 4.5."""
+
+
+@functools.cache
+def _nan(dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Asked for with every product: on a GPU each new one would be a launch.
+    return torch.full((1,), torch.nan, dtype=dtype, device=device)
 
 
 class _Nf4Storage(nn.Module):
@@ -63,8 +70,7 @@ class _Nf4Storage(nn.Module):
         PEFT and transformers ask a weight for these three. Who reads a value of it gets NaN instead of a wrong number,
         and who writes to it an error; the values are in ``frozen``.
         """
-        nan = torch.full((1,), torch.nan, dtype=self.compute_dtype, device=self.codes_P.device)
-        return nan.expand(self.shape)
+        return _nan(self.compute_dtype, self.codes_P.device).expand(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         y = frozen_linear(x, self.frozen)

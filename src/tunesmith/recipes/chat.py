@@ -13,6 +13,7 @@ from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.models.roles import Base
 from tunesmith.records import Message, Rollout
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
+from tunesmith.rollout.sampling import Weights
 from tunesmith.tokens.render import render_prompt
 
 HELP = """/reset         forget the conversation
@@ -41,8 +42,10 @@ class Session:
         return cls.open_all(model, [] if adapter is None else [adapter])
 
     @classmethod
-    def open_all(cls, model: str, folders: Sequence[Path]) -> Session:
+    def open_all(cls, model: str, folders: Sequence[Path], weights: Weights = "full") -> Session:
         """Load one base and several adapters on it; the first one answers until another is asked for.
+
+        weights: what tokens are decoded with, see ``LocalGenerator``.
 
         Raises AdapterMismatchError for an adapter of another base, ConfigError for a folder named twice.
         """
@@ -61,7 +64,7 @@ class Session:
         return cls(
             base=base,
             adapter=next(iter(adapters.values()), None),
-            generator=LocalGenerator(base),
+            generator=LocalGenerator(base, weights=weights),
             adapters=adapters,
         )
 

@@ -46,8 +46,9 @@ def accumulate_gradients(
     total_weight = world.sum(float(sum(float(example.loss_weight.sum(dtype="float64")) for example in examples)))
     scale = FP16_LOSS_SCALE if base.dtype == torch.float16 else 1.0
     weight_grad: WeightGrad = "none" if role.adapter is not None else "full"
-    loss_sum = 0.0
-    for batch in micro_batches([example.num_tokens for example in examples], micro_batch_tokens):
+    losses = []
+    batches = micro_batches([example.num_tokens for example in examples], micro_batch_tokens)
+    for batch in batches:
         packed = pack([examples[i] for i in batch], role.adapter)
         loss, _ = forward(
             base,
@@ -57,21 +58,23 @@ def accumulate_gradients(
             dropout_seed=dropout_seed,
             checkpointing=checkpointing,
         )
-        value = float(loss.detach())
+        losses.append(loss.detach())
+        (loss * (scale / total_weight)).backward()  # type: ignore[no-untyped-call]
+    # Asked for once all is under way: a GPU would stand still between the two passes.
+    values = [float(loss) for loss in losses]
+    for batch, value in zip(batches, values, strict=True):
         if not math.isfinite(value):
             rows = ", ".join(str(examples[i].where) for i in batch)
             raise NonFiniteLossError(
                 rows, f"the loss is {value}.", "Lower learning_rate, set dtype: float32, or look at these rows."
             )
-        loss_sum += value
-        (loss * (scale / total_weight)).backward()  # type: ignore[no-untyped-call]
     world.sum_gradients(list(role.parameters.values()))
     if scale != 1.0:
         for parameter in role.parameters.values():
             if parameter.grad is not None:
                 parameter.grad.mul_(1.0 / scale)
     return StepResult(
-        loss=world.sum(loss_sum) / total_weight,
+        loss=world.sum(sum(values)) / total_weight,
         num_tokens=int(world.sum(sum(example.num_tokens for example in examples))),
         num_loss_tokens=total_weight,
     )

@@ -1,0 +1,94 @@
+"""A base's weights packed for answering: the maps of every layer, those of one input as one, and the head."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from tunesmith.errors import ConfigError
+from tunesmith.kernels.frozen import FrozenWeight
+from tunesmith.kernels.head_loss import Head
+from tunesmith.kernels.packed import HalfWeight, Int8Weight, Product, RowsOf, fits_half, packs_here
+from tunesmith.models.blocks import Block, Decoder
+from tunesmith.models.linear import Site
+from tunesmith.models.quantized_linear import dense_weight
+from tunesmith.models.roles import Base
+
+PACKING: dict[str, Callable[[Tensor], Product]] = {"half": HalfWeight, "int8": Int8Weight}
+# Maps of a block that have one input.
+GROUPS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+
+
+class PackedWeights:
+    """Packed once; the base's own weights stay beside them and are what training and prompts go on using.
+
+    kind: half (fp16: the same numbers where ``exact``) or int8 (one scale an output). Raises ConfigError where the base
+    is not one our blocks run, learns itself, or lies on a device whose kernels we lack.
+    """
+
+    @torch.no_grad()
+    def __init__(self, base: Base, kind: Literal["half", "int8"]) -> None:
+        self.base, self.kind = base, kind
+        decoder, pack = _packable(base, kind), PACKING[kind]
+        self.exact = kind == "half" and fits_half(base.head.weight_VD)
+        self._products: list[tuple[Product, ...]] = []
+        for block in decoder.blocks:
+            weights = [torch.cat([_dense(site) for site in _sites(block, names)]) for names in GROUPS]
+            self.exact = self.exact and all(fits_half(weight) for weight in weights)
+            self._products.append(tuple(pack(weight) for weight in weights))
+        self.head: Head = replace(base.head, packed=pack(base.head.weight_VD))
+        self._seen, self._decoder = decoder, self._over(decoder)
+
+    def decoder(self) -> Decoder:
+        """The base's decoder over the packed weights, with the adapters the base has by now."""
+        decoder = _packable(self.base, self.kind)
+        if decoder is not self._seen:
+            self._seen, self._decoder = decoder, self._over(decoder)
+        return self._decoder
+
+    def _over(self, decoder: Decoder) -> Decoder:
+        blocks = zip(decoder.blocks, self._products, strict=True)
+        over = tuple(_block_over(block, products) for block, products in blocks)
+        return replace(decoder, blocks=over, answers_only=True)
+
+
+def _packable(base: Base, kind: str) -> Decoder:
+    def refused(why: str) -> ConfigError:
+        return ConfigError("weights", f"'{kind}' cannot be used: {why}.", "Use weights: full.")
+
+    if base.decoder is None:
+        raise refused(f"only our own blocks take packed weights, and they do not run here ({base.reference_reason})")
+    if base.device.type != "cpu" or not packs_here():
+        raise refused("its kernels are those of x86 processors")
+    if any(parameter.requires_grad for site in _all_sites(base.decoder) for parameter in site.layer.parameters()):
+        raise refused("the base's own weights learn here, and packed ones would not follow")
+    return base.decoder
+
+
+def _all_sites(decoder: Decoder) -> list[Site]:
+    return [site for block in decoder.blocks for names in GROUPS for site in _sites(block, names)]
+
+
+def _sites(block: Block, names: Sequence[str]) -> list[Site]:
+    return [getattr(block, name) for name in names]
+
+
+def _dense(site: Site) -> Tensor:
+    return dense_weight(site.layer, torch.float32)
+
+
+def _block_over(block: Block, products: Sequence[Product]) -> Block:
+    sites: dict[str, Any] = {}
+    for names, product in zip(GROUPS, products, strict=True):
+        group = _sites(block, names)
+        ends = list(itertools.accumulate(site.num_out for site in group))
+        for name, site, end in zip(names, group, ends, strict=True):
+            one = product if len(group) == 1 else RowsOf(product, end - site.num_out, end)
+            # Without gradients nobody asks a weight for its transposed product.
+            sites[name] = site.over(cast(FrozenWeight, one), None if len(group) == 1 else product)
+    return replace(block, **sites)
