@@ -265,7 +265,7 @@ def render(report: Mapping[str, Any]) -> str:
     for name, label in names.items():
         told = sft.get(name, {"failed": "not run"})
         if "median" not in told:
-            lines.append(f"| {label} | failed | | | |")
+            lines.append(f"| {label} | {'failed' if name in sft else 'not in this run'} | | | |")
             continue
         ratio = f"{mine / told['median']:.2f}x" if mine and name != "ours" else ""
         share = f"{share_of_peak(told['median'], card['tflops_8192']):.1%}" if card.get("tflops_8192") else ""
