@@ -16,10 +16,10 @@ from tunesmith.errors import DataError
 from tunesmith.evals.compare_many import compare_many
 from tunesmith.evals.lm_eval import HarnessResult, item_values, lm_eval_suite
 from tunesmith.evals.lm_eval_model import cut_at_stop, harness_model, harness_parts, sampling_of
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.run import compare
 from tunesmith.evals.subject import Subject, endpoint_subject, local_subject
 from tunesmith.rollout.endpoint import EndpointConfig
+from tunesmith.rollout.results import ResultsFile
 
 ROWS = [
     {

@@ -76,7 +76,7 @@ def test_the_everyday_reading_of_dic_is_wrong() -> None:
 
 def test_tasks_and_scorers_know_nothing_of_torch() -> None:
     code = (
-        "import sys, tunesmith.evals.task, tunesmith.evals.scorers, tunesmith.evals.results, "
+        "import sys, tunesmith.evals.task, tunesmith.evals.scorers, tunesmith.rollout.results, "
         "tunesmith.evals.suites.support_desk, tunesmith.evals.suites.jargon; "
         "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"
     )

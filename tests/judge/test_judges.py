@@ -15,9 +15,9 @@ from tunesmith.errors import DataError, EndpointError, RunError
 from tunesmith.evals.contests import cases_of, decide, hold, orders_of, prefers_longer
 from tunesmith.evals.judge import LikelihoodJudge, Said, hear, ruling
 from tunesmith.evals.judge_person import PersonJudge
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import GRADE, HARM, PAIR, REFUSAL, Case, Rubric, find_rubric, render_case, settings_digest
 from tunesmith.records import Likelihood, Message
+from tunesmith.rollout.results import ResultsFile
 
 
 @pytest.fixture

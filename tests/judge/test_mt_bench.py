@@ -26,12 +26,12 @@ from tunesmith.evals.mt_bench import (
     load_questions,
     table,
 )
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import GRADE
 from tunesmith.evals.subject import Subject
 from tunesmith.models.load import ModelConfig
 from tunesmith.recipes.judge_open import JudgeSettings, open_judge
 from tunesmith.recipes.mt_bench import MTBenchConfig, run_mt_bench
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
 from tunesmith.runs import hold_file

@@ -14,10 +14,10 @@ from typing import Any
 
 from tunesmith.evals.judge import GIVE_UP_AFTER, Judge, Progress, Ruling, hear
 from tunesmith.evals.judge_stats import PairVerdict, Told, pair_told
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import PAIR, Case, Rubric
 from tunesmith.evals.verdicts import SWAPPED, Shown
 from tunesmith.records import Message
+from tunesmith.rollout.results import ResultsFile
 
 Talk = tuple[Message, ...]
 _OUTCOME: dict[str | None, Shown] = {"A": "first", "B": "second", "C": "tie", None: "unparsed"}

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tunesmith.errors import DataError, EndpointError, RunError
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import Case, Rubric, Style, render_case, settings_digest
-from tunesmith.evals.verdicts import final_mark, read_grade
+from tunesmith.evals.verdicts import read_grade
 from tunesmith.randomness import derive_seed
 from tunesmith.records import Message
 from tunesmith.rollout.likelihood import LikelihoodModel
+from tunesmith.rollout.marks import final_mark
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Writer
 

@@ -16,11 +16,11 @@ import torch
 
 from tunesmith.errors import DataError, MissingExtraError
 from tunesmith.evals.lm_eval_model import harness_model, harness_parts
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.run import Answer, TaskResult
 from tunesmith.evals.subject import Subject
 from tunesmith.evals.task import Item, Reply, Request, Task
 from tunesmith.records import Message, Verdict
+from tunesmith.rollout.results import ResultsFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

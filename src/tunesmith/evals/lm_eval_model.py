@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from tunesmith.errors import DataError, MissingExtraError
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.subject import Subject
 from tunesmith.models.roles import Base
 from tunesmith.randomness import derive_seed
@@ -24,6 +23,7 @@ from tunesmith.records import Example, Likelihood, Where
 from tunesmith.rollout.generate import Generator, Prompt
 from tunesmith.rollout.likelihood import LocalLikelihood
 from tunesmith.rollout.local_writer import LocalWriter
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 
 # Context and continuation as token ids.

@@ -20,11 +20,11 @@ from tunesmith.evals.contests import Contest, Decision, Talk
 from tunesmith.evals.judge import Progress, Ruling
 from tunesmith.evals.judge_rows import each_row
 from tunesmith.evals.judge_stats import Bounded, Told, bounded_grade, bounded_rate
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import GRADE, Case
 from tunesmith.evals.subject import Subject
 from tunesmith.randomness import derive_seed
 from tunesmith.records import Message, Where
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DataError
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.subject import Subject
 from tunesmith.evals.task import Item, Reply, Request, Task
 from tunesmith.randomness import derive_seed
 from tunesmith.records import Likelihood, Message, Verdict
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked
 from tunesmith.stats import (

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from tunesmith.rollout.marks import final_mark
+
 # A verdict on two answers in the order in which the judge saw them.
 Shown = Literal["first", "second", "tie", "unparsed"]
 SWAPPED: Mapping[Shown, Shown] = {"first": "second", "second": "first", "tie": "tie", "unparsed": "unparsed"}
@@ -20,30 +22,10 @@ _OF_NUMBER: Mapping[str, Shown] = {"1": "first", "2": "second", "3": "tie"}
 # Two scores that differ by no more than this are a tie, as the form's authors count it.
 TIE_GAP = 0.1
 
-_MARK = re.compile(r"\[\[\s*([^\[\]\n]{1,24}?)\s*\]\]")
-# The lesser form is taken only where there is no mark.
-_SINGLE = re.compile(r"\[\s*([^\[\]\n]{1,24}?)\s*\]")
 _NUMBER = r"\d{1,3}(?:[.,]\d+)?"
 _GRADE = re.compile(rf"({_NUMBER})(?:\s*/\s*(\d+))?")
 _NAME = r"(?:assistant\s*)?[12ab]\s*[:=]\s*"
 _TWO = re.compile(rf"\W*(?:{_NAME})?({_NUMBER})(?:\s*/\s*10)?[\s,;&]+(?:{_NAME})?({_NUMBER})(?:\s*/\s*10)?\W*", re.I)
-
-
-def final_mark(text: str, known: Callable[[str], bool]) -> str | None:
-    """What stands in [[...]] where the text decides: the only such mark, or the one it ends with; None for neither.
-
-    known: which contents are verdicts; a judge that repeats its instructions ("[[rating]]") writes others. Where two
-    different verdicts are marked and neither ends the text, nothing says which is meant.
-    """
-    for pattern in (_MARK, _SINGLE):
-        found = [match for match in pattern.finditer(text) if known(match[1])]
-        if not found:
-            continue
-        if len({match[1].upper() for match in found}) == 1:
-            return found[-1][1]
-        behind = text[found[-1].end() :]
-        return found[-1][1] if not re.search(r"\w", behind) else None
-    return None
 
 
 def read_letters(text: str) -> Shown:

@@ -19,7 +19,6 @@ import yaml
 from tunesmith.data.bootstrap.rouge import Pool
 from tunesmith.data.bootstrap.seeds import Task, read_seeds
 from tunesmith.errors import EndpointError, RunError
-from tunesmith.evals.results import ResultsFile
 from tunesmith.recipes.bootstrap_ask import Asker
 from tunesmith.recipes.bootstrap_config import BootstrapConfig
 from tunesmith.recipes.bootstrap_stages import (
@@ -30,6 +29,7 @@ from tunesmith.recipes.bootstrap_stages import (
     new_instructions,
     tell_kinds,
 )
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.writer import Writer
 from tunesmith.runs import RECIPE_FILE, RECORD_FILE, Run, atomic_write_text
 

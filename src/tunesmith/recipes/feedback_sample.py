@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.prompts import PromptRow
-from tunesmith.evals.results import ResultsFile
 from tunesmith.feedback.judgements import canonical_json, prompt_id_of
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.randomness import derive_seed
 from tunesmith.recipes.feedback_slots import Place, SampleConfig, Settled, settle
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Writer
 from tunesmith.runs import hold_file

@@ -18,11 +18,11 @@ from tunesmith.evals.judge import Judge, Progress, hear
 from tunesmith.evals.judge_agreement import agreement_facts, agreement_on_pairs, bounded_text, file_agreement
 from tunesmith.evals.judge_rows import PeopleJudged, load_judged, load_verdicts
 from tunesmith.evals.judge_stats import judge_statistics, win_rates
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import Case, Rubric, find_rubric
 from tunesmith.evals.verdicts import PAIR_FORMATS
 from tunesmith.models.load import ModelConfig
 from tunesmith.recipes.judge_open import JudgeSettings, Keyboard, describe_judge, open_judge
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.runs import hold_file, machine_summary
 
 VERDICTS_FILE = "verdicts.jsonl"

@@ -19,7 +19,6 @@ from tunesmith.evals.contests import Decision, Talk, hold
 from tunesmith.evals.judge import Judge, Ruling, hear
 from tunesmith.evals.mt_bench import LoadedQuestions, Question, answer_all, contests_of, graded_turns, load_questions
 from tunesmith.evals.replay import refuse_other
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import GRADE, PAIR
 from tunesmith.evals.subject import Subject, endpoint_subject, local_subject
 from tunesmith.models.adapters import load_adapter
@@ -32,6 +31,7 @@ from tunesmith.recipes.judge_open import JudgeSettings, Keyboard, describe_judge
 from tunesmith.recipes.mt_bench_result import RESULT_FILE, Played, write_result
 from tunesmith.rollout.endpoint import EndpointConfig
 from tunesmith.rollout.generate import LocalGenerator
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.runs import hold_file, machine_summary
 
 ANSWERS_FILE, VERDICTS_FILE = "answers.jsonl", "verdicts.jsonl"

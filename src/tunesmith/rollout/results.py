@@ -1,4 +1,4 @@
-"""The results file: one answer a line, appended and never rewritten, so that a stopped evaluation goes on."""
+"""The results file: one answer a line, appended and never rewritten, so that a stopped job goes on."""
 
 from __future__ import annotations
 

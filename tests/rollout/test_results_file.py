@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import DiskFullError, RunError
-from tunesmith.evals.results import ResultsFile
+from tunesmith.rollout.results import ResultsFile
 
 STRANGE = "\U0001f69a \u2028 \x85 \r\n \x00 \ud800"
 
