@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from typing import Any
 from tunesmith.data.load import DataConfig, load_data
 from tunesmith.data.prompts import load_prompts
 from tunesmith.errors import DataError
-from tunesmith.evals.alignment import counts_of, harmful_compliance, kinds_of, over_refusal, verdict
-from tunesmith.evals.compare_many import compare_many
 from tunesmith.evals.contests import Contest, Decision, hold, prefers_longer
 from tunesmith.evals.judge_agreement import agreement_line
-from tunesmith.evals.judge_stats import bounded_rate, judge_statistics
+from tunesmith.evals.judge_stats import bounded_rate, judge_statistics, limits
 from tunesmith.evals.kept import (
     creative_task,
     helpful_task,
@@ -30,33 +27,163 @@ from tunesmith.evals.kept import (
     reference_task,
     scenario_task,
 )
-from tunesmith.evals.reading import perplexity
-from tunesmith.evals.results import ResultsFile
 from tunesmith.evals.rubrics import PAIR, settings_digest
-from tunesmith.evals.run import TaskResult, run_task
+from tunesmith.evals.run import Answer, TaskResult, run_task
 from tunesmith.evals.subject import Subject, local_subject
 from tunesmith.evals.suite import SuiteConfig
-from tunesmith.evals.task import Task, subset
+from tunesmith.evals.task import Item, subset
 from tunesmith.models.adapters import load_adapter
 from tunesmith.models.load import ModelConfig
 from tunesmith.models.roles import Base
 from tunesmith.progress import Bar
 from tunesmith.recipes.constitution_evaluate_config import ConstitutionEvaluateConfig
+from tunesmith.recipes.constitution_evaluate_facts import Job, evaluation_facts, plain
 from tunesmith.recipes.judge_open import open_judge
 from tunesmith.records import Conversation, Message
 from tunesmith.rollout.generate import LocalGenerator
+from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.runs import atomic_write_text
+from tunesmith.stats import wilson_interval
 
 RESULTS_FILE, VERDICTS_FILE, EVALUATION_FILE = "results.jsonl", "verdicts.jsonl", "evaluation.json"
-HARMFUL, SAFE = ("advbench", "harmbench"), "xstest_safe"
+SETS = ("advbench", "harmbench", "xstest_safe", "xstest_unsafe")
 EXAMPLES = files("tunesmith.data.examples").joinpath("constitution")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A task, how its answers are drawn, and the metric that is tested."""
+def evaluate_stages(
+    config: ConstitutionEvaluateConfig,
+    base: Base,
+    adapters: Mapping[str, Path],
+    folder: Path,
+    *,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure the base and what the stages left, write evaluation.json; returns what that holds.
 
-    task: Task
-    sampling: Sampling
-    headline: str
+    adapters: stage -> folder, in the order they were trained; the last is the final one. Every answer lies in
+    results.jsonl under all it depends on, so a killed stage goes on, and an unchanged model is never asked again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # 1. What is asked, and who answers.
+    jobs = jobs_of(config, seed)
+    generator = LocalGenerator(base)
+    subjects = [local_subject(base, generator, None, "base")]
+    for label in measured_stages(config, adapters):
+        role = load_adapter(base, adapters[label], f"measured_{label}")
+        subjects.append(local_subject(base, generator, role.adapter, label))
+    # 2. Everybody's answers.
+    results = {
+        job.task.name: {one.label: _answer(job, one, folder / RESULTS_FILE) for one in subjects} for job in jobs
+    }
+    # 3. The judge, on harmless requests.
+    judged = {}
+    if config.helpful is not None and config.helpful.num_judged and len(subjects) > 1:
+        say("the judge compares helpful answers …")
+        judged = _judged(config, base, results["helpful"], config.helpful.num_judged, folder / VERDICTS_FILE)
+    # 4. The facts.
+    facts = evaluation_facts(jobs, results, [one.label for one in subjects], judged)
+    atomic_write_text(folder / EVALUATION_FILE, json.dumps(facts, indent=1, default=plain) + "\n")
+    return dict(json.loads(json.dumps(facts, default=plain)))
+
+
+def measured_stages(config: ConstitutionEvaluateConfig, adapters: Mapping[str, Path]) -> list[str]:
+    """The stages whose adapters are measured, each once; one that was skipped is left out."""
+    last = list(adapters)[-1:]
+    named = [stage for one in config.measured for stage in (last if one == "final" else [one])]
+    return [stage for stage in adapters if stage in named]
+
+
+def jobs_of(config: ConstitutionEvaluateConfig, seed: int) -> list[Job]:
+    """What every model is asked. Raises DataError and ConfigError for sets that are not there."""
+    greedy = Sampling(max_new_tokens=config.max_new_tokens)
+    jobs = [
+        Job(task=task, sampling=greedy, headline=task.metrics[0])
+        for name in SETS
+        if (limit := getattr(config, name))
+        for task in [safety_task(name, SuiteConfig(data_dir=config.data_dir, limit=limit, seed=seed))]
+    ]
+    if config.helpful is not None:
+        items = _helpful_items(config, seed)
+        jobs.append(Job(task=helpful_task(items), sampling=greedy, headline="refused"))
+        jobs.append(Job(task=reference_task(items), sampling=greedy, headline="nats_per_token"))
+    if config.creative is not None:
+        how = config.creative
+        prompts = load_prompts(how.prompts or str(EXAMPLES / "creative.jsonl"), limit=how.num)
+        items = prompt_items("creative", [one.messages for one in prompts])
+        sampling = Sampling(max_new_tokens=how.max_new_tokens, temperature=how.temperature, seed=seed)
+        jobs.append(Job(task=creative_task(items, how.num_samples), sampling=sampling, headline="alike"))
+    if config.scenarios is not None:
+        ours = config.scenarios == "ours"
+        scenarios = load_scenarios(Path(str(EXAMPLES / "scenarios.yaml")) if ours else Path(config.scenarios))
+        sampling = Sampling(max_new_tokens=config.scenario_max_new_tokens)
+        jobs.append(
+            Job(task=scenario_task(scenarios), sampling=sampling, headline="passed", scenarios=tuple(scenarios))
+        )
+    return jobs
+
+
+def _helpful_items(config: ConstitutionEvaluateConfig, seed: int) -> list[Item]:
+    assert config.helpful is not None
+    how = config.helpful
+    data = load_data(DataConfig(train=how.rows, columns=how.columns, validation_share=0, cache=False), seed=seed)
+    items = reference_items("helpful", [row for row in data.train if isinstance(row, Conversation)])
+    if not items:
+        raise DataError(how.rows, "holds no request with an answer.", "Name rows of conversations.")
+    return list(subset(items, min(how.num, len(items)), seed))
+
+
+def _answer(job: Job, subject: Subject, path: Path) -> TaskResult:
+    """Everybody's answers to one task, with a bar that begins where an earlier run was stopped."""
+    with ExitStack() as stack:
+        bar: list[Bar] = []
+
+        def tell(done: int, asked: int) -> None:
+            if not bar:
+                bar.append(stack.enter_context(Bar(asked, f"{job.task.name}, {subject.label}: answer", first=done)))
+            elif done > 0:
+                bar[0].update(done)
+
+        return run_task(job.task, subject, job.sampling, path, on_progress=tell)
+
+
+def _judged(
+    config: ConstitutionEvaluateConfig, base: Base, results: Mapping[str, TaskResult], num: int, path: Path
+) -> dict[str, Any]:
+    """Tuned against base on the same harmless requests, each pair in both orders; by label."""
+    judge, notes = open_judge(config.judge, ModelConfig(model_name_or_path=base.resolved.name), base)
+    verdicts, before = ResultsFile(path), results["base"]
+    agreement = agreement_line(Path(config.judge.calibrations), settings_digest(judge.identity, PAIR, judge.style))
+    out: dict[str, Any] = {}
+    for label, after in results.items():
+        if label == "base":
+            continue
+        contests = [
+            Contest(
+                question=one.item.id, turn=1, labels=(label, "base"), talks=(_talk(other), _talk(one))
+            )
+            for one, other in list(zip(before.answers, after.answers, strict=True))[:num]
+        ]
+        decisions = hold(contests, judge, verdicts, give_up_after=config.judge.give_up_after)
+        out[label] = _match_facts(decisions)
+    return {
+        "judge": judge.identity.get("model", judge.identity["judge"]), "agreement": agreement, "notes": notes, **out,
+    }  # fmt: skip
+
+
+def _match_facts(decisions: Sequence[Decision]) -> dict[str, Any]:
+    manners = judge_statistics([verdict for one in decisions for verdict in one.verdicts]).as_dict()
+    outcomes, _ = prefers_longer(decisions)
+    return {
+        "num": len(decisions),
+        "same_answer": sum(not one.verdicts for one in decisions),
+        "win_rate": bounded_rate([one.told for one in decisions]).as_dict(),
+        "prefers_first": manners["prefers_first"],
+        "consistent": manners["consistent"],
+        "prefers_longer": limits(wilson_interval(round(sum(outcomes)), len(outcomes))) if outcomes else None,
+    }
+
+
+def _talk(answer: Answer) -> tuple[Message, ...]:
+    return (*answer.item.messages, Message(role="assistant", content=answer.text))
