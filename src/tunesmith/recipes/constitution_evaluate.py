@@ -51,7 +51,7 @@ SETS = ("advbench", "harmbench", "xstest_safe", "xstest_unsafe")
 EXAMPLES = files("tunesmith.data.examples").joinpath("constitution")
 
 
-def evaluate_stages(
+def run_evaluation(
     config: ConstitutionEvaluateConfig,
     base: Base,
     adapters: Mapping[str, Path],
@@ -59,11 +59,13 @@ def evaluate_stages(
     *,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
+    results: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the base and what the stages left, write evaluation.json; returns what that holds.
 
     adapters: stage -> folder, in the order they were trained; the last is the final one. Every answer lies in
-    results.jsonl under all it depends on, so a killed stage goes on, and an unchanged model is never asked again.
+    results.jsonl (or ``results``) under all it depends on, so a killed stage goes on, and an unchanged model is never
+    asked again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # 1. What is asked, and who answers.
@@ -74,16 +76,15 @@ def evaluate_stages(
         role = load_adapter(base, adapters[label], f"measured_{label}")
         subjects.append(local_subject(base, generator, role.adapter, label))
     # 2. Everybody's answers.
-    results = {
-        job.task.name: {one.label: _answer(job, one, folder / RESULTS_FILE) for one in subjects} for job in jobs
-    }
+    path = results or folder / RESULTS_FILE
+    answered = {job.task.name: {one.label: _answer(job, one, path) for one in subjects} for job in jobs}
     # 3. The judge, on harmless requests.
     judged = {}
     if config.helpful is not None and config.helpful.num_judged and len(subjects) > 1:
         say("the judge compares helpful answers …")
-        judged = _judged(config, base, results["helpful"], config.helpful.num_judged, folder / VERDICTS_FILE)
+        judged = _judged(config, base, answered["helpful"], config.helpful.num_judged, folder / VERDICTS_FILE)
     # 4. The facts.
-    facts = evaluation_facts(jobs, results, [one.label for one in subjects], judged)
+    facts = evaluation_facts(jobs, answered, [one.label for one in subjects], judged)
     atomic_write_text(folder / EVALUATION_FILE, json.dumps(facts, indent=1, default=plain) + "\n")
     return dict(json.loads(json.dumps(facts, default=plain)))
 

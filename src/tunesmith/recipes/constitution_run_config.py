@@ -15,14 +15,15 @@ from tunesmith.config import Config, build_config
 from tunesmith.errors import ConfigError
 from tunesmith.models.load import ModelConfig
 from tunesmith.recipes.constitution_evaluate_config import ConstitutionEvaluateConfig
+from tunesmith.recipes.constitution_run_prompts import RunPromptsConfig
 
-StageName = Literal["helpful", "revise", "sft", "label", "prefer", "reward", "dpo", "ppo", "evaluate"]
+StageName = Literal["prompts", "helpful", "revise", "sft", "label", "prefer", "reward", "dpo", "ppo", "evaluate"]
 Align = Literal["dpo", "ppo", "none"]
 # The stages of a run that aligns by this, in their order.
 CHAINS: Mapping[Align, tuple[StageName, ...]] = {
-    "none": ("helpful", "revise", "sft", "evaluate"),
-    "dpo": ("helpful", "revise", "sft", "label", "prefer", "dpo", "evaluate"),
-    "ppo": ("helpful", "revise", "sft", "label", "prefer", "reward", "ppo", "evaluate"),
+    "none": ("prompts", "helpful", "revise", "sft", "evaluate"),
+    "dpo": ("prompts", "helpful", "revise", "sft", "label", "prefer", "dpo", "evaluate"),
+    "ppo": ("prompts", "helpful", "revise", "sft", "label", "prefer", "reward", "ppo", "evaluate"),
 }
 # Stages that leave an adapter; without one, what follows starts from the adapter before it.
 TRAINS = ("helpful", "sft", "dpo", "ppo")
@@ -43,6 +44,8 @@ class ConstitutionRunConfig(ModelConfig):
     earlier run left in its folder is taken as it is."""
     seed: int = Field(0, ge=0)
     """Keys all randomness of every stage."""
+    prompts: RunPromptsConfig | None = None
+    """What is learnt from: prompts of both kinds, none that is measured."""
     helpful: dict[str, Any] = {}
     """Keys of `tunesmith sft`: tuning on helpful rows before anything else."""
     revise: dict[str, Any] = {}
@@ -64,6 +67,8 @@ class ConstitutionRunConfig(ModelConfig):
     mixing_shares: tuple[float, ...] = ()
     """Shares of helpful rows at which the sft stage is trained and measured besides: the curve of harmful compliance
     against over-refusal."""
+    controls: tuple[Literal["random", "always-refuse"], ...] = ()
+    """Critics that read nothing, with which revise and sft are done and measured besides."""
 
     @model_validator(mode="after")
     def _shares_and_stages(self) -> ConstitutionRunConfig:
@@ -71,8 +76,10 @@ class ConstitutionRunConfig(ModelConfig):
             raise ValueError(f"a mixing share is from 0 to below 1, not {bad[0]:g}")
         if len(set(self.mixing_shares)) < len(self.mixing_shares):
             raise ValueError("a mixing share is named twice")
-        if self.mixing_shares and {"sft", "evaluate"} & set(self.skip):
-            raise ValueError("mixing_shares trains and measures: sft and evaluate cannot be skipped")
+        if (self.mixing_shares or self.controls) and {"revise", "sft", "evaluate"} & set(self.skip):
+            raise ValueError("mixing_shares and controls train and measure: revise, sft and evaluate cannot be skipped")
+        if self.mixing_shares and "helpful_rows" not in self.revise:
+            raise ValueError("mixing_shares mixes helpful rows: set revise.helpful_rows and revise.helpful_share")
         return self
 
     @property

@@ -1,195 +1,207 @@
 """The stages of ``tunesmith constitution run``: what each reads, which recipe does it, and what it leaves.
 
-Stages meet in files alone, so each can be looked at, replaced, or run by its own verb with the recipe that is printed
-by ``--plan``.
+Stages meet in files alone, so each can be looked at, replaced, or run by its own verb.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunesmith.config import Config
-from tunesmith.constitution.principles import load_constitution
-from tunesmith.data.load import DataConfig
+from tunesmith.constitution.principles import user_text
 from tunesmith.errors import ConfigError, DataError
-from tunesmith.models.adapters import drop_adapter
-from tunesmith.models.load import ModelConfig, load_base
-from tunesmith.models.resolve import resolve_model
-from tunesmith.models.roles import Base
 from tunesmith.recipes import dpo, ppo, reward, sft
-from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE, evaluate_stages
+from tunesmith.recipes.constitution_config import ReviseConfig
+from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE, jobs_of, run_evaluation
 from tunesmith.recipes.constitution_label import LabelConfig, run_label
-from tunesmith.recipes.constitution_revise import ReviseConfig, run_revise
+from tunesmith.recipes.constitution_open import is_address, open_constitution
+from tunesmith.recipes.constitution_revise import SFT_FILE, run_revise
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig, StageName, stage_config
+from tunesmith.recipes.constitution_run_prompts import HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE, split_prompts
+from tunesmith.recipes.constitution_run_shop import PromptsTold, Recipe, Work, Workshop, bar_of, file_of, rows_of, trains
 from tunesmith.recipes.dpo_prepare import DPOConfig
-from tunesmith.recipes.feedback_prefer import FeedbackPreferConfig, make_preferences
+from tunesmith.recipes.feedback_prefer import PAIRS_FILE, FeedbackPreferConfig, make_preferences
 from tunesmith.recipes.ppo_config import PPOConfig
 from tunesmith.recipes.prepare import SFTConfig
 from tunesmith.recipes.reward_prepare import RewardConfig
 from tunesmith.recipes.stages import Interrupted, Stage
 
-ROWS_FILE, STORE_FILE, PAIRS_FILE = "sft.jsonl", "feedback.db", "pairs.jsonl"
-ADAPTER_FILE = "adapter_model.safetensors"
+STORE_FILE, ADAPTER_FILE = "feedback.db", "adapter_model.safetensors"
 # Keys that say where a run is and what it keeps on the way, not what comes of it.
-_FREE = {
+FREE = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "logging_steps",
-    "report_to", "store", "overwrite", "calibrations",
+    "report_to", "store", "overwrite", "calibrations", "prompts_at_once",
 }  # fmt: skip
 
 
-@dataclass(slots=True, kw_only=True)
-class Workshop:
-    """The one base all stages share, loaded when the first of them needs it; none leaves an adapter on it."""
-
-    config: ModelConfig
-    say: Callable[[str], None]
-    loaded: Base | None = None
-    _notes: int = field(default=0, init=False)
-
-    @contextmanager
-    def base(self) -> Iterator[Base]:
-        """The base for a stage; adapters that it put there are gone afterwards."""
-        if self.loaded is None:
-            self.loaded = load_base(self.config)
-            for note in self.loaded.notes:
-                self.say(note)
-        base = self.loaded
-        before = set(base.methods)
-        try:
-            yield base
-        finally:
-            for name in set(base.methods) - before:
-                drop_adapter(base, name)
-
-    @property
-    def digest(self) -> str:
-        """Of the base's weights; it need not be loaded for that."""
-        if self.loaded is not None:
-            return self.loaded.resolved.base_digest
-        return resolve_model(
-            self.config.model_name_or_path, trust_remote_code=self.config.trust_remote_code
-        ).base_digest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """A stage with the recipe of its own verb, which --plan prints and the cost is counted from."""
-
-    stage: Stage
-    config: Config
-    starts_from: Path | None
-    """The adapter it goes on from or asks; None for the bare base."""
+# What a stage is made from: its recipe, the files it reads, those it leaves, and how it is done.
+Made = tuple[Any, Mapping[str, Path | None], list[str], Work]
 
 
 def build_stages(config: ConstitutionRunConfig, shop: Workshop, place: str) -> list[Recipe]:
-    """Every stage of the run, checked: keys of sections, and that what it reads will be there.
+    """Every stage of the run, checked: the keys of its section, and that what it reads will be there.
 
-    place: the recipe's name in errors. Raises ConfigError, and DataError for rows that are not there.
+    place: the recipe's name in errors. Raises ConfigError, and DataError for a file that is not there.
     """
-    builder = _Builder(config, shop, place)
-    recipes = [builder.build(name) for name in config.stages]
-    builder.check(recipes)
-    return recipes
+    builder = Builder(config, shop, place)
+    return [builder.build(name) for name in config.stages]
 
 
 @dataclass(slots=True)
-class _Builder:
-    """Wires stage by stage; ``adapter`` is the newest one, ``adapters`` all by the stage that leaves them."""
+class Builder:
+    """Wires stage by stage.
+
+    adapters: those trained so far, by stage, the newest last. made: what stages before it leave. elsewhere: folders of
+    stages that another branch of the run does. results: where all answers of an evaluation are kept.
+    """
 
     config: ConstitutionRunConfig
     shop: Workshop
     place: str
-    adapter: Path | None = None
     adapters: dict[str, Path] = field(default_factory=dict)
     made: set[Path] = field(default_factory=set)
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
+    results: Path | None = None
 
-    def build(self, name: StageName) -> Recipe:
+    def build(self, name: StageName, suffix: str = "") -> Recipe:
         """One stage, behind those built before."""
-        before = self.adapter
         config, reads, leaves, work = getattr(self, f"_{name}")()
         folder = self.folder(name)
+        there = {key: path for key, path in reads.items() if path is not None}
+        self._check(name, there)
         if name in TRAINS:
-            self.adapter = self.adapters[name] = folder
+            self.adapters[name] = folder
         self.made |= {folder, *(folder / leaf for leaf in leaves)}
+        settings = {**config.model_dump(mode="json", exclude=FREE), "base": self.shop.digest}
+        if "constitution" in settings:
+            settings["constitution"] = open_constitution(self.config.constitution).digest
         stage = Stage(
-            name=name,
-            folder=folder,
-            settings={**config.model_dump(mode="json", exclude=_FREE), "base": self.shop.digest},
-            reads={key: path for key, path in reads.items() if path is not None},
-            leaves=tuple(folder / leaf for leaf in leaves),
-            work=work,
-        )
-        return Recipe(stage=stage, config=config, starts_from=before)
+            name=f"{name}{suffix}", folder=folder, settings=settings, reads=there,
+            leaves=tuple(folder / leaf for leaf in leaves), work=work,
+        )  # fmt: skip
+        return Recipe(kind=name, stage=stage, config=config)
+
+    @property
+    def adapter(self) -> Path | None:
+        """The newest adapter, which the next stage starts from or asks."""
+        return list(self.adapters.values())[-1] if self.adapters else None
 
     def folder(self, name: str) -> Path:
-        return Path(self.config.output_dir) / name
+        """Where a stage is."""
+        return self.elsewhere.get(name, Path(self.config.output_dir) / name)
 
-    def check(self, recipes: list[Recipe]) -> None:
-        """Raise DataError for a file that is not there and that no stage will make."""
-        for recipe in recipes:
-            for what, path in recipe.stage.reads.items():
-                if path in self.made or path.exists() or what == "hub":
-                    continue
-                raise DataError(
-                    f"{self.place}:{recipe.stage.name}", f"its {what}, {path}, is not there.", _how_to_get(path)
-                )
+    def _check(self, name: str, reads: Mapping[str, Path]) -> None:
+        """Raise DataError for a file that is not there and that no stage before makes."""
+        for what, path in reads.items():
+            if path not in self.made and not path.exists():
+                cause = f"what it reads, {path} ({what}), is not there."
+                stage = path.parent.name if path.parent.parent == Path(self.config.output_dir) else ""
+                fix = f"Stage '{stage}' makes it: do not skip that one." if stage else "Correct the path."
+                raise DataError(f"{self.place}:{name}", cause, fix)
 
     def _section(self, kind: Any, name: StageName, wired: Mapping[str, Any]) -> Any:
         return stage_config(kind, self.config, name, {"output_dir": str(self.folder(name)), **wired}, self.place)
 
-    def _helpful(self) -> Any:
+    def _prompts(self) -> Made:
+        config, folder, run = self.config.prompts, self.folder("prompts"), self.config
+        if config is None:
+            raise ConfigError(f"{self.place}:prompts", "says nothing.", "Set prompts.harmful, a file of prompts.")
+        labels = "label" in run.stages
+
+        def work(_: bool) -> Mapping[str, Any]:
+            measured = [user_text(item.messages) for job in jobs_of(run.evaluate, run.seed) for item in job.task.items]
+            return split_prompts(config, measured, folder, seed=run.seed, labels=labels)
+
+        leaves = [HARMFUL_FILE] + ([HARMLESS_FILE] if config.harmless else []) + ([LABEL_FILE] if labels else [])
+        told = PromptsTold(recipe=config, measured=run.evaluate.model_dump(mode="json"), seed=run.seed, labels=labels)
+        return told, {"harmful": file_of(config.harmful), "harmless": file_of(config.harmless)}, leaves, work
+
+    def _helpful(self) -> Made:
         if "data" not in self.config.helpful:
             cause = "the helpful stage has no rows."
             raise ConfigError(f"{self.place}:helpful.data", cause, "Set helpful.data.train, or skip: [helpful].")
         config = self._section(SFTConfig, "helpful", self._quietly("helpful"))
-        return config, rows_of(config.data), [ADAPTER_FILE], self._trains(sft.train, config)
+        return config, rows_of(config.data), [ADAPTER_FILE], trains(self.shop, sft.train, config)
 
-    def _sft(self) -> Any:
-        rows = self.folder("revise") / ROWS_FILE
-        wired = {"data": {"train": str(rows)}, **self._quietly("sft"), **self._goes_on("adapter_name_or_path")}
-        config = self._section(SFTConfig, "sft", wired)
-        reads = {**rows_of(config.data), "adapter": self.adapter}
-        return config, reads, [ADAPTER_FILE], self._trains(sft.train, config)
-
-    def _dpo(self) -> Any:
-        pairs = self.folder("prefer") / PAIRS_FILE
-        wired = {"data": {"train": str(pairs)}, **self._goes_on("adapter_name_or_path")}
-        config = self._section(DPOConfig, "dpo", wired)
-        reads = {**rows_of(config.data), "adapter": self.adapter}
-        return config, reads, [ADAPTER_FILE], self._trains(dpo.train, config)
-
-    def _reward(self) -> Any:
-        pairs = self.folder("prefer") / PAIRS_FILE
-        config = self._section(RewardConfig, "reward", {"data": {"train": str(pairs)}})
-        return config, rows_of(config.data), [ADAPTER_FILE], self._trains(reward.train_reward, config)
-
-    def _ppo(self) -> Any:
-        wired = {"rewards": [{"model": str(self.folder("reward"))}], **self._goes_on("sft_adapter")}
-        config = self._section(PPOConfig, "ppo", wired)
-        reads = {"prompts": _file(config.data.train), "reward": self.folder("reward"), "adapter": self.adapter}
-        return config, reads, [ADAPTER_FILE], self._trains(ppo.align, config)
-
-    def _prefer(self) -> Any:
-        store = self.folder("label") / STORE_FILE
-        config = self._section(FeedbackPreferConfig, "prefer", {"store": str(store), "overwrite": True})
+    def _revise(self) -> Made:
+        prompts, harmless = (self.folder("prompts") / name for name in (HARMFUL_FILE, HARMLESS_FILE))
+        wired: dict[str, Any] = {"prompts": str(prompts), "constitution": self.config.constitution}
+        reads: dict[str, Path | None] = {"prompts": prompts}
+        if self.config.prompts is not None and self.config.prompts.harmless is not None:
+            wired["harmless"], reads["harmless"] = str(harmless), harmless
+        if self.adapter is not None and not is_address(self.config.revise.get("model")):
+            wired["adapter"], reads["adapter"] = str(self.adapter), self.adapter
+        config = self._section(ReviseConfig, "revise", wired)
 
         def work(_: bool) -> Mapping[str, Any]:
-            return make_preferences(config).as_dict()
+            with self.shop.base() as base, bar_of("revise: step") as tell:
+                revised = run_revise(config, self.shop.say, tell, base=base)
+            if revised.interrupted:
+                raise Interrupted("revise")
+            return dict(revised.summary)
 
+        return config, {**reads, "helpful rows": file_of(config.helpful_rows)}, [SFT_FILE], work
+
+    def _sft(self) -> Made:
+        rows = self.folder("revise") / SFT_FILE
+        wired = {"data": {"train": str(rows)}, **self._quietly("sft"), **self._goes_on("adapter_name_or_path")}
+        config = self._section(SFTConfig, "sft", wired)
+        return config, {**rows_of(config.data), "adapter": self.adapter}, [ADAPTER_FILE], trains(self.shop, sft.train, config)
+
+    def _label(self) -> Made:
+        folder, prompts = self.folder("label"), self.folder("prompts") / LABEL_FILE
+        store = folder / STORE_FILE
+        wired: dict[str, Any] = {"prompts": str(prompts), "store": str(store), "constitution": self.config.constitution}
+        wired |= {} if self.adapter is None else {"adapters": [str(self.adapter)]}
+        config = self._section(LabelConfig, "label", wired)
+
+        def work(going_on: bool) -> Mapping[str, Any]:
+            if not going_on:
+                # Labels of other settings would be counted with these; what was drawn and said lies in other files.
+                for path in folder.glob(f"{STORE_FILE}*"):
+                    if not path.name.endswith(".jsonl"):
+                        path.unlink()
+            with self.shop.base() as base, bar_of("label") as tell:
+                labelled = run_label(config, self.shop.say, lambda what, done, of: tell(done, of, what), base=base)
+            if labelled.interrupted:
+                raise Interrupted("label")
+            return dict(labelled.facts)
+
+        return config, {"prompts": prompts, "adapter": self.adapter}, [STORE_FILE], work
+
+    def _prefer(self) -> Made:
+        store = self.folder("label") / STORE_FILE
+        config = self._section(FeedbackPreferConfig, "prefer", {"store": str(store), "overwrite": True})
+        work: Work = lambda _: make_preferences(config).as_dict()  # noqa: E731
         return config, {"judgements": store}, [PAIRS_FILE], work
 
-    def _evaluate(self) -> Any:
-        adapters = dict(self.adapters)
-        config = self.config.evaluate
-        folder = self.folder("evaluate")
+    def _reward(self) -> Made:
+        wired = {"data": {"train": str(self.folder("prefer") / PAIRS_FILE)}}
+        config = self._section(RewardConfig, "reward", wired)
+        return config, rows_of(config.data), [ADAPTER_FILE], trains(self.shop, reward.train_reward, config)
+
+    def _dpo(self) -> Made:
+        wired = {"data": {"train": str(self.folder("prefer") / PAIRS_FILE)}, **self._goes_on("adapter_name_or_path")}
+        config = self._section(DPOConfig, "dpo", wired)
+        return config, {**rows_of(config.data), "adapter": self.adapter}, [ADAPTER_FILE], trains(self.shop, dpo.train, config)
+
+    def _ppo(self) -> Made:
+        prompts, model = self.folder("prompts") / LABEL_FILE, self.folder("reward")
+        wired = {"rewards": [{"model": str(model)}], "data": {"train": str(prompts)}, **self._goes_on("sft_adapter")}
+        config = self._section(PPOConfig, "ppo", wired)
+        reads = {"prompts": prompts, "reward": model, "adapter": self.adapter}
+        return config, reads, [ADAPTER_FILE], trains(self.shop, ppo.align, config)
+
+    def _evaluate(self) -> Made:
+        adapters, config, folder = dict(self.adapters), self.config.evaluate, self.folder("evaluate")
 
         def work(_: bool) -> Mapping[str, Any]:
             with self.shop.base() as base:
-                return evaluate_stages(config, base, adapters, folder, seed=self.config.seed, say=self.shop.say)
+                return run_evaluation(
+                    config, base, adapters, folder, seed=self.config.seed, say=self.shop.say, results=self.results
+                )
 
         return config, {f"adapter of {name}": path for name, path in adapters.items()}, [EVALUATION_FILE], work
 
@@ -199,29 +211,3 @@ class _Builder:
 
     def _goes_on(self, key: str) -> dict[str, Any]:
         return {} if self.adapter is None else {key: str(self.adapter)}
-
-    def _trains(self, train: Callable[..., Any], config: Any) -> Callable[[bool], Mapping[str, Any]]:
-        def work(going_on: bool) -> Mapping[str, Any]:
-            how = {"resume_from_checkpoint": "auto"} if going_on else {"overwrite_output_dir": True}
-            with self.shop.base() as base:
-                trained = train(config.model_copy(update=how), base=base)
-            if trained.interrupted:
-                raise Interrupted(config.output_dir)
-            return dict(trained.as_dict())
-
-        return work
-
-
-def rows_of(data: Any) -> dict[str, Path | None]:
-    """The files of a data section; a hub data set has none."""
-    return {"rows": _file(data.train), "validation rows": None if data.validation is None else _file(data.validation)}
-
-
-def _file(source: str) -> Path | None:
-    """A source as a path, None for a data set of a hub."""
-    path = Path(source)
-    return path if path.exists() or path.suffix or len(path.parts) != 2 else None
-
-
-def _how_to_get(path: Path) -> str:
-    return f"An earlier stage makes it: do not skip '{path.parent.name}', or correct the path."
