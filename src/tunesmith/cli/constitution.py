@@ -1,0 +1,12 @@
+"""``tunesmith constitution <verb>``: written principles that criticise, revise, compare and train."""
+
+from __future__ import annotations
+
+import typer
+
+from tunesmith.cli import constitution_revise
+
+app = typer.Typer(
+    help="Written rules that revise, label and train, with a log of which did what.", no_args_is_help=True
+)
+app.command("revise")(constitution_revise.revise)
