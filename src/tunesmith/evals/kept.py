@@ -201,6 +201,4 @@ def scenario_task(scenarios: Sequence[Scenario]) -> Task:
         passed, why = by_id[str(item.group)].judge(item.messages[-1].content, reply.text)
         return Verdict(values={"passed": float(passed)}, explanation=why)
 
-    return Task(
-        name="scenarios", version=1, items=tuple(items), solver=bare_prompt, scorer=score, metrics=("passed",)
-    )
+    return Task(name="scenarios", version=1, items=tuple(items), solver=bare_prompt, scorer=score, metrics=("passed",))

@@ -161,9 +161,7 @@ def _judged(
         if label == "base":
             continue
         contests = [
-            Contest(
-                question=one.item.id, turn=1, labels=(label, "base"), talks=(_talk(other), _talk(one))
-            )
+            Contest(question=one.item.id, turn=1, labels=(label, "base"), talks=(_talk(other), _talk(one)))
             for one, other in list(zip(before.answers, after.answers, strict=True))[:num]
         ]
         decisions = hold(contests, judge, verdicts, give_up_after=config.judge.give_up_after)

@@ -78,7 +78,7 @@ def run_revise(
     constitution = open_constitution(config.constitution)
     _check_thresholds(config, constitution)
     questions, digests = _questions(config, say)
-    helpful = _helpful(config)
+    helpful = helpful_turns(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -109,13 +109,13 @@ def run_revise(
 
         # 4. Mix, and write.
         own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
-        rows, mixture = _mixed(config, own, helpful, say)
+        rows, mixture = mix_rows(config, own, helpful, say)
         critic = speakers.critic
         written = isinstance(critic, ModelCritic) and critic.writes_verdicts
         lessons = critic_rows(chains, constitution, config.style, written=written)
-        _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
-        _write_rows(folder / SFT_FILE, rows)
-        _write_rows(folder / CRITIC_FILE, lessons if isinstance(critic, ModelCritic) else [])
+        write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
+        write_rows(folder / SFT_FILE, rows)
+        write_rows(folder / CRITIC_FILE, lessons if isinstance(critic, ModelCritic) else [])
         summary = {
             **counts_of(chains, constitution),
             "rows": mixture,
@@ -207,7 +207,7 @@ def _check_thresholds(config: ReviseConfig, constitution: Constitution) -> None:
         raise ConfigError("thresholds", f"there is no principle '{unknown[0]}' in {config.constitution}.", fix)
 
 
-def _helpful(config: ReviseConfig) -> list[dict[str, Any]]:
+def helpful_turns(config: ReviseConfig) -> list[dict[str, Any]]:
     """The helpful rows as turns. Raises DataError."""
     if config.helpful_rows is None:
         return []
@@ -220,7 +220,7 @@ def _helpful(config: ReviseConfig) -> list[dict[str, Any]]:
     return out
 
 
-def _mixed(
+def mix_rows(
     config: ReviseConfig, own: Sequence[dict[str, Any]], helpful: Sequence[dict[str, Any]], say: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Own and helpful rows in the stated share, in an order of the seed, and what became of the share."""
@@ -243,5 +243,5 @@ def _identities(speakers: Speakers) -> dict[str, dict[str, str]]:
     return {who(one): dict(one) for one in told}
 
 
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -20,11 +20,13 @@ import yaml
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.models.roles import Base
 from tunesmith.progress import clock
-from tunesmith.recipes.constitution_curve import curve_stages
+from tunesmith.recipes.constitution_curve import branch_stages
 from tunesmith.recipes.constitution_run_config import ConstitutionRunConfig
-from tunesmith.recipes.constitution_run_cost import Cost, costs_of, measure_pace
+from tunesmith.recipes.constitution_run_cost import costs_of
 from tunesmith.recipes.constitution_run_facts import gather_facts
-from tunesmith.recipes.constitution_run_stages import Recipe, Workshop, build_stages
+from tunesmith.recipes.constitution_run_pace import Cost, measure_pace
+from tunesmith.recipes.constitution_run_shop import Recipe, Workshop
+from tunesmith.recipes.constitution_run_stages import build_stages
 from tunesmith.recipes.stages import Interrupted, run_stage, why_due
 from tunesmith.reports.constitution import write_constitution_report
 from tunesmith.runs import RECIPE_FILE, RECORD_FILE, Run, atomic_write_text
@@ -65,7 +67,8 @@ def run_constitution(
     folder = Path(config.output_dir)
     _refuse_other(folder)
     shop = Workshop(config=config, say=say, loaded=base)
-    recipes = [*build_stages(config, shop, place), *curve_stages(config, shop, place)]
+    main = build_stages(config, shop, place)
+    recipes = [*main, *branch_stages(config, main, shop, place)]
     afresh = _afresh(recipes, start_from)
     # 2. What it costs.
     planned = plan(recipes, afresh, shop)

@@ -20,7 +20,16 @@ from tunesmith.recipes.constitution_open import is_address, open_constitution
 from tunesmith.recipes.constitution_revise import SFT_FILE, run_revise
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig, StageName, stage_config
 from tunesmith.recipes.constitution_run_prompts import HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE, split_prompts
-from tunesmith.recipes.constitution_run_shop import PromptsTold, Recipe, Work, Workshop, bar_of, file_of, rows_of, trains
+from tunesmith.recipes.constitution_run_shop import (
+    PromptsTold,
+    Recipe,
+    Work,
+    Workshop,
+    bar_of,
+    file_of,
+    rows_of,
+    trains,
+)
 from tunesmith.recipes.dpo_prepare import DPOConfig
 from tunesmith.recipes.feedback_prefer import PAIRS_FILE, FeedbackPreferConfig, make_preferences
 from tunesmith.recipes.ppo_config import PPOConfig
@@ -148,7 +157,12 @@ class Builder:
         rows = self.folder("revise") / SFT_FILE
         wired = {"data": {"train": str(rows)}, **self._quietly("sft"), **self._goes_on("adapter_name_or_path")}
         config = self._section(SFTConfig, "sft", wired)
-        return config, {**rows_of(config.data), "adapter": self.adapter}, [ADAPTER_FILE], trains(self.shop, sft.train, config)
+        return (
+            config,
+            {**rows_of(config.data), "adapter": self.adapter},
+            [ADAPTER_FILE],
+            trains(self.shop, sft.train, config),
+        )
 
     def _label(self) -> Made:
         folder, prompts = self.folder("label"), self.folder("prompts") / LABEL_FILE
@@ -185,7 +199,12 @@ class Builder:
     def _dpo(self) -> Made:
         wired = {"data": {"train": str(self.folder("prefer") / PAIRS_FILE)}, **self._goes_on("adapter_name_or_path")}
         config = self._section(DPOConfig, "dpo", wired)
-        return config, {**rows_of(config.data), "adapter": self.adapter}, [ADAPTER_FILE], trains(self.shop, dpo.train, config)
+        return (
+            config,
+            {**rows_of(config.data), "adapter": self.adapter},
+            [ADAPTER_FILE],
+            trains(self.shop, dpo.train, config),
+        )
 
     def _ppo(self) -> Made:
         prompts, model = self.folder("prompts") / LABEL_FILE, self.folder("reward")

@@ -26,7 +26,9 @@ def write_constitution_report(folder: Path, facts: Mapping[str, Any]) -> None:
 def _draw(folder: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     """Pictures by file -> caption."""
     goal, out = facts["evaluation"].get("goal", {}), {}
-    points = [{"label": label, "harm": one["harm"]["after"], "safe": one["safe"]["after"]} for label, one in goal.items()]
+    points = [
+        {"label": label, "harm": one["harm"]["after"], "safe": one["safe"]["after"]} for label, one in goal.items()
+    ]
     if goal:
         first = next(iter(goal.values()))
         points.insert(0, {"label": "base", "harm": first["harm"]["before"], "safe": first["safe"]["before"]})
@@ -74,7 +76,9 @@ def _examples(report: Report, facts: Mapping[str, Any]) -> None:
     if not shown:
         return
     report.heading("Before and after")
-    report.text("The first answers of each set that became another kind, and the first two that did not. They may harm.")
+    report.text(
+        "The first answers of each set that became another kind, and the first two that did not. They may harm."
+    )
     for one in shown:
         before, after = one["kinds"]
         parts = {"prompt": one["prompt"], f"base: {before}": one["before"], f"tuned: {after}": one["after"]}
