@@ -20,6 +20,7 @@ from tunesmith.cli import (
     card,
     classify,
     compare_methods,
+    constitution,
     data,
     dpo,
     evaluate,
@@ -56,7 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (adapter, data, experiment, feedback, judge, tokenizer):
+for group in (adapter, constitution, data, experiment, feedback, judge, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 VERBS: tuple[Callable[..., None], ...] = (
     plan.plan, quantize.quantize, after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate,
