@@ -11,15 +11,19 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tunesmith.config import Config, load_config
+from tunesmith.data.patterns import compile_pattern
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Message
 
 # What a request may name, between braces; the words of the conversation take its place.
 PLACEHOLDERS = ("prompt", "answer", "critique", "principle")
+# The name of the constitution that comes with tunesmith.
+OURS = "ours"
 _PLACEHOLDER = re.compile(r"\{([^{}\s]*)\}")
 
 
@@ -45,7 +49,7 @@ class Demonstration(Config):
 
 
 class Applies(Config):
-    """When a principle is sampled: always, unless a pattern or examples of prompts narrow it down."""
+    """When a principle is sampled: always, unless a pattern or examples of prompts narrow it down; both: by both."""
 
     pattern: str | None = None
     """Regular expression that is searched in the user's turns, whatever the case."""
@@ -54,14 +58,22 @@ class Applies(Config):
     unlike: tuple[str, ...] = ()
     """... than to these."""
 
+    @field_validator("like", "unlike", mode="before")
+    @classmethod
+    def _flat(cls, prompts: Any) -> Any:
+        """A list inside the list is laid flat: so a YAML anchor shares prompts between principles."""
+        if not isinstance(prompts, list | tuple):
+            return prompts
+        return [one for item in prompts for one in (item if isinstance(item, list | tuple) else (item,))]
+
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
         if pattern is not None:
             try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"is no regular expression: {error}") from None
+                compile_pattern(pattern, "pattern")
+            except DataError as error:
+                raise ValueError(error.cause) from None
         return pattern
 
     @model_validator(mode="after")
@@ -143,9 +155,19 @@ def filled(request: str, **words: str) -> str:
     return _PLACEHOLDER.sub(lambda found: words.get(found[1], found[0]), request)
 
 
-def load_constitution(path: str | Path) -> Constitution:
-    """Read and check a file. Raises ConfigError naming file:line:key."""
-    return load_config(Constitution, Path(path))[0]
+def find_constitution(name_or_path: str | Path) -> Path:
+    """The file of a constitution: ``ours`` is the one that comes with tunesmith. Raises ConfigError."""
+    if str(name_or_path) == OURS:
+        return Path(__file__).with_name(f"{OURS}.yaml")
+    if not Path(name_or_path).is_file():
+        fix = f"Name a .yaml file, or '{OURS}' for the one that comes with tunesmith."
+        raise ConfigError(str(name_or_path), "is no file of a constitution.", fix)
+    return Path(name_or_path)
+
+
+def load_constitution(name_or_path: str | Path) -> Constitution:
+    """Read and check a file, or ``ours``. Raises ConfigError naming file:line:key."""
+    return load_config(Constitution, find_constitution(name_or_path))[0]
 
 
 def user_text(messages: Sequence[Message]) -> str:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any
-
-import regex  # type: ignore[import-untyped]
-
-from tunesmith.errors import DataError
+from tunesmith.data.patterns import MAX_CHARACTERS, SECONDS, bounded_search, compile_pattern
 from tunesmith.evals.scorers import comparable
 from tunesmith.evals.task import Item, Reply, Scorer
 from tunesmith.records import Verdict
-
-_MAX_CHARACTERS, _SECONDS = 20_000, 0.2
 
 
 def pattern_match(
     pattern: str | None = None,
     *,
     whole: bool = False,
-    max_characters: int = _MAX_CHARACTERS,
-    seconds: float = _SECONDS,
+    max_characters: int = MAX_CHARACTERS,
+    seconds: float = SECONDS,
 ) -> Scorer:
     """Whether a reply holds a pattern, or is one from end to end (``whole``).
 
@@ -28,28 +21,28 @@ def pattern_match(
     beyond max_characters, or a search beyond ``seconds``, scores 0 and the explanation says so. Raises DataError for a
     pattern that cannot be read.
     """
-    fixed = None if pattern is None else _compiled(pattern, f"pattern {pattern!r}")
+    fixed = None if pattern is None else compile_pattern(pattern, f"pattern {pattern!r}")
 
     def score(item: Item, reply: Reply) -> Verdict:
-        compiled = fixed or _compiled(item.target, f"item {item.id}")
-        found, fault = _search(compiled, reply.text, max_characters, seconds, whole=whole)
+        compiled = fixed or compile_pattern(item.target, f"item {item.id}")
+        found, fault = bounded_search(compiled, reply.text, max_characters, seconds, whole=whole)
         return Verdict(values={"match": float(found is not None)}, explanation=fault or ("" if found else "no match"))
 
     return score
 
 
 def pattern_answer(
-    pattern: str, *, last: bool = True, max_characters: int = _MAX_CHARACTERS, seconds: float = _SECONDS
+    pattern: str, *, last: bool = True, max_characters: int = MAX_CHARACTERS, seconds: float = SECONDS
 ) -> Scorer:
     """Take the answer out of a reply by a pattern and compare it with the target, case and punctuation aside.
 
     The answer is the pattern's first group, or the whole match without one; of several matches the last or the first.
     Values (0 or 1): extracted, match. Limits and errors as with ``pattern_match``.
     """
-    compiled = _compiled(pattern, f"pattern {pattern!r}")
+    compiled = compile_pattern(pattern, f"pattern {pattern!r}")
 
     def score(item: Item, reply: Reply) -> Verdict:
-        found, fault = _search(compiled, reply.text, max_characters, seconds, last=last)
+        found, fault = bounded_search(compiled, reply.text, max_characters, seconds, last=last)
         said = None if found is None else found.group(1 if compiled.groups else 0)
         right = said is not None and comparable(said, item.target) == comparable(item.target, item.target)
         wrong = fault or ("no match" if said is None else f"'{said}' instead of '{item.target}'")
@@ -57,27 +50,3 @@ def pattern_answer(
         return Verdict(values=values, explanation="" if right else wrong)
 
     return score
-
-
-def _compiled(pattern: str, place: str) -> Any:
-    try:
-        return regex.compile(pattern)
-    except regex.error as error:
-        raise DataError(place, f"is no regular expression: {error}.", "Correct it.") from None
-
-
-def _search(
-    compiled: Any, text: str, max_characters: int, seconds: float, *, whole: bool = False, last: bool = False
-) -> tuple[Any, str]:
-    """The match or None, and why there was no search to an end."""
-    if len(text) > max_characters:
-        return None, f"{len(text)} characters, more than the {max_characters} a pattern is tried on"
-    try:
-        if whole:
-            return compiled.fullmatch(text, timeout=seconds), ""
-        if not last:
-            return compiled.search(text, timeout=seconds), ""
-        matches = deque(compiled.finditer(text, timeout=seconds), maxlen=1)
-        return (matches[0] if matches else None), ""
-    except TimeoutError:
-        return None, f"the pattern found no end within {seconds} s"
