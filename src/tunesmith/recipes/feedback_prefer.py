@@ -126,14 +126,14 @@ def pair_rows(found: Preferences) -> Iterator[dict[str, Any]]:
     """A row a pair, those of a prompt together; a loader makes one group of them."""
     for prompt in found.prompts:
         for better, worse, pair, weight, margin in prompt.directed():
+            sums = (pair.weight_for, pair.weight_against)[:: 1 if better == pair.better else -1]
             yield {
                 "prompt": prompt_to_row(prompt.prompt), "chosen": answer_to_row(prompt.answers[better]),
                 "rejected": answer_to_row(prompt.answers[worse]), "weight": weight, "margin": margin,
                 "provenance": {
                     "prompt_id": prompt.prompt_id, "chosen_id": better, "rejected_id": worse,
                     "kinds": list(pair.kinds), "sources": list(pair.sources), "annotators": list(pair.annotators),
-                    "judgements": list(pair.judgements), "weight_for": pair.weight_for,
-                    "weight_against": pair.weight_against,
+                    "judgements": list(pair.judgements), "weight_for": sums[0], "weight_against": sums[1],
                 },
             }  # fmt: skip
 
