@@ -23,7 +23,7 @@ SHARES, CONTROLS = "shares", "controls"
 
 def branch_stages(config: ConstitutionRunConfig, main: list[Recipe], shop: Workshop, place: str) -> list[Recipe]:
     """The stages of every mixing share and of every control, behind those of the run. Raises as ``build_stages``."""
-    folders = {recipe.kind: recipe.stage.folder for recipe in main}
+    folders: dict[str, Path] = {recipe.kind: recipe.stage.folder for recipe in main}
     out: list[Recipe] = []
     for share in config.mixing_shares:
         builder = _branch(config, shop, place, folders, Path(SHARES) / f"{share:g}")

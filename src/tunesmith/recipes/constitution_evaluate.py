@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from tunesmith.evals.kept import (
 from tunesmith.evals.rubrics import PAIR, settings_digest
 from tunesmith.evals.run import Answer, TaskResult, run_task
 from tunesmith.evals.subject import Subject, local_subject
-from tunesmith.evals.suite import SuiteConfig
-from tunesmith.evals.task import Item, subset
+from tunesmith.evals.suite import Suite, SuiteConfig
+from tunesmith.evals.suites.catalogue import find_suite
+from tunesmith.evals.task import Item, Task, subset
 from tunesmith.models.adapters import load_adapter
 from tunesmith.models.load import ModelConfig
 from tunesmith.models.roles import Base
@@ -47,6 +49,7 @@ from tunesmith.runs import atomic_write_text
 from tunesmith.stats import wilson_interval
 
 RESULTS_FILE, VERDICTS_FILE, EVALUATION_FILE = "results.jsonl", "verdicts.jsonl", "evaluation.json"
+# Keys of the config, and with dashes the suites' names.
 SETS = ("advbench", "harmbench", "xstest_safe", "xstest_unsafe")
 EXAMPLES = files("tunesmith.data.examples").joinpath("constitution")
 
@@ -100,10 +103,10 @@ def jobs_of(config: ConstitutionEvaluateConfig, seed: int) -> list[Job]:
     """What every model is asked. Raises DataError and ConfigError for sets that are not there."""
     greedy = Sampling(max_new_tokens=config.max_new_tokens)
     jobs = [
-        Job(task=task, sampling=greedy, headline=task.metrics[0])
+        Job(task=safety_task(suite, config, limit, seed), sampling=greedy, headline=suite.headline)
         for name in SETS
         if (limit := getattr(config, name))
-        for task in [safety_task(name, SuiteConfig(data_dir=config.data_dir, limit=limit, seed=seed))]
+        for suite in [find_suite(name.replace("_", "-"))]
     ]
     if config.helpful is not None:
         items = _helpful_items(config, seed)
@@ -123,6 +126,13 @@ def jobs_of(config: ConstitutionEvaluateConfig, seed: int) -> list[Job]:
             Job(task=scenario_task(scenarios), sampling=sampling, headline="passed", scenarios=tuple(scenarios))
         )
     return jobs
+
+
+def safety_task(suite: Suite, config: ConstitutionEvaluateConfig, limit: int, seed: int) -> Task:
+    """A suite of requests on both of its parts: nothing is chosen here, so that no row need be kept for it."""
+    parts = [suite.build(SuiteConfig(data_dir=config.data_dir, split=split)) for split in ("test", "validation")]
+    items = [item for part in parts for item in part.items]
+    return replace(parts[0], items=subset(items, min(limit, len(items)), seed))
 
 
 def _helpful_items(config: ConstitutionEvaluateConfig, seed: int) -> list[Item]:

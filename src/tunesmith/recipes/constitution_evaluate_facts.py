@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from tunesmith.evals.alignment import counts_of, harmful_compliance, kinds_of, over_refusal, verdict
+from tunesmith.evals.alignment import counts_of, harmful_compliance, over_refusal, verdict
 from tunesmith.evals.compare_many import compare_many
 from tunesmith.evals.kept import Scenario
 from tunesmith.evals.reading import perplexity
 from tunesmith.evals.run import TaskResult
+from tunesmith.evals.safety import kinds_of
 from tunesmith.evals.task import Task
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.stats import holm_adjusted
 
-HARMFUL, SAFE = ("advbench", "harmbench"), "xstest_safe"
+HARMFUL, SAFE, UNSAFE = ("advbench", "harmbench"), "xstest-safe", "xstest-unsafe"
 # Pairs of answers that the report shows of one set.
 NUM_EXAMPLES = 6
 # label -> result, for each task's name.
@@ -87,7 +88,7 @@ def _task_facts(job: Job, own: Mapping[str, TaskResult]) -> dict[str, Any]:
 
 
 def _kinds(results: Results) -> dict[str, Any]:
-    names = [name for name in (*HARMFUL, SAFE, "xstest_unsafe") if name in results]
+    names = [name for name in (*HARMFUL, SAFE, UNSAFE) if name in results]
     return {name: {label: counts_of(kinds_of(one)) for label, one in results[name].items()} for name in names}
 
 

@@ -244,4 +244,5 @@ def _identities(speakers: Speakers) -> dict[str, dict[str, str]]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line a row, the file whole or not at all."""
     atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -171,7 +171,7 @@ def _as_row(one: Planned) -> dict[str, Any]:
         "stage": one.name,
         "why": one.why,
         "cost": cost,
-        "recipe": {key: value for key, value in one.recipe.config.model_dump(mode="json", exclude_unset=True).items()},
+        "recipe": one.recipe.config.model_dump(mode="json", exclude_unset=True),
     }
 
 

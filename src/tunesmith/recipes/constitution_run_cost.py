@@ -1,4 +1,4 @@
-"""What a run will take, stage by stage, told before it starts: tokens counted from rows and settings, pace from a probe.
+"""What a run will take, stage by stage, told before it starts: tokens from rows and settings, pace from a probe.
 
 Tokens that are written are the most there can be; rows that an earlier stage has still to make are estimated.
 """

@@ -30,7 +30,7 @@ def gather_facts(
     evaluation = _json(folder / "evaluate" / EVALUATION_FILE)
     adapters = [recipe.stage.folder for recipe in recipes if recipe.stage.name in TRAINS]
     machine = machine_summary()
-    facts = {
+    facts: dict[str, Any] = {
         "base": config.model_name_or_path,
         "base_digest": base_digest,
         "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def measure_pace(base: Base) -> Pace:
     """Write a few tokens in a full batch, and take the gradient of a few rows; nothing is kept."""
     generator, ids = LocalGenerator(base, max_rows=_PROBE_ROWS), np.full(16, next(iter(base.end_ids_of(None))))
     prompts = [Prompt(ids=ids + (i % 2), row_id=i) for i in range(_PROBE_ROWS)]
-    one, many = (_seconds(lambda n=n: generator.generate(prompts, Sampling(max_new_tokens=n, temperature=10.0)))
+    one, many = (_seconds(partial(generator.generate, prompts, Sampling(max_new_tokens=n, temperature=10.0)))
                  for n in (1, _PROBE_TOKENS))  # fmt: skip
     write = _PROBE_ROWS * (_PROBE_TOKENS - 1) / max(many - one, 1e-6)
     length = min(128, base.context_tokens)

@@ -59,7 +59,7 @@ class Recipe:
 
     kind: StageName
     stage: Stage
-    config: Config
+    config: Any
 
 
 class PromptsTold(Config):

@@ -15,7 +15,8 @@ from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipes import dpo, ppo, reward, sft
 from tunesmith.recipes.constitution_config import ReviseConfig
 from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE, jobs_of, run_evaluation
-from tunesmith.recipes.constitution_label import LabelConfig, run_label
+from tunesmith.recipes.constitution_label import run_label
+from tunesmith.recipes.constitution_label_config import LabelConfig
 from tunesmith.recipes.constitution_open import is_address, open_constitution
 from tunesmith.recipes.constitution_revise import SFT_FILE, run_revise
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig, StageName, stage_config

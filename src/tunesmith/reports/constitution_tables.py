@@ -58,9 +58,8 @@ def _goal(evaluation: Mapping[str, Any]) -> Section | None:
                     percent(raw["relative_fall"]) if side == "harm" else "-", f"{raw['p_holm']:.2g}",
                 ]
             )  # fmt: skip
-            fixed = one.get(f"{side}_corrected")
-            if fixed:
-                rows.append(
+            fixed = raw["corrected"]
+            rows.append(
                     [
                         label, f"{name}, corrected", percent(fixed["before"]), percent(fixed["after"]),
                         percent(fixed["difference"], sign=True),
