@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.randomness import generator
 from tunesmith.stats import Interval
+
+_NUM_DRAWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +89,93 @@ def selective_accuracy(confidences: Sequence[float], outcomes: Sequence[float]) 
 
 
 def rogan_gladen(
-    flagged: tuple[int, int], sensitivity: tuple[int, int], specificity: tuple[int, int], seed: int
+    flagged: tuple[int, int], sensitivity: tuple[int, int], specificity: tuple[int, int], seed: int, *, unread: int = 0
 ) -> Interval:
     """A prevalence read by an imperfect detector, corrected for its errors, with a 95 % interval that carries them.
 
-    Each is (successes, trials): items flagged, known positives found, known negatives passed. The estimate is (flagged
-    + specificity - 1) / (sensitivity + specificity - 1) within [0, 1] (Rogan and Gladen 1978, Am. J. Epidemiol.
-    107:71); limits are quantiles over draws of the three rates from their Jeffreys posteriors, draws of a detector no
-    better than chance telling nothing: there the rate may be anything. Raises ValueError for counts that are no
-    proportion, and for a detector no better than chance.
+    Each is (successes, trials): items flagged of those read, known positives found, known negatives passed. unread:
+    further items that the detector says nothing of and that are no positives; the prevalence is that of all items. The
+    estimate is (flagged + specificity - 1) / (sensitivity + specificity - 1) within [0, 1] (Rogan and Gladen 1978, Am.
+    J. Epidemiol. 107:71) times the share read; limits are quantiles over draws of the rates from their Jeffreys
+    posteriors, draws of a detector no better than chance telling nothing: there the rate may be anything. Raises
+    ValueError for counts that are no proportion, and for a detector no better than chance.
     """
-    for successes, trials in (flagged, sensitivity, specificity):
-        if trials <= 0 or not 0 <= successes <= trials:
-            raise ValueError(f"{successes} successes of {trials} trials is no proportion")
-    rate, sens, spec = (successes / trials for successes, trials in (flagged, sensitivity, specificity))
+    _check_proportion(*flagged)
+    rate = flagged[0] / flagged[1]
+    sens, spec = _better_than_chance(sensitivity, specificity)
+    rng = generator(seed, "rogan_gladen")
+    counts = (flagged, sensitivity, specificity)
+    rates_3R = np.stack([rng.beta(k + 0.5, n - k + 0.5, size=_NUM_DRAWS) for k, n in counts])
+    read, read_R = 1.0, np.ones(_NUM_DRAWS)
+    if unread:
+        read = flagged[1] / (flagged[1] + unread)
+        read_R = rng.beta(flagged[1] + 0.5, unread + 0.5, size=_NUM_DRAWS)
+    drawn_R, blind_R = _corrected(rates_3R[0] * read_R, read_R, rates_3R[1], rates_3R[2])
+    low = float(np.quantile(np.where(blind_R, 0.0, drawn_R), 0.025))
+    high = float(np.quantile(np.where(blind_R, read_R, drawn_R), 0.975))
+    return Interval(float(np.clip((rate + spec - 1) / (sens + spec - 1), 0, 1)) * read, low, high)
+
+
+def rogan_gladen_difference(
+    before: Sequence[bool | None],
+    after: Sequence[bool | None],
+    sensitivity: tuple[int, int],
+    specificity: tuple[int, int],
+    seed: int,
+) -> Interval:
+    """Corrected prevalence of ``after`` minus that of ``before``, both read on the same items by one detector.
+
+    None: the detector says nothing of the item, which is no positive. The detector's errors are the same on both sides,
+    so they are drawn once for both; the table of pairs is drawn from its Dirichlet posterior under a prior of weight 1
+    spread evenly over the cells (Perks 1947, J. Inst. Actuaries 73:285), which gives a single rate Jeffreys' prior. It
+    holds where the detector errs alike before and after. Raises ValueError as rogan_gladen does.
+    """
+    if len(before) != len(after) or not before:
+        raise ValueError(f"{len(before)} values are paired with {len(after)}")
+    sens, spec = _better_than_chance(sensitivity, specificity)
+    kinds = (True, False, None) if None in (*before, *after) else (True, False)
+    table = np.array(
+        [[sum(b is one and a is two for b, a in zip(before, after, strict=True)) for two in kinds] for one in kinds]
+    )
+    rng = generator(seed, "rogan_gladen_difference")
+    drawn_RC = rng.dirichlet(table.ravel() + 1 / table.size, size=_NUM_DRAWS)
+    sens_R, spec_R = (rng.beta(k + 0.5, n - k + 0.5, size=_NUM_DRAWS) for k, n in (sensitivity, specificity))
+    sides, estimates, blind_R = [], [], np.zeros(_NUM_DRAWS, dtype=bool)
+    for axis in (1, 0):
+        shares_RK = drawn_RC.reshape(-1, *table.shape).sum(axis=axis + 1)
+        rates_R, blind_R = _corrected(shares_RK[:, 0], shares_RK[:, :2].sum(axis=1), sens_R, spec_R)
+        sides.append(rates_R)
+        own = table.sum(axis=axis) / table.sum()
+        rate, _ = _corrected(own[:1], own[:2].sum(keepdims=True), np.array([sens]), np.array([spec]))
+        estimates.append(float(rate[0]))
+    drawn_R = sides[1] - sides[0]
+    low = float(np.quantile(np.where(blind_R, -1.0, drawn_R), 0.025))
+    high = float(np.quantile(np.where(blind_R, 1.0, drawn_R), 0.975))
+    return Interval(estimates[1] - estimates[0], low, high)
+
+
+def _better_than_chance(sensitivity: tuple[int, int], specificity: tuple[int, int]) -> tuple[float, float]:
+    _check_proportion(*sensitivity)
+    _check_proportion(*specificity)
+    sens, spec = sensitivity[0] / sensitivity[1], specificity[0] / specificity[1]
     if sens + spec <= 1:
         raise ValueError(f"a detector of sensitivity {sens:.2f} and specificity {spec:.2f} is no better than chance")
-    rng = generator(seed, "rogan_gladen")
-    rates_3R = np.stack([rng.beta(k + 0.5, n - k + 0.5, size=20_000) for k, n in (flagged, sensitivity, specificity)])
-    better_R = rates_3R[1] + rates_3R[2] - 1
+    return sens, spec
+
+
+def _check_proportion(successes: int, trials: int) -> None:
+    if trials <= 0 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials is no proportion")
+
+
+def _corrected(
+    flagged_R: NDArray[np.float64],
+    read_R: NDArray[np.float64],
+    sens_R: NDArray[np.float64],
+    spec_R: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Shares of all items that are positive, and where the detector is blind, from shares of all that are flagged."""
+    better_R = sens_R + spec_R - 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        drawn_R = np.clip((rates_3R[0] + rates_3R[2] - 1) / better_R, 0, 1)
-    # A blind draw stands for both ends at once.
-    blind_R = better_R <= 0
-    low = float(np.quantile(np.where(blind_R, 0.0, drawn_R), 0.025))
-    high = float(np.quantile(np.where(blind_R, 1.0, drawn_R), 0.975))
-    return Interval(float(np.clip((rate + spec - 1) / (sens + spec - 1), 0, 1)), low, high)
+        rates_R = np.clip((flagged_R - (1 - spec_R) * read_R) / better_R, 0, read_R)
+    return rates_R, better_R <= 0
