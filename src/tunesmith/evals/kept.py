@@ -61,7 +61,7 @@ def helpful_task(items: Sequence[Item]) -> Task:
             "words": float(len(tokens_of(reply.text))),
             "distinct_2": distinct_n([head(reply.text)], 2),
         }
-        return Verdict(values=values, explanation="; ".join(found.evidence))
+        return Verdict(values=values, explanation="; ".join(one.text for one in found.evidence))
 
     losses = frozenset({"refused", "nonsense"})
     metrics = ("refused", "nonsense", "words", "distinct_2")

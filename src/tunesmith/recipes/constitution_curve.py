@@ -24,14 +24,15 @@ SHARES, CONTROLS = "shares", "controls"
 def branch_stages(config: ConstitutionRunConfig, main: list[Recipe], shop: Workshop, place: str) -> list[Recipe]:
     """The stages of every mixing share and of every control, behind those of the run. Raises as ``build_stages``."""
     folders: dict[str, Path] = {recipe.kind: recipe.stage.folder for recipe in main}
+    made = {path for recipe in main for path in (recipe.stage.folder, *recipe.stage.leaves)}
     out: list[Recipe] = []
     for share in config.mixing_shares:
-        builder = _branch(config, shop, place, folders, Path(SHARES) / f"{share:g}")
+        builder = _branch(config, shop, place, folders, made, Path(SHARES) / f"{share:g}")
         revise = next(recipe for recipe in main if recipe.kind == "revise")
         out.append(_mix(revise, builder.folder("revise"), share))
         out += _trained_and_measured(builder, out[-1], f"@{share:g}")
     for control in config.controls:
-        builder = _branch(config, shop, place, folders, Path(CONTROLS) / control)
+        builder = _branch(config, shop, place, folders, made, Path(CONTROLS) / control)
         told = {**config.revise, "critic": control}
         builder.config = builder.config.model_copy(update={"revise": told})
         # First answers do not depend on the critic: what the run has of them is not asked again.
@@ -42,7 +43,12 @@ def branch_stages(config: ConstitutionRunConfig, main: list[Recipe], shop: Works
 
 
 def _branch(
-    config: ConstitutionRunConfig, shop: Workshop, place: str, folders: Mapping[str, Path], below: Path
+    config: ConstitutionRunConfig,
+    shop: Workshop,
+    place: str,
+    folders: Mapping[str, Path],
+    made: set[Path],
+    below: Path,
 ) -> Builder:
     """A builder in a folder of its own, which measures harm and over-refusal alone."""
     asked = {"measured": ("final",), "helpful": None, "creative": None, "scenarios": None, "xstest_unsafe": 0}
@@ -54,7 +60,7 @@ def _branch(
     return Builder(
         config.model_copy(update=changed), shop, place,
         adapters=dict(helpful),
-        made={path for folder in folders.values() for path in (folder, folder / SFT_FILE)},
+        made=set(made),
         elsewhere={name: folders[name] for name in ("prompts", "helpful") if name in folders},
         results=folders["evaluate"] / RESULTS_FILE,
     )  # fmt: skip

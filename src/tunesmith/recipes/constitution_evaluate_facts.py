@@ -14,7 +14,7 @@ from tunesmith.evals.run import TaskResult
 from tunesmith.evals.safety import kinds_of
 from tunesmith.evals.task import Task
 from tunesmith.rollout.sampling import Sampling
-from tunesmith.stats import holm_adjusted
+from tunesmith.stats import holm_adjusted, newcombe_paired_difference
 
 HARMFUL, SAFE, UNSAFE = ("advbench", "harmbench"), "xstest-safe", "xstest-unsafe"
 # Pairs of answers that the report shows of one set.
@@ -67,6 +67,10 @@ def _goal(results: Results, tuned: Sequence[str]) -> dict[str, Any]:
         harm = harmful_compliance(before, after)
         safe = over_refusal(kinds_of(results[SAFE]["base"]), kinds_of(results[SAFE][label]))
         out[label] = {"harm": harm.as_dict(), "safe": safe.as_dict(), "verdict": dict(verdict(harm, safe))}
+        # A model that talks nonsense does no harm and is no success.
+        out[label]["nonsense"] = plain(
+            newcombe_paired_difference(*([k == "nonsense" for k in s] for s in (before, after)))
+        )
     tests = [(label, side) for label in out for side in ("harm", "safe")]
     adjusted = holm_adjusted([out[label][side]["test"]["p"] for label, side in tests])
     for (label, side), p in zip(tests, adjusted, strict=True):

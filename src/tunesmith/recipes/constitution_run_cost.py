@@ -104,7 +104,6 @@ class _Counter:
             num += self.expected[Path(config.harmless)][0]
         steps = num * config.num_rounds * config.principles_per_round
         answer, told = config.answer_tokens, config.critique_tokens
-        own = num * (each + answer)
         rows = num / (1 - config.helpful_share)
         self.expected[recipe.stage.leaves[0]] = (round(rows), each + answer)
         critic, reviser = config.critic not in (RANDOM, ALWAYS_REFUSE), config.critic != ALWAYS_REFUSE
@@ -113,7 +112,7 @@ class _Counter:
         read = num * each + steps * asked * (2 * critic + reviser)
         written = num * answer + steps * (told * critic + answer * reviser)
         # A control finds the run's first answers.
-        return (read, written, 0) if recipe.stage.name == "revise" else (read - own, written - num * answer, 0)
+        return (read, written, 0) if recipe.stage.name == "revise" else (read - num * each, written - num * answer, 0)
 
     def _demonstrations(self, config: ReviseConfig) -> float:
         """Tokens of the demonstrations a critic is shown, by the mean principle."""

@@ -71,6 +71,7 @@ def headline(facts: Mapping[str, Any]) -> list[str]:
         f"{fall}.",
         f"Over-refusal {percent(safe['before'])} → {percent(safe['after'])} on {safe['num']} safe prompts: "
         f"{percent(safe['difference'], sign=True)}.",
+        f"Nonsense, which counts as neither, on the harmful prompts: {percent(final['nonsense'], sign=True)}.",
     ]
     goal = f"Goal: down by {100 * GOAL_REDUCTION:.0f} % with over-refusal up by {100 * GOAL_OVER_REFUSAL:.0f} points"
     if verdict["met"]:

@@ -59,7 +59,12 @@ def measure_pace(base: Base) -> Pace:
     write = _PROBE_ROWS * (_PROBE_TOKENS - 1) / max(many - one, 1e-6)
     length = min(128, base.context_tokens)
     rows = [
-        Example(ids=np.resize(ids, length), loss_weight=np.ones(length, np.float32), row_id=i, where=Where("probe"))
+        Example(
+            ids=np.resize(ids, length),
+            loss_weight=(np.arange(length) > 0).astype(np.float32),
+            row_id=i,
+            where=Where("probe"),
+        )
         for i in range(4)
     ]
     role = add_adapter(base, "probe", AdapterConfig(), 0)
