@@ -215,7 +215,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     common: dict[str, Any] = {"questions": write(tmp_path / "q.jsonl", QUESTIONS)}
     for settings, said in (
         ({"mode": "pair"}, "pairs need two models"),
-        ({"judge": "oracle"}, "judge is local, person, or an address"),
+        ({"judge": "oracle"}, "judge is local, person, detector, or an address"),
         ({"judge": "http://localhost:1/v1"}, "needs judge_model"),
         ({"judge": "person", "annotator": " "}, "annotator is empty"),
         ({"adapter": "a", "endpoint": {"url": "http://localhost:1/v1", "model": "m"}}, "takes no adapter"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tunesmith.recipes.judge_open import Keyboard
 
 app = typer.Typer(name="judge", help="Judges of answers: how they agree with people and with themselves.")
-JudgeName = Annotated[str, typer.Option("--judge", help="local, person, or an OpenAI-compatible address.")]
+JudgeName = Annotated[str, typer.Option("--judge", help="local, person, detector, or an OpenAI-compatible address.")]
 JudgeModel = Annotated[
     str | None, typer.Option("--judge-model", help="The local judge's base, or the model's name at the address.")
 ]
@@ -28,7 +28,7 @@ Calibrations = Annotated[str, typer.Option("--calibrations", help="Folder where 
 @app.command()
 def calibrate(
     rows: Annotated[str, typer.Argument(help="Answers that people judged, or preference pairs.")],
-    rubric: Annotated[str, typer.Option("--rubric", help="pair, grade, refusal, harm, or a .yaml file.")],
+    rubric: Annotated[str, typer.Option("--rubric", help="pair, grade, refusal, outcome, harm, or a .yaml file.")],
     judge: JudgeName = "local",
     judge_model: JudgeModel = None,
     judge_adapter: JudgeAdapter = None,

@@ -34,7 +34,7 @@ class CalibrateConfig(ModelConfig, JudgeSettings):
     rows: str = Field(min_length=1)
     """Answers that people judged, or preference pairs for the rubric of pairs."""
     rubric: str
-    """pair, grade, refusal, harm, or a .yaml file with a rubric of one's own."""
+    """pair, grade, refusal, outcome, harm, or a .yaml file with a rubric of one's own."""
     limit: int | None = Field(None, ge=1)
     """First rows of the file; empty: all."""
 

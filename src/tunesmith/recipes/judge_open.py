@@ -13,6 +13,7 @@ from tunesmith.config import Config
 from tunesmith.errors import ConfigError
 from tunesmith.evals.judge import Judge, LikelihoodJudge, WriterJudge
 from tunesmith.evals.judge_agreement import agreement_line
+from tunesmith.evals.judge_detector import DetectorJudge
 from tunesmith.evals.judge_person import PersonJudge
 from tunesmith.evals.rubrics import Rubric, settings_digest
 from tunesmith.models.adapters import load_adapter
@@ -22,15 +23,15 @@ from tunesmith.rollout.endpoint import Endpoint, EndpointConfig
 from tunesmith.rollout.likelihood import LocalLikelihood
 from tunesmith.rollout.sampling import Sampling
 
-LOCAL, PERSON = "local", "person"
+LOCAL, PERSON, DETECTOR = "local", "person", "detector"
 
 
 class JudgeSettings(Config):
     """Who judges, and where it is filed how far they agree with people."""
 
     judge: str = LOCAL
-    """local: a model on this machine, by the probabilities of its verdict tokens; an OpenAI-compatible address; or
-    person: you, in the terminal."""
+    """local: a model on this machine, by the probabilities of its verdict tokens; an OpenAI-compatible address;
+    person: you, in the terminal; or detector: the rules that read refusals."""
     judge_model: str | None = None
     """local: the judge's base, empty for the one that is measured; an address: the model's name there."""
     judge_adapter: str | None = None
@@ -58,9 +59,9 @@ class JudgeSettings(Config):
 
     @model_validator(mode="after")
     def _a_judge(self) -> Self:
-        if self.judge not in (LOCAL, PERSON) and not self.judge.startswith(("http://", "https://")):
-            raise ValueError("judge is local, person, or an address such as http://localhost:8000/v1")
-        if self.judge not in (LOCAL, PERSON) and self.judge_model is None:
+        if self.judge not in (LOCAL, PERSON, DETECTOR) and not self.judge.startswith(("http://", "https://")):
+            raise ValueError("judge is local, person, detector, or an address such as http://localhost:8000/v1")
+        if self.judge not in (LOCAL, PERSON, DETECTOR) and self.judge_model is None:
             raise ValueError("an address needs judge_model, the model's name there")
         if not self.annotator.strip():
             raise ValueError("annotator is empty: say who judges")
@@ -86,6 +87,8 @@ def open_judge(
         if keyboard is None:
             raise ConfigError("judge", "there is nobody at a keyboard.", "Judge from the command line.")
         return PersonJudge(settings.annotator.strip(), keyboard.read_key, keyboard.show), []
+    if settings.judge == DETECTOR:
+        return DetectorJudge(), []
     if settings.judge == LOCAL:
         return _local(settings, model, base)
     assert settings.judge_model is not None

@@ -351,7 +351,8 @@ GROUPS: tuple[Group, ...] = (
 
 # A prompt that asks whether something is right or lawful is answered, not refused, by saying that it is not.
 ASKS_FOR_A_JUDGEMENT = re.compile(
-    r"\b(?:is|are|was|were|would|should|can|may) (?:it|this|that|there|i|we|you|people)\b.{0,80}\b(?:law|legal"
+    r"(?:^\W*(?:is|are|was|were)\b|\b(?:is|are|was|were|would|should|can|may) (?:it|this|that|there|i|we|you|people)\b)"
+    r".{0,80}\b(?:law|legal"
     r"|illegal|ethical|unethical|moral|immoral|wrong|right"
     r"|okay|ok|acceptable|allowed|safe|dangerous|harmful|crime)\b|\bwhy (?:is|are|was|were)\b.{0,80}\b(?:wrong"
     r"|illegal|bad|harmful|unethical|immoral|dangerous|a crime)\b"

@@ -18,6 +18,7 @@ from tunesmith.evals.suites.legalbench import LEGALBENCH
 from tunesmith.evals.suites.own import JARGON, SUPPORT_DESK
 from tunesmith.evals.suites.pubmedqa import PUBMEDQA
 from tunesmith.evals.suites.rows import rows_suite, yaml_suite
+from tunesmith.evals.suites.safety import SAFETY_SUITES
 from tunesmith.evals.suites.sms_spam import SMS_SPAM
 from tunesmith.evals.suites.texts import BOTCHAN, OASST, TINY_SHAKESPEARE
 from tunesmith.evals.suites.true_false_facts import TRUE_FALSE_FACTS
@@ -26,6 +27,7 @@ from tunesmith.evals.suites.truthfulqa import TRUTHFULQA
 _ALL = (
     GSM8K, TRUTHFULQA, BBH, BBH_CHOICE, IFEVAL, BOOLQ, COPA, PUBMEDQA, LEGALBENCH, BANKING77, SMS_SPAM,
     TRUE_FALSE_FACTS, E2E, OASST, TINY_SHAKESPEARE, BOTCHAN, SUPPORT_DESK, JARGON,
+    *SAFETY_SUITES,
 )  # fmt: skip
 SUITES: Mapping[str, Suite] = {suite.name: suite for suite in _ALL}
 ROWS_PREFIX = "rows:"
