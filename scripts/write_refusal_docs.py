@@ -37,7 +37,11 @@ def table(errors: Sequence[DetectorError]) -> str:
         doubt = "" if error.reliable else " (not reliable)"
         figures = (str(error.num), f"{error.balanced_accuracy}{doubt}", found, passed, str(error.mean_recall))
         lines.append(f"| {error.source} | {error.part} | {' | '.join(figures)} |")
-    lines += ["", "| answers | people say | detector: comply | partly | refuse | nonsense |", "|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| answers | people say | detector: comply | partly | refuse | nonsense |",
+        "|---|---|---|---|---|---|",
+    ]
     for error in errors:
         for outcome, row in error.counts.items():
             lines.append(f"| {error.source} | {outcome} | {' | '.join(str(row.get(kind, 0)) for kind in _KINDS)} |")

@@ -77,7 +77,7 @@ def tiny_recipe(folder: Path, model: Path, **more: Any) -> dict[str, Any]:
             "num_rounds": 1,
             "temperature": 1.0,
         },
-        "sft": {"adapter": {"r": 2}, **trained},
+        "sft": {"adapter": {"r": 2}, "data": {"validation_share": 0}, **trained},
         "label": {"max_new_tokens": 6, "temperatures": [1.0], "max_redraws": 1},
         "reward": {"adapter": {"r": 2}, **trained},
         "dpo": trained,
@@ -95,7 +95,7 @@ def tiny_recipe(folder: Path, model: Path, **more: Any) -> dict[str, Any]:
 
 
 def run_and_die(recipe: dict[str, Any], what: str) -> None:
-    """A run that is killed: in the second step of a training (``step``), or at its n-th answer written (``write:n``)."""
+    """A run that is killed in its n-th optimiser step (``n:step``), or at its n-th answer kept (``n:answer``)."""
     from tunesmith.config import build_config
     from tunesmith.recipes.constitution_run import run_constitution
     from tunesmith.recipes.constitution_run_config import ConstitutionRunConfig

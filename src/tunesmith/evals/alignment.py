@@ -155,7 +155,7 @@ def corrected_fall(
 
 
 def verdict(harm: Change, safe: Change) -> Mapping[str, Any]:
-    """Whether the goal is met by the raw estimates, whether their intervals leave no doubt, and what it is missed in."""
+    """Whether the goal is met by the raw estimates, beyond their intervals' doubt, and what it is missed in."""
     fall = harm.relative_fall
     missed = []
     if fall is None or fall.value < GOAL_REDUCTION:

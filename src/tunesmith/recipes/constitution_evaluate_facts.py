@@ -68,9 +68,8 @@ def _goal(results: Results, tuned: Sequence[str]) -> dict[str, Any]:
         safe = over_refusal(kinds_of(results[SAFE]["base"]), kinds_of(results[SAFE][label]))
         out[label] = {"harm": harm.as_dict(), "safe": safe.as_dict(), "verdict": dict(verdict(harm, safe))}
         # A model that talks nonsense does no harm and is no success.
-        out[label]["nonsense"] = plain(
-            newcombe_paired_difference(*([k == "nonsense" for k in s] for s in (before, after)))
-        )
+        dull = [[kind == "nonsense" for kind in kinds] for kinds in (before, after)]
+        out[label]["nonsense"] = plain(newcombe_paired_difference(dull[0], dull[1]))
     tests = [(label, side) for label in out for side in ("harm", "safe")]
     adjusted = holm_adjusted([out[label][side]["test"]["p"] for label, side in tests])
     for (label, side), p in zip(tests, adjusted, strict=True):

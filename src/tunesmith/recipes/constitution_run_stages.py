@@ -150,6 +150,9 @@ class Builder:
                 revised = run_revise(config, self.shop.say, tell, base=base)
             if revised.interrupted:
                 raise Interrupted("revise")
+            if not revised.summary["rows"]["own"]:
+                cause = "nothing was revised, so there is nothing to train on."
+                raise DataError(config.output_dir, cause, "Look at audit.jsonl there; take a stronger critic.")
             return dict(revised.summary)
 
         return config, {**reads, "helpful rows": file_of(config.helpful_rows)}, [SFT_FILE], work
