@@ -159,7 +159,7 @@ def test_a_killed_run_goes_on_where_it_was(
     finished: tuple[dict[str, Any], dict[str, Any]], world: tuple[Path, Path], undrawn: None
 ) -> None:
     whole = Path(finished[0]["output_dir"])
-    recipe = tiny_recipe(*world, align="none", output_dir=str(world[0] / "killed"))
+    recipe = tiny_recipe(*world, output_dir=str(world[0] / "killed"))
     folder = Path(recipe["output_dir"])
     # In the second step of sft, whose first one has a checkpoint.
     assert exit_code_of(run_and_die, recipe, "2:step") == -9
@@ -168,21 +168,21 @@ def test_a_killed_run_goes_on_where_it_was(
     with warnings.catch_warnings():
         # The folders' locks are taken over from a process that is gone.
         warnings.simplefilter("ignore")
-        assert exit_code_of(run_and_die, recipe, "9:answer") == -9
-        answers = (folder / "evaluate" / "results.jsonl").read_bytes()
-        assert answers and not (folder / "evaluate" / "stage.json").exists()
+        # Then while the label stage draws its tenth candidate.
+        assert exit_code_of(run_and_die, recipe, "10:answer") == -9
+        draws = (folder / "label" / "feedback.db.draws.jsonl").read_bytes()
+        assert len(draws.splitlines()) == 9 and due(recipe)["label"] == "it was stopped on its way"
         facts = run(recipe)
-    assert facts["did"] == ["evaluate"]
-    assert {one["name"]: one["resumed"] for one in facts["stages"]} == {
-        "prompts": False, "revise": False, "sft": True, "evaluate": True,
-    }  # fmt: skip
-    # The answers of the killed process were kept, each key once; the adapter is that of the run nobody killed.
+    assert facts["did"] == ["label", "prefer", "dpo", "evaluate"]
+    assert [one["name"] for one in facts["stages"] if one["resumed"]] == ["sft", "label"]
+    # What was drawn was not drawn again, and all comes to what the run came to that nobody killed.
+    assert (folder / "label" / "feedback.db.draws.jsonl").read_bytes().startswith(draws)
+    for stage in ("sft", "dpo"):
+        ours, theirs = (load_file(place / stage / "adapter_model.safetensors") for place in (folder, whole))
+        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours), stage
     lines = (folder / "evaluate" / "results.jsonl").read_bytes()
-    assert lines.startswith(answers)
     keys = [json.loads(line)["key"] for line in lines.splitlines()]
     assert len(keys) == len(set(keys))
-    ours, theirs = (load_file(place / "sft" / "adapter_model.safetensors") for place in (folder, whole))
-    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
     # A branch of the same run: the base's answers are found, only the new adapter is asked.
     facts = run({**recipe, "mixing_shares": [0.0]})
     assert facts["did"] == ["mix@0", "sft@0", "evaluate@0"]
@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_where_it_was(
     rows = [json.loads(line) for line in (folder / "shares" / "0" / "revise" / "sft.jsonl").read_text().splitlines()]
     assert "helpful" not in {row["provenance"]["from"] for row in rows}
     added = (folder / "evaluate" / "results.jsonl").read_bytes()[len(lines) :].splitlines()
-    assert {json.loads(line)["label"] for line in added} == {"sft"}
+    assert {json.loads(line)["label"] for line in added} == {"sft"} and len(added) == 15
 
 
 def test_a_ppo_run_with_controls_is_wired_as_told(world: tuple[Path, Path]) -> None:
