@@ -6,14 +6,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tunesmith.errors import DataError
 from tunesmith.feedback.judgements import canonical_json
 from tunesmith.records import Message
-from tunesmith.rollout.likelihood import LikelihoodModel
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Writer, WriterStop
+
+if TYPE_CHECKING:  # It brings torch, which an endpoint does not need.
+    from tunesmith.rollout.likelihood import LikelihoodModel
 
 # Continuations scored between two writes to the disk.
 _PORTION = 16

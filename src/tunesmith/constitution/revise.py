@@ -188,7 +188,7 @@ class _Loop:
             tags = [{"prompt": questions[i].id} for i in todo]
             for i, reply in zip(todo, self.asker.write("answer", voice.writer, asked, sampling, tags), strict=True):
                 text = _whole(reply.text, reply.stop_reason)
-                fault = fault_of(text, reply.stop_reason, questions[i].messages[-1].content, {})
+                fault = fault_of(text, reply.stop_reason, "", {"the prompt": questions[i].messages[-1].content})
                 said[i] = ("", fault) if fault else (text, ANSWERED)
             todo = [i for i in todo if said[i][1] != ANSWERED]
         self.meter.settle(len(questions))

@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from tunesmith.config import Config
 from tunesmith.constitution.critic import CriticSettings
+from tunesmith.constitution.principles import OURS
 from tunesmith.constitution.revise import ReviseSettings
 from tunesmith.constitution.wording import Style
-from tunesmith.recipes.constitution_open import OURS, is_address
+from tunesmith.recipes.constitution_open import is_address
 from tunesmith.rollout.sampling import Sampling
 
 SELF, RANDOM, ALWAYS_REFUSE = "self", "random", "always-refuse"
@@ -54,8 +55,9 @@ class ReviseConfig(Config):
     """A verdict read from tokens is a fault where its log-odds, in nats, are above this."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """The same for single principles, by their id."""
-    critique_first: bool = False
-    """Write a critique before the verdict is read; else only what is found is put in words, which is faster."""
+    verdict: Literal["opening", "question", "behind"] = "opening"
+    """Where a critic of ours gives its verdict: as the critique's first word, before it as the answer to a question of
+    its own, or behind it. But for the last, only what is found is put in words. An address marks it in its text."""
     random_share: float = Field(0.5, ge=0, le=1)
     """critic random: how often it finds something."""
     max_demonstrations: int = Field(2, ge=0)
@@ -136,7 +138,7 @@ class ReviseConfig(Config):
             style=self.style,
             threshold=self.threshold,
             thresholds=self.thresholds,
-            critique_first=self.critique_first,
+            verdict=self.verdict,
             max_retries=self.max_retries,
             max_demonstrations=self.max_demonstrations,
         )

@@ -66,7 +66,7 @@ def estimate(
     read = answers * _mean([house.count(speakers.answers, one.messages) for one in sample])
     requests, generated = answers, answers * config.answer_tokens
     if isinstance(critic, ModelCritic):
-        per_step = 1 if critic.writes_verdicts else 2
+        per_step = 1 if critic.settings.verdict == "marked" else 2
         requests += steps * per_step
         read += steps * _mean([_critic_reads(config, house, critic, case) for case in _cases(sample, principles)])
         generated += steps * config.critique_tokens
@@ -98,19 +98,11 @@ def _cases(sample: Sequence[Question], principles: Sequence[Principle]) -> list[
 
 def _critic_reads(config: ReviseConfig, house: House, critic: ModelCritic, case: Case) -> int:
     shown = case.principle.examples[: config.max_demonstrations]
-    told = critique_turns(config.style, case.prompt, case.answer, case.principle, shown, marked=critic.writes_verdicts)
-    number = house.count(critic.voice, told) + config.answer_tokens
-    if not critic.writes_verdicts:
-        asked = verdict_turns(
-            config.style,
-            case.prompt,
-            case.answer,
-            case.principle,
-            shown,
-            critique="-" if config.critique_first else None,
-        )
-        number += house.count(critic.voice, asked) + config.answer_tokens
-    return number
+    style, verdict = config.style, critic.settings.verdict
+    asked = [critique_turns(style, verdict, case.prompt, case.answer, case.principle, shown)]
+    if verdict != "marked":
+        asked.append(verdict_turns(style, verdict, case.prompt, case.answer, case.principle, shown, "-"))
+    return sum(house.count(critic.voice, turns) + config.answer_tokens for turns in asked)
 
 
 def _reviser_reads(config: ReviseConfig, house: House, speakers: Speakers, case: Case) -> int:

@@ -1,4 +1,4 @@
-"""The supervised phase of Constitutional AI: prompts -> answers -> critiques and revisions -> rows, and a log of it all.
+"""The supervised phase of Constitutional AI: prompts -> answers -> critiques and revisions -> rows, and their log.
 
 Read top to bottom: load, estimate, revise (``constitution/revise.py``), mix, write. Keys are in
 ``constitution_config.py``. Every answer goes into ``requests.jsonl`` before anything is done with it; the log and the
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.constitution.asking import Asker, Voice
 from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row, turns_of
 from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
-from tunesmith.constitution.principles import Constitution
+from tunesmith.constitution.principles import Constitution, load_constitution
 from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
 from tunesmith.data.check import Fault, FaultLog
 from tunesmith.data.load import DataConfig, load_data
@@ -27,7 +27,7 @@ from tunesmith.randomness import permutation
 from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, SELF
 from tunesmith.recipes.constitution_config import ReviseConfig as ReviseConfig
 from tunesmith.recipes.constitution_estimate import Estimate, estimate
-from tunesmith.recipes.constitution_open import House, open_constitution
+from tunesmith.recipes.constitution_open import House
 from tunesmith.records import Conversation
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.runs import atomic_write_text, hold_file, machine_summary
@@ -75,7 +75,7 @@ def run_revise(
     """
     began = time.perf_counter()
     # 1. Load: what will be refused is refused here, the rows before any model.
-    constitution = open_constitution(config.constitution)
+    constitution = load_constitution(config.constitution)
     _check_thresholds(config, constitution)
     questions, digests = _questions(config, say)
     helpful = helpful_turns(config)
@@ -89,7 +89,7 @@ def run_revise(
         for note in house.notes:
             say(note)
         _refuse_too_long(config, questions, speakers.answers)
-        choose = chooser(constitution, questions, config)
+        choose = chooser(constitution, questions, config, say)
         asker = Asker(ResultsFile(folder / REQUESTS_FILE))
 
         # 2. What it will take.
@@ -111,15 +111,16 @@ def run_revise(
         own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
         rows, mixture = mix_rows(config, own, helpful, say)
         critic = speakers.critic
-        written = isinstance(critic, ModelCritic) and critic.writes_verdicts
-        lessons = critic_rows(chains, constitution, config.style, written=written)
+        # A control has nothing to teach.
+        asks = critic.settings if isinstance(critic, ModelCritic) else None
+        lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
         write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
         write_rows(folder / SFT_FILE, rows)
-        write_rows(folder / CRITIC_FILE, lessons if isinstance(critic, ModelCritic) else [])
+        write_rows(folder / CRITIC_FILE, lessons)
         summary = {
             **counts_of(chains, constitution),
             "rows": mixture,
-            "critic_rows": len(lessons) if isinstance(critic, ModelCritic) else 0,
+            "critic_rows": len(lessons),
             "tokens": dict(sorted(asker.num_tokens.items())),
             "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
             "speakers": _identities(speakers),
@@ -153,11 +154,17 @@ def open_speakers(config: ReviseConfig, house: House) -> Speakers:
     return Speakers(answers=answers, critic=critic, revises=voice if config.reviser == "critic" else answers)
 
 
-def chooser(constitution: Constitution, questions: Sequence[Question], config: ReviseConfig) -> Choose:
+def chooser(
+    constitution: Constitution, questions: Sequence[Question], config: ReviseConfig, say: Callable[[str], None]
+) -> Choose:
     """Which principles an answer is held against: those that apply to its prompt, drawn by weight for each round."""
+    # Here, since a sentence encoder brings torch.
     from tunesmith.constitution.applies import Applicability, sample_principles
 
-    applying = Applicability(constitution).applying([one.messages for one in questions])
+    applicability = Applicability(constitution)
+    applying = applicability.applying([one.messages for one in questions])
+    for note in applicability.notes():
+        say(note)
     return lambda place, prompt_id, number: sample_principles(
         applying[place], config.principles_per_round, config.seed, f"{prompt_id} {number}"
     )
