@@ -223,3 +223,49 @@ class Verdict:
     values: Mapping[str, float]
     explanation: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critique:
+    """What a critic said of an answer by one principle.
+
+    found: whether it finds a fault; None where it gave no verdict, and ``outcome`` says why. score: ln P(fault) -
+    ln P(no fault), less the critic's threshold, in nats, where the verdict's tokens were read. text: in words, where it
+    wrote some. who: digest of the critic's identity. num_demonstrations: how many were shown to it. revision: the
+    answer put right, where the critic gives that too.
+    """
+
+    principle: str
+    found: bool | None
+    who: str
+    text: str = ""
+    score: float | None = None
+    outcome: str = ""
+    num_demonstrations: int = 0
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """One step from an answer to the next one: a line of a constitution's audit log.
+
+    Step 0 of a prompt is its first answer (``critique`` None, ``parent`` empty); every other step names by ``parent``
+    the step whose ``after`` it read. id: digest of all that is said here and of the parent. outcome: what came of the
+    step; wherever that is not "revised", ``after`` is ``before``. stopped: why this step is the last one of its prompt;
+    empty on the others. who: digest of the identity of whoever wrote ``after``. constitution: digest of its file.
+    """
+
+    id: str
+    parent: str
+    prompt_id: str
+    where: Where
+    round: int
+    step: int
+    prompt: tuple[Message, ...]
+    before: str
+    critique: Critique | None
+    after: str
+    outcome: str
+    who: str
+    constitution: str
+    stopped: str = ""

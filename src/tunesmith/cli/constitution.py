@@ -1,15 +1,13 @@
-"""``tunesmith constitution <verb>``: written principles that revise, label and train."""
+"""``tunesmith constitution <verb>``: written principles that criticise, revise, compare and train."""
 
 from __future__ import annotations
 
 import typer
 
-from tunesmith.cli import constitution_label
+from tunesmith.cli import constitution_label, constitution_revise
 
-app = typer.Typer(help="Written principles: what they find, revise and prefer.", no_args_is_help=True)
+app = typer.Typer(
+    help="Written rules that revise, label and train, with a log of which did what.", no_args_is_help=True
+)
+app.command("revise")(constitution_revise.revise)
 app.command("label")(constitution_label.label)
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps the verbs a group while there is one."""

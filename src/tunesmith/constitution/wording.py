@@ -1,0 +1,172 @@
+"""How an answer, a principle and its demonstrations are put to a critic and a reviser, as turns of a chat.
+
+Every word that is not the user's or the constitution's stands here. Two styles: ``quoted`` puts question and answer
+into the request, so that the critic is not the one who answered; ``turns`` goes on with the conversation itself, as
+the paper does (arXiv:2212.08073, section 3.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from tunesmith.constitution.principles import Demonstration, Principle, filled
+from tunesmith.records import Message, Role
+
+Style = Literal["quoted", "turns"]
+STYLES: tuple[Style, ...] = get_args(Style)
+# The two verdicts, as a critic whose tokens are read continues, and as one that writes marks them.
+YES, NO = "Yes", "No"
+FAULT, FINE = "fault", "no fault"
+VERDICT_REQUEST = "Does the answer break this rule: {principle} Reply with Yes or No."
+MARK_REQUEST = (
+    f"End with a line that says [[{FAULT}]] if the answer breaks the rule, or [[{FINE}]] if it does not. "
+    "The rule: {principle}"
+)
+AGAIN = f"I could not read your verdict. Reply with [[{FAULT}]] or [[{FINE}]] and nothing else."
+# What stands for the words of a critic that finds nothing where a row that trains one needs some.
+NOTHING = "The answer keeps to the rule."
+_SPEAKERS: dict[Role, str] = {"user": "Question", "assistant": "Answer", "system": "Instruction", "tool": "Tool"}
+# A reviser that announces its answer: only the first line, and only where an answer follows.
+_LABEL = re.compile(
+    r"\A\W*(?:here is |here's )?(?:the |my |a )?(?:revised|revision|improved|new)\b[^\n:]{0,40}:\s*", re.I
+)
+
+Turns = tuple[Message, ...]
+
+
+def critique_turns(
+    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, shown: Sequence[Demonstration] = (),
+    *, marked: bool = False,
+) -> Turns:  # fmt: skip
+    """The request for a critique, ``shown`` demonstrations before it; ``marked`` asks for a verdict at its end."""
+    before = [turn for one in shown for turn in _critique_shown(style, one, principle, marked=marked)]
+    return _with_head(prompt, [*before, *_critique_asked(style, prompt, answer, principle, marked=marked)])
+
+
+def verdict_turns(
+    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, shown: Sequence[Demonstration] = (),
+    *, critique: str | None = None,
+) -> Turns:  # fmt: skip
+    """The question that ``YES`` or ``NO`` answers, behind the critique where there is one, else in place of it."""
+    before = list[Message]()
+    for one in shown:
+        messages = _question_of(one)
+        before += _verdict_asked(style, messages, one.answer, principle, one.critique if critique is not None else None)
+        before.append(_says(YES if one.fault else NO))
+    return _with_head(prompt, [*before, *_verdict_asked(style, prompt, answer, principle, critique)])
+
+
+def revision_turns(
+    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str,
+    shown: Sequence[Demonstration] = (),
+) -> Turns:  # fmt: skip
+    """The request for the answer put right; of the demonstrations those with a fault are shown."""
+    before = list[Message]()
+    for one in shown:
+        if one.fault:
+            asked = _revision_asked(style, _question_of(one), one.answer, principle, one.critique)
+            before += [*asked, _says(one.revision)]
+    return _with_head(prompt, [*before, *_revision_asked(style, prompt, answer, principle, critique)])
+
+
+def critic_row(
+    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str, *, found: bool,
+    written: bool,
+) -> Turns:  # fmt: skip
+    """A conversation that trains a critic to say this: ``written`` marks its verdict, else a second question asks."""
+    if written:
+        asked = critique_turns(style, prompt, answer, principle, marked=True)
+        mark = f"[[{FAULT if found else FINE}]]"
+        words = critique or (principle.text if found else NOTHING)
+        return (*_untrained(asked), _says(words if mark in words else f"{words}\n{mark}"))
+    asked = verdict_turns(style, prompt, answer, principle, critique=critique or None)
+    return (*_untrained(asked, critique), _says(YES if found else NO))
+
+
+def bare_answer(text: str) -> str:
+    """A revision without the line that announces it."""
+    stripped = text.strip()
+    rest = _LABEL.sub("", stripped, count=1).strip()
+    return rest or stripped
+
+
+def _critique_shown(style: Style, one: Demonstration, principle: Principle, *, marked: bool) -> list[Message]:
+    mark = f"\n[[{FAULT if one.fault else FINE}]]" if marked else ""
+    asked = _critique_asked(style, _question_of(one), one.answer, principle, marked=marked)
+    return [*asked, _says(f"{one.critique}{mark}")]
+
+
+def _critique_asked(
+    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, *, marked: bool
+) -> list[Message]:
+    request = _filled(principle.critique_request, prompt, answer, principle)
+    if marked:
+        request += f"\n{filled(MARK_REQUEST, principle=principle.text)}"
+    return _put(style, prompt, answer, request, principle.critique_request)
+
+
+def _verdict_asked(
+    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str | None
+) -> list[Message]:
+    request = filled(VERDICT_REQUEST, principle=principle.text)
+    if critique is None:
+        return _put(style, prompt, answer, request, VERDICT_REQUEST)
+    asked = _critique_asked(style, prompt, answer, principle, marked=False)
+    return [*asked, _says(critique), Message(role="user", content=request)]
+
+
+def _revision_asked(
+    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str
+) -> list[Message]:
+    asked = _critique_asked(style, prompt, answer, principle, marked=False)
+    request = _filled(principle.revision_request, prompt, answer, principle, critique=critique)
+    return [*asked, _says(critique), Message(role="user", content=request)]
+
+
+def _put(style: Style, prompt: Sequence[Message], answer: str, request: str, template: str) -> list[Message]:
+    """The conversation and the request; what the request quotes by itself is not quoted twice."""
+    turns = [turn for turn in prompt if turn.role != "system"]
+    if style == "turns":
+        return [*turns, _says(answer), Message(role="user", content=request)]
+    words = [] if "{prompt}" in template else [_quoted(turns)]
+    words += [] if "{answer}" in template else [f"{_SPEAKERS['assistant']}: {answer}"]
+    return [Message(role="user", content="\n\n".join([*words, request]))]
+
+
+def _filled(request: str, prompt: Sequence[Message], answer: str, principle: Principle, critique: str = "") -> str:
+    words = {"prompt": _asked_text(prompt), "answer": answer, "principle": principle.text, "critique": critique}
+    return filled(request, **words)
+
+
+def _asked_text(prompt: Sequence[Message]) -> str:
+    """The prompt in words: one turn as it is, several with their speakers."""
+    turns = [turn for turn in prompt if turn.role != "system"]
+    return turns[0].content if len(turns) == 1 else _quoted(turns)
+
+
+def _quoted(turns: Sequence[Message]) -> str:
+    return "\n\n".join(f"{_SPEAKERS[turn.role]}: {turn.content}" for turn in turns)
+
+
+def _with_head(prompt: Sequence[Message], turns: Sequence[Message]) -> Turns:
+    """The turns behind the prompt's system message; templates take that first or not at all."""
+    return (*(turn for turn in prompt if turn.role == "system"), *turns)
+
+
+def _untrained(turns: Sequence[Message], critique: str = "") -> list[Message]:
+    """The turns, none of the assistant's in the loss but the critique, where there is one."""
+    last = max((i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.content == critique), default=-1)
+    return [
+        Message(role=turn.role, content=turn.content, train=i == last) if turn.role == "assistant" else turn
+        for i, turn in enumerate(turns)
+    ]
+
+
+def _question_of(one: Demonstration) -> list[Message]:
+    return [Message(role="user", content=one.prompt)]
+
+
+def _says(text: str) -> Message:
+    return Message(role="assistant", content=text)

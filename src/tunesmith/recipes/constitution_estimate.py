@@ -1,0 +1,138 @@
+"""What a revision run will take, told before it starts: requests and tokens, and minutes from a short probe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunesmith.constitution.asking import Asker, Voice
+from tunesmith.constitution.critic import AlwaysRefuse, Case, ModelCritic
+from tunesmith.constitution.principles import Principle
+from tunesmith.constitution.revise import Question, Speakers, first_answer
+from tunesmith.constitution.wording import critique_turns, revision_turns, verdict_turns
+from tunesmith.progress import clock
+from tunesmith.recipes.constitution_config import ReviseConfig
+from tunesmith.recipes.constitution_open import House
+from tunesmith.rollout.sampling import Sampling
+from tunesmith.rollout.writer import Asked
+
+# Prompts whose requests are counted; they stand for the others.
+_COUNTED = 16
+# Enough steps to tell a step from the reading of the prompt.
+_PROBE_TOKENS = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The most a run can take: fewer rounds, shorter answers and what lies in the file of requests make it less.
+
+    seconds: None where nothing is left to answer here, or a server answers, whose pace is not known.
+    """
+
+    prompts: int
+    answers_there: int
+    requests: int
+    read_tokens: int
+    generated_tokens: int
+    seconds: float | None
+
+    def sentence(self) -> str:
+        """In words."""
+        told = "" if self.seconds is None else f", about {clock(self.seconds)} on this machine"
+        return (
+            f"{self.prompts} prompts ({self.answers_there} answered before): at most {self.requests} requests, "
+            f"{self.read_tokens} tokens to read and {self.generated_tokens} to write{told}; less where a critic finds "
+            "nothing or answers are short."
+        )
+
+
+def estimate(
+    config: ReviseConfig,
+    questions: Sequence[Question],
+    principles: Sequence[Principle],
+    speakers: Speakers,
+    house: House,
+    asker: Asker,
+) -> Estimate:
+    """Count a sample of requests, and probe the model that answers if it is ours; the probe's words are thrown away."""
+    settings, critic = config.revise_settings(), speakers.critic
+    sampling = settings.answer
+    known = sum(asker.is_known(speakers.answers.writer, first_answer(one), sampling) for one in questions)
+    voice = speakers.answers
+    sample = [one for one in questions if voice.fits(one.messages, config.answer_tokens)][:_COUNTED]
+    answers = len(questions) - known
+    steps = len(questions) * settings.num_rounds * settings.principles_per_round
+    read = answers * _mean([house.count(speakers.answers, one.messages) for one in sample])
+    requests, generated = answers, answers * config.answer_tokens
+    if isinstance(critic, ModelCritic):
+        per_step = 1 if critic.writes_verdicts else 2
+        requests += steps * per_step
+        read += steps * _mean([_critic_reads(config, house, critic, case) for case in _cases(sample, principles)])
+        generated += steps * config.critique_tokens
+    if not isinstance(critic, AlwaysRefuse):
+        requests += steps
+        read += steps * _mean([_reviser_reads(config, house, speakers, case) for case in _cases(sample, principles)])
+        generated += steps * config.answer_tokens
+    seconds = None
+    if voice.likelihood is not None and requests and sample:
+        per_read, per_written = _pace(voice, house, sample)
+        seconds = read * per_read + generated * per_written
+    return Estimate(
+        prompts=len(questions),
+        answers_there=known,
+        requests=requests,
+        read_tokens=round(read),
+        generated_tokens=generated,
+        seconds=seconds,
+    )
+
+
+def _cases(sample: Sequence[Question], principles: Sequence[Principle]) -> list[Case]:
+    """Each prompt of the sample with one of the principles in turn; the answer's tokens are added by who counts."""
+    return [
+        Case(prompt=one.messages, answer="-", principle=principles[i % len(principles)], key="")
+        for i, one in enumerate(sample)
+    ]
+
+
+def _critic_reads(config: ReviseConfig, house: House, critic: ModelCritic, case: Case) -> int:
+    shown = case.principle.examples[: config.max_demonstrations]
+    told = critique_turns(config.style, case.prompt, case.answer, case.principle, shown, marked=critic.writes_verdicts)
+    number = house.count(critic.voice, told) + config.answer_tokens
+    if not critic.writes_verdicts:
+        asked = verdict_turns(
+            config.style,
+            case.prompt,
+            case.answer,
+            case.principle,
+            shown,
+            critique="-" if config.critique_first else None,
+        )
+        number += house.count(critic.voice, asked) + config.answer_tokens
+    return number
+
+
+def _reviser_reads(config: ReviseConfig, house: House, speakers: Speakers, case: Case) -> int:
+    shown = [one for one in case.principle.examples if one.fault][: config.max_demonstrations]
+    turns = revision_turns(config.style, case.prompt, case.answer, case.principle, "-", shown)
+    return house.count(speakers.revises, turns) + config.answer_tokens + config.critique_tokens
+
+
+def _pace(voice: Voice, house: House, sample: Sequence[Question]) -> tuple[float, float]:
+    """(seconds a token read, seconds a token written), the latter in a batch of this size."""
+    rows = [Asked(messages=one.messages, row_id=0) for one in sample]
+    one, nine = (_probe(voice, rows, tokens) for tokens in (1, _PROBE_TOKENS))
+    read = sum(house.count(voice, row.messages) for row in rows)
+    return one / read, max(0.0, nine - one) / (_PROBE_TOKENS - 1) / len(rows)
+
+
+def _probe(voice: Voice, rows: Sequence[Asked], max_new_tokens: int) -> float:
+    began = time.perf_counter()
+    for _ in voice.writer.write(rows, Sampling(max_new_tokens=max_new_tokens)):
+        pass
+    return time.perf_counter() - began
+
+
+def _mean(numbers: Sequence[int]) -> float:
+    return sum(numbers) / len(numbers) if numbers else 0.0

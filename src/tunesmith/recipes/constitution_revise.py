@@ -1,0 +1,247 @@
+"""The supervised phase of Constitutional AI: prompts -> answers -> critiques and revisions -> rows, and a log of it all.
+
+Read top to bottom: load, estimate, revise (``constitution/revise.py``), mix, write. Keys are in
+``constitution_config.py``. Every answer goes into ``requests.jsonl`` before anything is done with it; the log and the
+rows are made of these alone, so that a run that was killed goes on to the same bytes and pays for nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.constitution.asking import Asker, Voice
+from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row, turns_of
+from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
+from tunesmith.constitution.principles import Constitution
+from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
+from tunesmith.data.check import Fault, FaultLog
+from tunesmith.data.load import DataConfig, load_data
+from tunesmith.data.prompts import LoadedPrompts, load_prompts
+from tunesmith.errors import ConfigError, DataError, EndpointError
+from tunesmith.randomness import permutation
+from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, SELF
+from tunesmith.recipes.constitution_config import ReviseConfig as ReviseConfig
+from tunesmith.recipes.constitution_estimate import Estimate, estimate
+from tunesmith.recipes.constitution_open import House, open_constitution
+from tunesmith.records import Conversation
+from tunesmith.rollout.results import ResultsFile
+from tunesmith.runs import atomic_write_text, hold_file, machine_summary
+
+if TYPE_CHECKING:
+    from tunesmith.models.roles import Base
+
+AUDIT_FILE, SFT_FILE, CRITIC_FILE, SUMMARY_FILE = "audit.jsonl", "sft.jsonl", "critic.jsonl", "summary.json"
+REQUESTS_FILE = "requests.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revised:
+    """What a run came to. chains: one a prompt; none where it was interrupted or only estimated."""
+
+    folder: Path
+    estimate: Estimate
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    chains: Sequence[Chain] = ()
+    interrupted: bool = False
+
+    @property
+    def sft(self) -> Path:
+        """The rows to train on."""
+        return self.folder / SFT_FILE
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        told = {name: getattr(self.estimate, name) for name in self.estimate.__slots__}
+        return {"output_dir": str(self.folder), "estimate": told, "interrupted": self.interrupted, **self.summary}
+
+
+def run_revise(
+    config: ReviseConfig,
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    base: Base | None = None,
+) -> Revised:
+    """Revise answers to prompts and write rows; Ctrl-C ends it early and is noted.
+
+    say: notes and the estimate. on_progress: (done, total) of answers, critiques and revisions. base: one that is
+    loaded already, on which adapters are put for the time of the run. Raises ConfigError, DataError, ModelError,
+    AdapterMismatchError, EndpointError, DiskFullError, RunError; what was answered before is kept.
+    """
+    began = time.perf_counter()
+    # 1. Load: what will be refused is refused here, the rows before any model.
+    constitution = open_constitution(config.constitution)
+    _check_thresholds(config, constitution)
+    questions, digests = _questions(config, say)
+    helpful = _helpful(config)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        hold_file(folder / REQUESTS_FILE),
+        House(config, config.model, base, portion=config.prompts_at_once) as house,
+    ):
+        speakers = open_speakers(config, house)
+        for note in house.notes:
+            say(note)
+        _refuse_too_long(config, questions, speakers.answers)
+        choose = chooser(constitution, questions, config)
+        asker = Asker(ResultsFile(folder / REQUESTS_FILE))
+
+        # 2. What it will take.
+        expected = estimate(config, questions, constitution.principles, speakers, house, asker)
+        say(expected.sentence())
+        if config.estimate_only:
+            return Revised(folder=folder, estimate=expected)
+
+        # 3. Revise.
+        try:
+            chains = revise(questions, constitution, choose, speakers, config.revise_settings(), asker, on_progress)
+        except KeyboardInterrupt:
+            return Revised(folder=folder, estimate=expected, interrupted=True)
+        except EndpointError as error:
+            fix = f"{error.fix} What was answered is kept: the same command goes on from there."
+            raise EndpointError(error.place, error.cause, fix) from None
+
+        # 4. Mix, and write.
+        own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
+        rows, mixture = _mixed(config, own, helpful, say)
+        critic = speakers.critic
+        written = isinstance(critic, ModelCritic) and critic.writes_verdicts
+        lessons = critic_rows(chains, constitution, config.style, written=written)
+        _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
+        _write_rows(folder / SFT_FILE, rows)
+        _write_rows(folder / CRITIC_FILE, lessons if isinstance(critic, ModelCritic) else [])
+        summary = {
+            **counts_of(chains, constitution),
+            "rows": mixture,
+            "critic_rows": len(lessons) if isinstance(critic, ModelCritic) else 0,
+            "tokens": dict(sorted(asker.num_tokens.items())),
+            "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
+            "speakers": _identities(speakers),
+            "digests": digests,
+            "settings": config.model_dump(mode="json"),
+            "this_run": {
+                "asked": dict(sorted(asker.num_asked.items())),
+                "found": dict(sorted(asker.num_found.items())),
+                "seconds": round(time.perf_counter() - began, 1),
+                "machine": machine_summary(),
+            },
+        }
+        atomic_write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return Revised(folder=folder, estimate=expected, summary=summary, chains=chains)
+
+
+def open_speakers(config: ReviseConfig, house: House) -> Speakers:
+    """Who answers, criticises and revises, by the settings. Raises ConfigError, ModelError, AdapterMismatchError."""
+    model = config.model if config.endpoint_model is not None else config.adapter
+    answers = house.voice(model, config.endpoint_model)
+    critic: Critic
+    voice = answers
+    if config.critic == RANDOM:
+        critic = RandomCritic(p=config.random_share, seed=config.seed)
+    elif config.critic == ALWAYS_REFUSE:
+        critic = AlwaysRefuse()
+    else:
+        if config.critic != SELF:
+            voice = house.voice(config.critic, config.critic_model)
+        critic = ModelCritic(voice, config.critic_settings())
+    return Speakers(answers=answers, critic=critic, revises=voice if config.reviser == "critic" else answers)
+
+
+def chooser(constitution: Constitution, questions: Sequence[Question], config: ReviseConfig) -> Choose:
+    """Which principles an answer is held against: those that apply to its prompt, drawn by weight for each round."""
+    from tunesmith.constitution.applies import Applicability, sample_principles
+
+    applying = Applicability(constitution).applying([one.messages for one in questions])
+    return lambda place, prompt_id, number: sample_principles(
+        applying[place], config.principles_per_round, config.seed, f"{prompt_id} {number}"
+    )
+
+
+def _questions(config: ReviseConfig, say: Callable[[str], None]) -> tuple[list[Question], dict[str, str]]:
+    """The prompts of both files, the harmless ones last, and the files' digests. Raises DataError."""
+    loaded = _prompts(config, config.prompts)
+    for note in loaded.notes():
+        say(note)
+    out = [Question(messages=one.messages, where=one.where) for one in loaded]
+    digests = {"prompts": loaded.digest}
+    if config.harmless is not None:
+        more = _prompts(config, config.harmless)
+        there = {one.id for one in out}
+        added = [Question(messages=one.messages, where=one.where, harmless=True) for one in more]
+        kept = [one for one in added if one.id not in there]
+        if len(kept) < len(added):
+            say(f"{len(added) - len(kept)} harmless prompts are among the others too, and are taken as one of those.")
+        for note in more.notes():
+            say(f"harmless: {note}")
+        out, digests["harmless"] = [*out, *kept], more.digest
+    return out, digests
+
+
+def _prompts(config: ReviseConfig, source: str) -> LoadedPrompts:
+    columns = config.columns if source == config.prompts else {}
+    return load_prompts(source, columns, limit=config.limit, on_bad_row=config.on_bad_row)
+
+
+def _refuse_too_long(config: ReviseConfig, questions: Sequence[Question], voice: Voice) -> None:
+    """Raise DataError with the place of every prompt whose answer has no room, unless those are left out."""
+    if config.on_bad_row == "drop":
+        return
+    faults = FaultLog()
+    for one in questions:
+        if not voice.fits(one.messages, config.answer_tokens):
+            cause = "the prompt with its answer is longer than the model's context."
+            faults.add(Fault(one.where, cause, "Shorten it, lower answer_tokens, or set on_bad_row: drop."))
+    faults.raise_if_any(config.prompts, len(questions))
+
+
+def _check_thresholds(config: ReviseConfig, constitution: Constitution) -> None:
+    known = {one.id for one in constitution.principles}
+    if unknown := sorted(set(config.thresholds) - known):
+        fix = f"Known are {', '.join(sorted(known))}."
+        raise ConfigError("thresholds", f"there is no principle '{unknown[0]}' in {config.constitution}.", fix)
+
+
+def _helpful(config: ReviseConfig) -> list[dict[str, Any]]:
+    """The helpful rows as turns. Raises DataError."""
+    if config.helpful_rows is None:
+        return []
+    loaded = load_data(DataConfig(train=config.helpful_rows, validation_share=0.0, on_bad_row=config.on_bad_row))
+    out = []
+    for record in loaded.train:
+        if not isinstance(record, Conversation):
+            raise DataError(config.helpful_rows, "its rows are raw text.", "Give rows with a prompt and an answer.")
+        out.append({"messages": turns_of(record.messages), "provenance": {"from": "helpful", "row": str(record.where)}})
+    return out
+
+
+def _mixed(
+    config: ReviseConfig, own: Sequence[dict[str, Any]], helpful: Sequence[dict[str, Any]], say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Own and helpful rows in the stated share, in an order of the seed, and what became of the share."""
+    wanted = round(len(own) * config.helpful_share / (1 - config.helpful_share))
+    order = permutation(len(helpful), config.seed, "constitution_helpful")
+    taken = [helpful[i] for i in order[:wanted]]
+    if len(taken) < wanted:
+        say(f"{wanted} helpful rows make a share of {config.helpful_share:g}, {len(helpful)} are there: all are taken.")
+    if not own:
+        say("nothing was revised: there are no rows to train on. Look at the audit log.")
+    rows = [*own, *taken]
+    mixed = [rows[i] for i in permutation(len(rows), config.seed, "constitution_mix")]
+    share = len(taken) / len(rows) if rows else 0.0
+    return mixed, {"own": len(own), "helpful": len(taken), "helpful_share": round(share, 4), "wanted": wanted}
+
+
+def _identities(speakers: Speakers) -> dict[str, dict[str, str]]:
+    """Who spoke, under the digests by which the log names them."""
+    told = (speakers.answers.writer.identity, speakers.critic.identity, speakers.revises.writer.identity)
+    return {who(one): dict(one) for one in told}
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
