@@ -77,10 +77,10 @@ def _run(work: Work, digest: str, began: float, *, plan: bool) -> Labelled:
     if work.sampled is not None and work.sampled.interrupted:
         return Labelled(facts={"sampled": work.sampled.as_dict()}, interrupted=True)
     drawn_at = time.perf_counter()
+    pairs = pairs_of(work)
     judge, tokens, notes = open_labelling_judge(config, work.base)
     for note in notes:
         say(note)
-    pairs = pairs_of(work)
     labeller = _labeller(work, judge)
     results = ResultsFile(labels_file(work.store.path))
     say(judging_estimate(judge, [case for pair in pairs for case in pair.cases], results))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.constitution.label import LabelRules
 from tunesmith.constitution.principles import OURS
@@ -37,12 +37,16 @@ class LabelConfig(ModelConfig, SampleConfig, JudgeSettings, LabelRules):
     output_dir: str | None = None
     """Folder for summary.json; empty: it is put beside the store, under its name."""
 
+    @field_validator("judge")
+    @classmethod
+    def _known(cls, judge: str) -> str:
+        if judge not in (LOCAL, *CONTROLS) and not judge.startswith(("http://", "https://")):
+            raise ValueError(f"is local, {', '.join(CONTROLS)}, or an address such as http://localhost:8000/v1")
+        return judge
+
     @model_validator(mode="after")
     def _a_judge(self) -> Self:
-        address = self.judge.startswith(("http://", "https://"))
-        if self.judge not in (LOCAL, *CONTROLS) and not address:
-            raise ValueError(f"judge is local, {', '.join(CONTROLS)}, or an address such as http://localhost:8000/v1")
-        if address and self.judge_model is None:
+        if self.judge not in (LOCAL, *CONTROLS) and self.judge_model is None:
             raise ValueError("an address needs judge_model, the model's name there")
         return self
 
