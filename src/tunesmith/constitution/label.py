@@ -20,9 +20,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from tunesmith.config import Config
 from tunesmith.constitution.principles import Constitution, Principle
@@ -50,11 +50,12 @@ class LabelRules(Config):
     tie_margin: float = Field(0.0, ge=0, lt=1)
     """A pair with |2p - 1| below this is a tie: counted, and not stored."""
 
-    @model_validator(mode="after")
-    def _limits(self) -> Self:
-        if self.clamp is not None and not 0 <= self.clamp[0] <= 0.5 <= self.clamp[1] <= 1:
-            raise ValueError("clamp is two limits, from 0 to 0.5 and from 0.5 to 1")
-        return self
+    @field_validator("clamp")
+    @classmethod
+    def _limits(cls, clamp: tuple[float, float] | None) -> tuple[float, float] | None:
+        if clamp is not None and not 0 <= clamp[0] <= 0.5 <= clamp[1] <= 1:
+            raise ValueError("is two limits, from 0 to 0.5 and from 0.5 to 1")
+        return clamp
 
 
 def choose_pairs(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from tunesmith.constitution.label import Labeller, PairLabel, label_facts
+from tunesmith.constitution.principles import load_constitution
 from tunesmith.data.prompts import load_prompts
 from tunesmith.evals.judge import Judge, hear
 from tunesmith.evals.rubrics import settings_digest
@@ -22,7 +23,7 @@ from tunesmith.models.adapters import drop_adapter
 from tunesmith.models.roles import Base
 from tunesmith.recipes.constitution_judges import opinion_of, principle_rubric
 from tunesmith.recipes.constitution_label_config import LabelConfig, Labelled, labels_file
-from tunesmith.recipes.constitution_label_open import open_constitution, open_labelling_judge
+from tunesmith.recipes.constitution_label_open import open_labelling_judge
 from tunesmith.recipes.constitution_label_show import drawing_estimate, judging_estimate, planned
 from tunesmith.recipes.constitution_label_work import Pair, Progress, Say, Work, draw_what_lacks, lacks, pairs_of
 from tunesmith.rollout.results import ResultsFile
@@ -47,8 +48,8 @@ def run_label(
     verdicts cannot be read), RunError; what was drawn and judged before is kept.
     """
     began = time.perf_counter()
-    constitution = open_constitution(config.constitution)
-    loaded = load_prompts(config.prompts, config.columns, on_bad_row=config.on_bad_row)
+    constitution = load_constitution(config.constitution)
+    loaded = load_prompts(config.prompts, config.columns, limit=config.limit, on_bad_row=config.on_bad_row)
     for note in loaded.notes():
         say(note)
     before = set(base.methods) if base is not None else set[str]()
@@ -76,10 +77,10 @@ def _run(work: Work, digest: str, began: float, *, plan: bool) -> Labelled:
     if work.sampled is not None and work.sampled.interrupted:
         return Labelled(facts={"sampled": work.sampled.as_dict()}, interrupted=True)
     drawn_at = time.perf_counter()
+    pairs = pairs_of(work)
     judge, tokens, notes = open_labelling_judge(config, work.base)
     for note in notes:
         say(note)
-    pairs = pairs_of(work)
     labeller = _labeller(work, judge)
     results = ResultsFile(labels_file(work.store.path))
     say(judging_estimate(judge, [case for pair in pairs for case in pair.cases], results))

@@ -6,27 +6,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.constitution.label import LabelRules
+from tunesmith.constitution.principles import OURS
 from tunesmith.models.load import ModelConfig
 from tunesmith.recipes.constitution_judges import CONTROLS
 from tunesmith.recipes.feedback_slots import SampleConfig
 from tunesmith.recipes.judge_open import LOCAL, JudgeSettings
 
 SUMMARY_FILE = "summary.json"
-FIRST_PRINCIPLES = "ours"
 
 
 class LabelConfig(ModelConfig, SampleConfig, JudgeSettings, LabelRules):
     """What ``tunesmith constitution label`` can be told."""
 
-    constitution: str = FIRST_PRINCIPLES
+    constitution: str = Field(OURS, min_length=1)
     """A constitution's file, or ours."""
     adapters: tuple[str, ...] = ()
     """Folders of adapters that draw candidates in turn on one base; none is the bare base. Empty: the base alone."""
     num_candidates: int = Field(2, ge=2, le=26)
     """Candidates drawn for a prompt of which the store has no two that can be compared."""
+    limit: int | None = Field(None, ge=1)
+    """First prompts of the file; empty: all."""
     draw: bool = True
     """Draw candidates where they lack; false leaves such prompts out and counts them."""
     demonstrations: int = Field(0, ge=0, le=16)
@@ -35,12 +37,16 @@ class LabelConfig(ModelConfig, SampleConfig, JudgeSettings, LabelRules):
     output_dir: str | None = None
     """Folder for summary.json; empty: it is put beside the store, under its name."""
 
+    @field_validator("judge")
+    @classmethod
+    def _known(cls, judge: str) -> str:
+        if judge not in (LOCAL, *CONTROLS) and not judge.startswith(("http://", "https://")):
+            raise ValueError(f"is local, {', '.join(CONTROLS)}, or an address such as http://localhost:8000/v1")
+        return judge
+
     @model_validator(mode="after")
     def _a_judge(self) -> Self:
-        address = self.judge.startswith(("http://", "https://"))
-        if self.judge not in (LOCAL, *CONTROLS) and not address:
-            raise ValueError(f"judge is local, {', '.join(CONTROLS)}, or an address such as http://localhost:8000/v1")
-        if address and self.judge_model is None:
+        if self.judge not in (LOCAL, *CONTROLS) and self.judge_model is None:
             raise ValueError("an address needs judge_model, the model's name there")
         return self
 

@@ -1,17 +1,15 @@
-"""What ``tunesmith constitution label`` opens: the constitution, the base, and who judges."""
+"""What ``tunesmith constitution label`` opens: the base, and who judges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.resources import files
 
-from tunesmith.constitution.principles import Constitution, load_constitution
 from tunesmith.evals.judge import Judge, LikelihoodJudge, WriterJudge
 from tunesmith.models.load import load_base
 from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.models.roles import Base
 from tunesmith.recipes.constitution_judges import CONTROLS, ControlJudge
-from tunesmith.recipes.constitution_label_config import FIRST_PRINCIPLES, LabelConfig
+from tunesmith.recipes.constitution_label_config import LabelConfig
 from tunesmith.recipes.feedback_open import base_of_first
 from tunesmith.recipes.judge_open import LOCAL, open_judge
 from tunesmith.rollout.likelihood import LocalLikelihood
@@ -20,11 +18,6 @@ from tunesmith.rollout.writer import Asked, Writer, Written
 
 # How many tokens a judge has worked through so far.
 Tokens = Callable[[], int]
-
-
-def open_constitution(name: str) -> Constitution:
-    """A constitution's file, or the shipped one by the name ours. Raises ConfigError."""
-    return load_constitution(str(files("tunesmith.constitution") / "ours.yaml") if name == FIRST_PRINCIPLES else name)
 
 
 def open_base(config: LabelConfig) -> Base:

@@ -11,6 +11,7 @@ from tunesmith.data.check import shown
 from tunesmith.evals.judge import Judge, LikelihoodJudge, hear, missing_cases
 from tunesmith.evals.rubrics import Case, render_case
 from tunesmith.progress import clock
+from tunesmith.recipes.constitution_judges import ControlJudge
 from tunesmith.recipes.constitution_label_config import LabelConfig, Labelled
 from tunesmith.rollout.likelihood import LocalLikelihood
 from tunesmith.rollout.results import ResultsFile
@@ -46,6 +47,8 @@ def judging_estimate(judge: Judge, cases: Sequence[Case], results: ResultsFile) 
         hear(judge, missing[:1], results, give_up_after=0)
         seconds = (time.perf_counter() - began) / sizes[0] * sum(sizes[1:])
         return f"{text}; {sum(sizes):,} tokens to read, about {clock(seconds)}."
+    if isinstance(judge, ControlJudge):
+        return f"{text}."
     size = sum(len(turn.content) for case in missing for turn in render_case(case, judge.style)) // _CHARACTERS
     return f"{text}; about {size:,} tokens to read in {len(missing)} requests."
 
@@ -102,7 +105,7 @@ def describe(labelled: Labelled, config: LabelConfig) -> list[str]:
         *lines,
         f"every word of the judge: {facts['labels_file']}",
         f"wrote {facts['summary_file']}",
-        f"next: tunesmith feedback prefer preferences --store {store} source_weights.ai=0.5",
+        f"next: tunesmith feedback prefer preferences --store {store}",
     ]
 
 

@@ -97,12 +97,16 @@ def draw_what_lacks(work: Work, *, plan: bool) -> None:
 def pairs_of(work: Work) -> list[Pair]:
     """The pairs of every prompt with their principles, in the prompts' order. Raises DataError where there is none."""
     config, out = work.config, list[Pair]()
-    applying = Applicability(work.constitution).applying([prompt.messages for prompt in work.prompts])
+    applicability = Applicability(work.constitution)
+    applying = applicability.applying([prompt.messages for prompt in work.prompts])
+    for note in applicability.notes():
+        work.say(note)
     for prompt, principles in zip(work.prompts, applying, strict=True):
         prompt_id = prompt_id_of(prompt.messages)
         there = list(work.store.candidates(prompt_id))
         chosen, near = choose_pairs([one.text for one in there], config.pairs, config.max_rouge_l)
         work.near_copies += len(near)
+        principles = tuple(one for one in principles if one.weight > 0)
         if not principles:
             work.left_out["prompt to which no principle applies"] += 1
         elif len(there) < 2:

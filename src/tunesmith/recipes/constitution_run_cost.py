@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.constitution.principles import load_constitution
 from tunesmith.data.load import load_data
 from tunesmith.data.prompts import load_prompts
 from tunesmith.models.roles import Base
@@ -19,7 +20,6 @@ from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, ReviseC
 from tunesmith.recipes.constitution_evaluate import jobs_of, measured_stages
 from tunesmith.recipes.constitution_evaluate_config import ConstitutionEvaluateConfig
 from tunesmith.recipes.constitution_label_config import LabelConfig
-from tunesmith.recipes.constitution_open import open_constitution
 from tunesmith.recipes.constitution_run_config import TRAINS
 from tunesmith.recipes.constitution_run_pace import Cost, Pace
 from tunesmith.recipes.constitution_run_prompts import HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE
@@ -116,7 +116,7 @@ class _Counter:
 
     def _demonstrations(self, config: ReviseConfig) -> float:
         """Tokens of the demonstrations a critic is shown, by the mean principle."""
-        principles = open_constitution(config.constitution).principles
+        principles = load_constitution(config.constitution).principles
         shown = [[one.prompt + one.answer + one.critique for one in p.examples[: config.max_demonstrations]]
                  for p in principles]  # fmt: skip
         return float(np.mean([self._length(texts) for texts in shown]))

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith.constitution.principles import load_constitution
 from tunesmith.evals.alignment import GOAL_OVER_REFUSAL, GOAL_REDUCTION
 from tunesmith.randomness import permutation
 from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE
-from tunesmith.recipes.constitution_open import open_constitution
 from tunesmith.recipes.constitution_revise import AUDIT_FILE, SUMMARY_FILE
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig
 from tunesmith.recipes.constitution_run_shop import Recipe
@@ -26,7 +26,7 @@ def gather_facts(
     config: ConstitutionRunConfig, recipes: Sequence[Recipe], planned: Mapping[str, float], base_digest: str
 ) -> dict[str, Any]:
     """All of constitution_run.json but what this call did. planned: seconds by stage."""
-    folder, constitution = Path(config.output_dir), open_constitution(config.constitution)
+    folder, constitution = Path(config.output_dir), load_constitution(config.constitution)
     evaluation = _json(folder / "evaluate" / EVALUATION_FILE)
     adapters = [recipe.stage.folder for recipe in recipes if recipe.stage.name in TRAINS]
     machine = machine_summary()

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunesmith.constitution.principles import user_text
+from tunesmith.constitution.principles import load_constitution, user_text
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipes import dpo, ppo, reward, sft
 from tunesmith.recipes.constitution_config import ReviseConfig
 from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE, jobs_of, run_evaluation
 from tunesmith.recipes.constitution_label import run_label
 from tunesmith.recipes.constitution_label_config import LabelConfig
-from tunesmith.recipes.constitution_open import is_address, open_constitution
+from tunesmith.recipes.constitution_open import is_address
 from tunesmith.recipes.constitution_revise import SFT_FILE, run_revise
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig, StageName, stage_config
 from tunesmith.recipes.constitution_run_prompts import HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE, split_prompts
@@ -86,7 +86,7 @@ class Builder:
         self.made |= {folder, *(folder / leaf for leaf in leaves)}
         settings = {**config.model_dump(mode="json", exclude=FREE), "base": self.shop.digest}
         if "constitution" in settings:
-            settings["constitution"] = open_constitution(self.config.constitution).digest
+            settings["constitution"] = load_constitution(self.config.constitution).digest
         stage = Stage(
             name=f"{name}{suffix}", folder=folder, settings=settings, reads=there,
             leaves=tuple(folder / leaf for leaf in leaves), work=work,
