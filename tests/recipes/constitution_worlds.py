@@ -85,7 +85,8 @@ def tiny_recipe(folder: Path, model: Path, **more: Any) -> dict[str, Any]:
         "evaluate": {
             "data_dir": str(folder / "sets"),
             "max_new_tokens": 4,
-            "helpful": {"rows": str(folder / "held.jsonl"), "num": 3, "num_judged": 2},
+            "helpful": {"num": 3, "num_judged": 2},
+            "reference": {"rows": str(folder / "held.jsonl"), "num": 3},
             "creative": {"num": 2, "num_samples": 2, "max_new_tokens": 4},
             "scenario_max_new_tokens": 4,
             "judge": {"calibrations": str(folder / "judges")},

@@ -51,7 +51,14 @@ def _branch(
     below: Path,
 ) -> Builder:
     """A builder in a folder of its own, which measures harm and over-refusal alone."""
-    asked = {"measured": ("final",), "helpful": None, "creative": None, "scenarios": None, "xstest_unsafe": 0}
+    asked = {
+        "measured": ("final",),
+        "helpful": None,
+        "reference": None,
+        "creative": None,
+        "scenarios": None,
+        "xstest_unsafe": 0,
+    }
     changed = {
         "output_dir": str(Path(config.output_dir) / below),
         "evaluate": config.evaluate.model_copy(update=asked),

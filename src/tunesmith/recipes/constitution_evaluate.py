@@ -38,8 +38,9 @@ from tunesmith.models.adapters import load_adapter
 from tunesmith.models.load import ModelConfig
 from tunesmith.models.roles import Base
 from tunesmith.progress import Bar
-from tunesmith.recipes.constitution_evaluate_config import ConstitutionEvaluateConfig
+from tunesmith.recipes.constitution_evaluate_config import ConstitutionEvaluateConfig, ReferenceRows
 from tunesmith.recipes.constitution_evaluate_facts import Job, evaluation_facts, plain
+from tunesmith.recipes.constitution_run_prompts import prompts_where
 from tunesmith.recipes.judge_open import open_judge
 from tunesmith.records import Conversation, Message
 from tunesmith.rollout.generate import LocalGenerator
@@ -109,9 +110,14 @@ def jobs_of(config: ConstitutionEvaluateConfig, seed: int) -> list[Job]:
         for suite in [find_suite(name.replace("_", "-"))]
     ]
     if config.helpful is not None:
-        items = _helpful_items(config, seed)
+        what = config.helpful
+        held_out = {"split": "held_out"} if what.prompts is None else what.where
+        rows = prompts_where(what.prompts or str(EXAMPLES / "harmless.jsonl"), what.columns, held_out)
+        items = prompt_items("helpful", [one.messages for one in rows[: what.num]])
         jobs.append(Job(task=helpful_task(items), sampling=greedy, headline="refused"))
-        jobs.append(Job(task=reference_task(items), sampling=greedy, headline="nats_per_token"))
+    if config.reference is not None:
+        task = reference_task(_reference_items(config.reference, seed))
+        jobs.append(Job(task=task, sampling=greedy, headline="nats_per_token"))
     if config.creative is not None:
         how = config.creative
         prompts = load_prompts(how.prompts or str(EXAMPLES / "creative.jsonl"), limit=how.num)
@@ -135,11 +141,9 @@ def safety_task(suite: Suite, config: ConstitutionEvaluateConfig, limit: int, se
     return replace(parts[0], items=subset(items, min(limit, len(items)), seed))
 
 
-def _helpful_items(config: ConstitutionEvaluateConfig, seed: int) -> list[Item]:
-    assert config.helpful is not None
-    how = config.helpful
+def _reference_items(how: ReferenceRows, seed: int) -> list[Item]:
     data = load_data(DataConfig(train=how.rows, columns=how.columns, validation_share=0, cache=False), seed=seed)
-    items = reference_items("helpful", [row for row in data.train if isinstance(row, Conversation)])
+    items = reference_items("reference", [row for row in data.train if isinstance(row, Conversation)])
     if not items:
         raise DataError(how.rows, "holds no request with an answer.", "Name rows of conversations.")
     return list(subset(items, min(how.num, len(items)), seed))

@@ -12,17 +12,30 @@ from tunesmith.recipes.judge_open import JudgeSettings
 Measured = Literal["base", "helpful", "sft", "final"]
 
 
-class HelpfulRows(Config):
-    """Harmless requests with good answers, none of which was trained on."""
+class HelpfulPrompts(Config):
+    """Harmless requests that were kept out of training."""
+
+    prompts: str | None = None
+    """A file of prompts; empty: those of ours that are held out."""
+    columns: dict[str, str] = {}
+    """Our column name -> theirs."""
+    where: dict[str, str] = {}
+    """Only rows with these values: column -> value."""
+    num: int = Field(60, ge=1)
+    """So many at most, from the first."""
+    num_judged: int = Field(30, ge=0)
+    """Of these, so many whose two answers are put before the judge; 0: none."""
+
+
+class ReferenceRows(Config):
+    """Requests with good answers, whose likelihood is measured; none was trained on."""
 
     rows: str = Field(min_length=1)
     """A file as data.train of `tunesmith sft`."""
     columns: dict[str, str] = {}
     """Our column name -> theirs."""
-    num: int = Field(60, ge=1)
-    """So many, chosen by the seed."""
-    num_judged: int = Field(40, ge=0)
-    """Of these, so many whose two answers are put before the judge; 0: none."""
+    num: int = Field(100, ge=1)
+    """So many at most, chosen by the seed."""
 
 
 class CreativePrompts(Config):
@@ -57,8 +70,10 @@ class ConstitutionEvaluateConfig(Config):
     """Their unsafe contrasts; 0: none."""
     max_new_tokens: int = Field(64, ge=1)
     """Most tokens of an answer to these; refusals show early."""
-    helpful: HelpfulRows | None = None
-    """Whether help is kept; empty: not measured."""
+    helpful: HelpfulPrompts | None = HelpfulPrompts()
+    """Whether help is kept: refusals, nonsense, length and variety, and a judge; empty: not measured."""
+    reference: ReferenceRows | None = None
+    """Whether help is kept: how likely good answers are; empty: not measured."""
     creative: CreativePrompts | None = CreativePrompts()
     """Whether invention is kept; empty: not measured."""
     scenarios: str | None = "ours"

@@ -13,6 +13,7 @@ from tunesmith.config import Config
 from tunesmith.constitution.principles import user_text
 from tunesmith.data.bootstrap.rouge import Pool, tokens_of
 from tunesmith.data.prompts import PromptRow, load_prompts
+from tunesmith.data.read import open_rows
 from tunesmith.errors import DataError
 from tunesmith.randomness import permutation
 from tunesmith.runs import atomic_write_text
@@ -31,6 +32,8 @@ class RunPromptsConfig(Config):
     """Prompts that ask for nothing bad."""
     harmless_columns: dict[str, str] = {}
     """Our column name -> theirs."""
+    harmless_where: dict[str, str] = {}
+    """Of them only rows with these values: column -> value."""
     harmful_limit: int | None = Field(None, ge=1)
     """So many at most, chosen by the seed."""
     harmless_limit: int | None = Field(None, ge=1)
@@ -58,7 +61,8 @@ def split_prompts(
         source = getattr(config, kind)
         if source is None:
             continue
-        loaded = load_prompts(source, getattr(config, f"{kind}_columns"))
+        where = config.harmless_where if kind == "harmless" else {}
+        loaded = prompts_where(source, getattr(config, f"{kind}_columns"), where)
         fit = [one for one in loaded if not _is_measured(one, pool, config.max_likeness)]
         if not fit:
             cause = "no prompt is left: each is like one that is measured."
@@ -69,7 +73,7 @@ def split_prompts(
         parts[LABEL_FILE] += chosen[:kept_back]
         parts[file] += chosen[kept_back:]
         facts[kind] = {
-            "source": source, "digest": loaded.digest, "prompts": len(loaded), "like_measured": len(loaded) - len(fit),
+            "source": source, "prompts": len(loaded), "like_measured": len(loaded) - len(fit),
             "revise": len(chosen) - kept_back, "label": kept_back,
         }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +84,19 @@ def split_prompts(
         else:
             (folder / file).unlink(missing_ok=True)
     return facts
+
+
+def prompts_where(source: str, columns: Mapping[str, str], where: Mapping[str, str]) -> list[PromptRow]:
+    """The prompts of a file's rows that have these values in these columns. Raises DataError where none has."""
+    loaded = load_prompts(source, columns)
+    if not where:
+        return list(loaded)
+    rows = open_rows(source)
+    kept = [one for one in loaded if all(rows[one.row_id][0].get(key) == value for key, value in where.items())]
+    if not kept:
+        told = ", ".join(f"{key}: {value}" for key, value in where.items())
+        raise DataError(source, f"no row has {told}.", "Correct the filter.")
+    return kept
 
 
 def _is_measured(prompt: PromptRow, pool: Pool, most: float) -> bool:
