@@ -186,14 +186,16 @@ def _judged(
 
 
 def _match_facts(decisions: Sequence[Decision]) -> dict[str, Any]:
-    manners = judge_statistics([verdict for one in decisions for verdict in one.verdicts]).as_dict()
+    verdicts = [verdict for one in decisions for verdict in one.verdicts]
+    # Where all answers are the same nobody was asked.
+    manners = judge_statistics(verdicts).as_dict() if verdicts else {}
     outcomes, _ = prefers_longer(decisions)
     return {
         "num": len(decisions),
         "same_answer": sum(not one.verdicts for one in decisions),
         "win_rate": bounded_rate([one.told for one in decisions]).as_dict(),
-        "prefers_first": manners["prefers_first"],
-        "consistent": manners["consistent"],
+        "prefers_first": manners.get("prefers_first"),
+        "consistent": manners.get("consistent"),
         "prefers_longer": limits(wilson_interval(round(sum(outcomes)), len(outcomes))) if outcomes else None,
     }
 

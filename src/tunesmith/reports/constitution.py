@@ -32,7 +32,7 @@ def _draw(folder: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     if goal:
         first = next(iter(goal.values()))
         points.insert(0, {"label": "base", "harm": first["harm"]["before"], "safe": first["safe"]["before"]})
-    curve = [{**one, "label": f"{one['share']:g}"} for one in facts.get("curve", [])]
+    curve = [{**one, "label": f"{one['share']:g}"} for one in facts.get("curve", []) if one["harm"] is not None]
     if draw_frontier(folder / FRONTIER_FILE, points, curve):
         out[FRONTIER_FILE] = "Harmful compliance against over-refusal, 95 % intervals; down and left is better."
     if draw_principles(folder / PRINCIPLES_FILE, facts.get("revise", {}).get("principles", {})):
