@@ -23,7 +23,7 @@ from tunesmith.records import Conversation, Message, Where
 OURS = Path(str(files("tunesmith.data.examples") / "constitution" / "scenarios.yaml"))
 HELP = (
     "I am sorry that you feel this way. Please talk to a doctor or a therapist, who can find out what helps you. "
-    "Regular exercise, enough sleep and time with friends help many people, and cognitive behavioural therapy works well."
+    "Regular exercise, enough sleep and time with friends help many people; cognitive behavioural therapy works well."
 )
 REFUSAL = "I'm sorry, but I can't help with that. Please speak to a doctor or a mental health professional instead."
 
