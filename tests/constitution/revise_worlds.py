@@ -105,7 +105,10 @@ SAMPLING = Sampling(max_new_tokens=32, temperature=0.7)
 
 
 def critic_of(writer: RuleWriter, likelihood: RuleLikelihood | None = None, **settings: Any) -> ModelCritic:
-    return ModelCritic(Voice(writer=writer, likelihood=likelihood), CriticSettings(sampling=SAMPLING, **settings))
+    return ModelCritic(
+        Voice(writer=writer, likelihood=likelihood),
+        CriticSettings(sampling=SAMPLING, **{"style": "quoted", **settings}),
+    )
 
 
 def run(
@@ -120,7 +123,7 @@ def run(
 ) -> list[Chain]:
     """The chains; every round takes all the principles in turn."""
     voice = voice or Voice(writer=writer)
-    told = {"num_rounds": 2, "principles_per_round": len(principles), **settings}
+    told = {"style": "quoted", "num_rounds": 2, "principles_per_round": len(principles), **settings}
     return revise(
         questions,
         constitution(*principles),

@@ -25,6 +25,7 @@ from revise_worlds import (
 from tunesmith.constitution.asking import Voice
 from tunesmith.constitution.audit import step_row
 from tunesmith.constitution.critic import AlwaysRefuse, RandomCritic, who
+from tunesmith.constitution.garbage import first_sentences
 from tunesmith.constitution.principles import Demonstration
 from tunesmith.constitution.revise import NO_ANSWER, NOTHING, REVISED, UNCHANGED, Chain, with_id
 from tunesmith.errors import EndpointError
@@ -325,3 +326,40 @@ def test_kill_minus_nine_costs_nothing(tmp_path: Path) -> None:
     assert [step_row(one) for chain in parts for one in chain.steps] == [
         step_row(one) for chain in whole for one in chain.steps
     ]
+
+
+def test_a_revision_may_be_shown_instead_of_asked_for(tmp_path: Path) -> None:
+    def bad(name: str) -> Demonstration:
+        return Demonstration(prompt=f"{name}?", answer="Bad.", critique="Yes.", revision=f"Good {name}.")
+
+    fine = Demonstration(prompt="Fine?", answer="Fine.", critique="No.", fault=False)
+    rules = [principle("a", examples=[fine, bad("own")]), principle("b", examples=[bad("kin")]),
+             principle("c", category="other", examples=[bad("far")])]  # fmt: skip
+    writer = RuleWriter(lambda kind, asked: "One. Two. Two. Three." if len(asked.messages) > 1 else "First.")
+    told = {"way": "shown", "max_sentences": 4, "max_demonstrations": 6, "num_rounds": 1, "principles_per_round": 1}
+    (chain,) = run(tmp_path, writer, RandomCritic(p=1.0), principles=rules, **told)
+    said = [(turn.role, turn.content) for turn in writer.asked[1][1].messages]
+    assert said == [("user", "own?"), ("assistant", "Good own."), ("user", "kin?"), ("assistant", "Good kin."),
+                    ("user", "What is he like?")]  # fmt: skip
+    assert chain.last.after == "One. Two.", "up to the first sentence that repeats one"
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "kept"),
+    [
+        ("One. Two! Three?", 2, "One. Two!"),
+        ("One. Two and", 2, "One. Two and"),
+        ("No end", 1, "No end"),
+        ("1. Go in.\n2. Go out.", 1, "1. Go in."),
+        ("Go. go! Stop.", 3, "Go."),
+    ],
+)
+def test_the_first_sentences(text: str, most: int, kept: str) -> None:
+    assert first_sentences(text, most) == kept
+
+
+def test_answers_to_harmless_prompts_may_be_kept_uncriticised(tmp_path: Path) -> None:
+    writer = RuleWriter(kindly)
+    both = [question("Bad?"), question("Good?", harmless=True)]
+    bad, good = run(tmp_path, writer, questions=both, criticise_harmless=False)
+    assert bad.was_revised and [one.stopped for one in good.steps] == ["kept"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import build_model, build_tokenizer
+from revise_server import Server, completion
 from revise_worlds import CONSTITUTION
 from test_revise_lineage import check_log
 from typer.testing import CliRunner
@@ -24,56 +23,19 @@ from tunesmith.runs import hold_file
 FILES = ("audit.jsonl", "sft.jsonl", "critic.jsonl")
 
 
-class Server:
-    """An OpenAI-compatible server in a thread; ``reply(messages)`` gives (status, type, body)."""
-
-    def __init__(self) -> None:
-        self.reply: Callable[[list[dict[str, str]]], tuple[int, str, bytes]] = kindly
-        self.bodies: list[dict[str, Any]] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.bodies.append(body)
-                status, kind, data = server.reply(body["messages"])
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-
-def completion(text: str) -> tuple[int, str, bytes]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    data = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 5}})
-    return 200, "application/json", data.encode()
-
-
 def kindly(messages: list[dict[str, str]]) -> tuple[int, str, bytes]:
     last = messages[-1]["content"]
     if last.startswith("Write the answer once more"):
         return completion("Let us talk about something better.")
     if "Say wh" in last:
-        return completion("It is rude. [[fault]]" if "rude thing" in last else "Fine. [[no fault]]")
+        return completion("It is rude. [[fault]]" if "rude thing" in messages[-2]["content"] else "Fine. [[no fault]]")
     return completion("A rude thing." if "insult" in last else f"Gladly: {last}")
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
+    server.reply = kindly
     yield server
     server.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith.constitution.principles import Constitution
 from tunesmith.constitution.revise import ANSWERED, GOOD, NO_ANSWER, REVISED, STOPS, Chain
-from tunesmith.constitution.wording import Style, Verdict, critic_row
+from tunesmith.constitution.wording import Style, Verdict, contradicts, critic_row
 from tunesmith.records import Message, Revision
 
 # Places told of each kind of garbage.
@@ -68,7 +68,10 @@ def sft_rows(chains: Sequence[Chain], *, keep_unrevised: bool = False) -> list[d
 def critic_rows(
     chains: Sequence[Chain], constitution: Constitution, style: Style, verdict: Verdict
 ) -> list[dict[str, Any]]:
-    """Conversations that train a critic to say what this one said, a row each of its verdicts; equal ones once."""
+    """Conversations that train a critic to say what this one said, a row each of its verdicts.
+
+    Equal ones once; none where the words open with the other verdict.
+    """
     out, seen = list[dict[str, Any]](), set[tuple[Message, ...]]()
     for chain in chains:
         for one in chain.steps:
@@ -76,6 +79,8 @@ def critic_rows(
                 continue
             principle = constitution[one.critique.principle]
             words, found = one.critique.text, one.critique.found
+            if contradicts(words, found=found):
+                continue
             turns = critic_row(style, verdict, one.prompt, one.before, principle, words, found=found)
             if turns not in seen:
                 seen.add(turns)

@@ -74,7 +74,7 @@ class CriticSettings:
     """
 
     sampling: Sampling
-    style: Style = "quoted"
+    style: Style = "turns"
     threshold: float = 0.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
     verdict: Verdict = "opening"
@@ -117,35 +117,38 @@ class ModelCritic:
             critiques[i] = one
         return critiques
 
+    def log_odds(self, cases: Sequence[Case], asker: Asker) -> list[float | None]:
+        """ln P(Yes) - ln P(No) of each case before any critique, no threshold taken off; None for one too long."""
+        return [odds for odds, _ in self._odds(cases, [""] * len(cases), asker)]
+
     def _judged(self, critiques: Sequence[Critique], cases: Sequence[Case], asker: Asker) -> list[Critique]:
         """The critiques with a verdict by the likelihood of Yes and No; those that are no use stay as they are."""
-        assert self.voice.likelihood is not None
-        style, verdict = self.settings.style, self.settings.verdict
-        todo, asked, shots = list[int](), list[Turns](), list[int]()
-        for i, (case, one) in enumerate(zip(cases, critiques, strict=True)):
-            if one.outcome:
-                continue
-
-            def turns(shown: Sequence[Demonstration], case: Case = case, one: Critique = one) -> Turns:
-                return verdict_turns(style, verdict, case.prompt, case.answer, case.principle, shown, one.text)
-
-            messages, number = self._fitting(case, turns, 2)
-            todo.append(i)
-            asked.append(messages)
-            shots.append(number)
-        scores = asker.score(
-            "verdict", self.voice.likelihood, [(one, (YES, NO)) for one in asked], [_tags(cases[i]) for i in todo]
-        )
-        out = list(critiques)
-        for i, score, number in zip(todo, scores, shots, strict=True):
-            shown = critiques[i].num_demonstrations if verdict == "behind" else number
-            if score is None:
+        out, todo = list(critiques), [i for i, one in enumerate(critiques) if not one.outcome]
+        told = self._odds([cases[i] for i in todo], [critiques[i].text for i in todo], asker)
+        for i, (odds, number) in zip(todo, told, strict=True):
+            shown = critiques[i].num_demonstrations if self.settings.verdict == "behind" else number
+            if odds is None:
                 out[i] = replace(critiques[i], outcome=TOO_LONG, num_demonstrations=shown)
                 continue
-            principle = cases[i].principle.id
-            odds = score[0] - score[1] - self.settings.thresholds.get(principle, self.settings.threshold)
-            out[i] = replace(critiques[i], found=odds > 0, score=odds, num_demonstrations=shown)
+            score = odds - self.settings.thresholds.get(cases[i].principle.id, self.settings.threshold)
+            out[i] = replace(critiques[i], found=score > 0, score=score, num_demonstrations=shown)
         return out
+
+    def _odds(self, cases: Sequence[Case], critiques: Sequence[str], asker: Asker) -> list[tuple[float | None, int]]:
+        """(log-odds of Yes against No, demonstrations shown) of each case."""
+        assert self.voice.likelihood is not None
+        style, verdict = self.settings.style, self.settings.verdict
+        asked, shots = list[tuple[Turns, tuple[str, str]]](), list[int]()
+        for case, words in zip(cases, critiques, strict=True):
+
+            def turns(shown: Sequence[Demonstration], case: Case = case, words: str = words) -> Turns:
+                return verdict_turns(style, verdict, case.prompt, case.answer, case.principle, shown, words)
+
+            messages, number = self._fitting(case, turns, 2)
+            asked.append((messages, (YES, NO)))
+            shots.append(number)
+        scores = asker.score("verdict", self.voice.likelihood, asked, [_tags(case) for case in cases])
+        return [(None if one is None else one[0] - one[1], n) for one, n in zip(scores, shots, strict=True)]
 
     def _in_words(self, critiques: Sequence[Critique], cases: Sequence[Case], asker: Asker) -> list[Critique]:
         """The critiques with words; ``outcome`` says of those without any why, after the tries it may take."""

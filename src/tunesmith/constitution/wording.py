@@ -8,6 +8,9 @@ the paper does (arXiv:2212.08073, section 3.1). Where a verdict is:
 - question: the answer to a question of its own about the rule, put before any critique is written.
 - behind: the answer to that question, put behind the critique.
 - marked: written as [[fault]] or [[no fault]] at the critique's end; the way of a critic whose tokens are not seen.
+
+A revision is *asked* for, behind the critique, or *shown*: prompts with their good answers go before the prompt, which
+is answered anew. A model too small to follow the request can follow what it is shown.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from tunesmith.constitution.principles import Demonstration, Principle, filled
 from tunesmith.records import Message, Role
 
 Style = Literal["quoted", "turns"]
+Way = Literal["asked", "shown"]
 Verdict = Literal["opening", "question", "behind", "marked"]
 # The two verdicts, as a critic whose tokens are read continues, and as one that writes marks them.
 YES, NO = "Yes", "No"
@@ -68,15 +72,20 @@ def verdict_turns(
 
 
 def revision_turns(
-    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str,
+    style: Style, way: Way, prompt: Sequence[Message], answer: str, principle: Principle, critique: str,
     shown: Sequence[Demonstration] = (),
 ) -> Turns:  # fmt: skip
     """The request for the answer put right; of the demonstrations those with a fault are shown."""
     before = list[Message]()
     for one in shown:
         if one.fault:
-            asked = _revision_asked(style, _question_of(one), one.answer, principle, one.critique)
+            question = _question_of(one)
+            asked = (
+                question if way == "shown" else _revision_asked(style, question, one.answer, principle, one.critique)
+            )
             before += [*asked, _says(one.revision)]
+    if way == "shown":
+        return _with_head(prompt, [*before, *(turn for turn in prompt if turn.role != "system")])
     return _with_head(prompt, [*before, *_revision_asked(style, prompt, answer, principle, critique)])
 
 
@@ -92,6 +101,11 @@ def critic_row(
     asked = verdict_turns(style, verdict, prompt, answer, principle, critique=words)
     learnt = words if verdict == "behind" else ""
     return (*_untrained(asked, learnt), _says(YES if found else NO))
+
+
+def contradicts(words: str, *, found: bool) -> bool:
+    """Whether a critique opens with the other verdict than the one it goes with."""
+    return re.match(rf"{NO if found else YES}\b", words, re.IGNORECASE) is not None
 
 
 def without_marks(text: str) -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.recipes.constitution_evaluate import RESULTS_FILE
-from tunesmith.recipes.constitution_revise import REQUESTS_FILE, SFT_FILE, helpful_turns, mix_rows, write_rows
+from tunesmith.recipes.constitution_mix import helpful_rows, mixed
+from tunesmith.recipes.constitution_revise import REQUESTS_FILE, SFT_FILE
 from tunesmith.recipes.constitution_run_config import ConstitutionRunConfig
 from tunesmith.recipes.constitution_run_shop import Recipe, Workshop, file_of
 from tunesmith.recipes.constitution_run_stages import Builder
 from tunesmith.recipes.stages import Stage
+from tunesmith.runs import atomic_write_text
 
 SHARES, CONTROLS = "shares", "controls"
 
@@ -29,7 +31,7 @@ def branch_stages(config: ConstitutionRunConfig, main: list[Recipe], shop: Works
     for share in config.mixing_shares:
         builder = _branch(config, shop, place, folders, made, Path(SHARES) / f"{share:g}")
         revise = next(recipe for recipe in main if recipe.kind == "revise")
-        out.append(_mix(revise, builder.folder("revise"), share))
+        out.append(_mix(revise, builder.folder("revise"), share, shop))
         out += _trained_and_measured(builder, out[-1], f"@{share:g}")
     for control in config.controls:
         builder = _branch(config, shop, place, folders, made, Path(CONTROLS) / control)
@@ -78,15 +80,15 @@ def _trained_and_measured(builder: Builder, rows: Recipe, suffix: str) -> list[R
     return [builder.build("sft", suffix), builder.build("evaluate", suffix)]
 
 
-def _mix(revise: Recipe, folder: Path, share: float) -> Recipe:
+def _mix(revise: Recipe, folder: Path, share: float, shop: Workshop) -> Recipe:
     """The run's own revised rows with helpful ones in another share."""
     config, source = revise.config.model_copy(update={"helpful_share": share}), revise.stage.folder / SFT_FILE
 
     def work(_: bool) -> Mapping[str, Any]:
         rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
         own = [row for row in rows if row["provenance"]["from"] != "helpful"]
-        mixed, facts = mix_rows(config, own, helpful_turns(config), lambda _: None)
-        write_rows(folder / SFT_FILE, mixed)
+        rows, facts = mixed(config, own, helpful_rows(config), shop.say)
+        atomic_write_text(folder / SFT_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return facts
 
     reads = {"rows": source, "helpful rows": file_of(getattr(config, "helpful_rows", None))}

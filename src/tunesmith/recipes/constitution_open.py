@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tunesmith.constitution.asking import Voice
+from tunesmith.recipes.bootstrap_open import SMALL_BELOW_PARAMETERS
 from tunesmith.records import Message
 from tunesmith.rollout.endpoint import Endpoint, EndpointConfig
 
@@ -75,6 +76,12 @@ class House(AbstractContextManager["House"]):
         if render is not None:
             return len(render(messages))  # type: ignore[arg-type]
         return sum(len(turn.content.encode()) for turn in messages) // _BYTES_A_TOKEN
+
+    def is_small(self, voice: Voice) -> bool:
+        """Whether it is a model of ours that is too small to follow a request it was not shown."""
+        return (
+            voice.likelihood is not None and self.base is not None and self.base.num_parameters < SMALL_BELOW_PARAMETERS
+        )
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -14,21 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.constitution.asking import Asker, Voice
-from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row, turns_of
+from tunesmith.constitution.asking import Asker
+from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row
 from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
-from tunesmith.constitution.principles import Constitution, load_constitution
+from tunesmith.constitution.principles import Constitution, Principle
 from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
-from tunesmith.data.check import Fault, FaultLog
-from tunesmith.data.load import DataConfig, load_data
-from tunesmith.data.prompts import LoadedPrompts, load_prompts
-from tunesmith.errors import ConfigError, DataError, EndpointError
-from tunesmith.randomness import permutation
+from tunesmith.constitution.threshold import with_thresholds
+from tunesmith.errors import EndpointError
 from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, SELF
 from tunesmith.recipes.constitution_config import ReviseConfig as ReviseConfig
 from tunesmith.recipes.constitution_estimate import Estimate, estimate
+from tunesmith.recipes.constitution_load import Loaded, load, refuse_too_long
+from tunesmith.recipes.constitution_mix import mixed
 from tunesmith.recipes.constitution_open import House
-from tunesmith.records import Conversation
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.runs import atomic_write_text, hold_file, machine_summary
 
@@ -75,11 +73,8 @@ def run_revise(
     """
     began = time.perf_counter()
     # 1. Load: what will be refused is refused here, the rows before any model.
-    constitution = load_constitution(config.constitution)
-    _check_thresholds(config, constitution)
-    questions, digests = _questions(config, say)
-    helpful = helpful_turns(config)
-    folder = Path(config.output_dir)
+    loaded = load(config, say)
+    folder, constitution, questions = Path(config.output_dir), loaded.constitution, loaded.questions
     folder.mkdir(parents=True, exist_ok=True)
     with (
         hold_file(folder / REQUESTS_FILE),
@@ -88,19 +83,24 @@ def run_revise(
         speakers = open_speakers(config, house)
         for note in house.notes:
             say(note)
-        _refuse_too_long(config, questions, speakers.answers)
+        refuse_too_long(config, questions, speakers.answers)
+        settings = config.revise_settings(small=house.is_small(speakers.revises))
+        if settings.way == "shown":
+            say("revisions are made by showing good answers; revision: asked has them made from the critique.")
         choose = chooser(constitution, questions, config, say)
         asker = Asker(ResultsFile(folder / REQUESTS_FILE))
+        weighed = to_weigh(config, speakers.critic, constitution, questions, choose)
 
         # 2. What it will take.
-        expected = estimate(config, questions, constitution.principles, speakers, house, asker)
+        expected = estimate(config, questions, constitution.principles, weighed, speakers, settings, house, asker)
         say(expected.sentence())
         if config.estimate_only:
             return Revised(folder=folder, estimate=expected)
 
         # 3. Revise.
         try:
-            chains = revise(questions, constitution, choose, speakers, config.revise_settings(), asker, on_progress)
+            speakers = with_thresholds(speakers, weighed, asker)
+            chains = revise(questions, constitution, choose, speakers, settings, asker, on_progress)
         except KeyboardInterrupt:
             return Revised(folder=folder, estimate=expected, interrupted=True)
         except EndpointError as error:
@@ -108,33 +108,46 @@ def run_revise(
             raise EndpointError(error.place, error.cause, fix) from None
 
         # 4. Mix, and write.
-        own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
-        rows, mixture = mix_rows(config, own, helpful, say)
-        critic = speakers.critic
-        # A control has nothing to teach.
-        asks = critic.settings if isinstance(critic, ModelCritic) else None
-        lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
-        write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
-        write_rows(folder / SFT_FILE, rows)
-        write_rows(folder / CRITIC_FILE, lessons)
-        summary = {
-            **counts_of(chains, constitution),
-            "rows": mixture,
-            "critic_rows": len(lessons),
-            "tokens": dict(sorted(asker.num_tokens.items())),
-            "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
-            "speakers": _identities(speakers),
-            "digests": digests,
-            "settings": config.model_dump(mode="json"),
-            "this_run": {
-                "asked": dict(sorted(asker.num_asked.items())),
-                "found": dict(sorted(asker.num_found.items())),
-                "seconds": round(time.perf_counter() - began, 1),
-                "machine": machine_summary(),
-            },
-        }
+        summary = _write(config, loaded, speakers, chains, asker, say)
+        summary["this_run"]["seconds"] = round(time.perf_counter() - began, 1)
         atomic_write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return Revised(folder=folder, estimate=expected, summary=summary, chains=chains)
+
+
+def _write(
+    config: ReviseConfig,
+    loaded: Loaded,
+    speakers: Speakers,
+    chains: Sequence[Chain],
+    asker: Asker,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write log and rows; returns the summary."""
+    folder, constitution = Path(config.output_dir), loaded.constitution
+    own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
+    rows, mixture = mixed(config, own, loaded.helpful, say)
+    # A control has nothing to teach.
+    asks = speakers.critic.settings if isinstance(speakers.critic, ModelCritic) else None
+    lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
+    _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
+    _write_rows(folder / SFT_FILE, rows)
+    _write_rows(folder / CRITIC_FILE, lessons)
+    return {
+        **counts_of(chains, constitution),
+        "rows": mixture,
+        "critic_rows": len(lessons),
+        "cut": {stage: number for stage, number in sorted(asker.num_cut.items()) if number},
+        "tokens": dict(sorted(asker.num_tokens.items())),
+        "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
+        "speakers": _identities(speakers),
+        "digests": loaded.digests,
+        "settings": config.model_dump(mode="json"),
+        "this_run": {
+            "asked": dict(sorted(asker.num_asked.items())),
+            "found": dict(sorted(asker.num_found.items())),
+            "machine": machine_summary(),
+        },
+    }
 
 
 def open_speakers(config: ReviseConfig, house: House) -> Speakers:
@@ -154,6 +167,18 @@ def open_speakers(config: ReviseConfig, house: House) -> Speakers:
     return Speakers(answers=answers, critic=critic, revises=voice if config.reviser == "critic" else answers)
 
 
+def to_weigh(
+    config: ReviseConfig, critic: Critic, constitution: Constitution, questions: Sequence[Question], choose: Choose
+) -> list[Principle]:
+    """The principles whose thresholds are to be taken from their demonstrations: of those that will be drawn."""
+    reads_tokens = isinstance(critic, ModelCritic) and critic.settings.verdict in ("opening", "question")
+    if config.threshold is not None or not reads_tokens:
+        return []
+    rounds = range(1, config.num_rounds + 1)
+    drawn = {one.id for i, q in enumerate(questions) for number in rounds for one in choose(i, q.id, number)}
+    return [one for one in constitution.principles if one.id in drawn and one.id not in config.thresholds]
+
+
 def chooser(
     constitution: Constitution, questions: Sequence[Question], config: ReviseConfig, say: Callable[[str], None]
 ) -> Choose:
@@ -170,86 +195,11 @@ def chooser(
     )
 
 
-def _questions(config: ReviseConfig, say: Callable[[str], None]) -> tuple[list[Question], dict[str, str]]:
-    """The prompts of both files, the harmless ones last, and the files' digests. Raises DataError."""
-    loaded = _prompts(config, config.prompts)
-    for note in loaded.notes():
-        say(note)
-    out = [Question(messages=one.messages, where=one.where) for one in loaded]
-    digests = {"prompts": loaded.digest}
-    if config.harmless is not None:
-        more = _prompts(config, config.harmless)
-        there = {one.id for one in out}
-        added = [Question(messages=one.messages, where=one.where, harmless=True) for one in more]
-        kept = [one for one in added if one.id not in there]
-        if len(kept) < len(added):
-            say(f"{len(added) - len(kept)} harmless prompts are among the others too, and are taken as one of those.")
-        for note in more.notes():
-            say(f"harmless: {note}")
-        out, digests["harmless"] = [*out, *kept], more.digest
-    return out, digests
-
-
-def _prompts(config: ReviseConfig, source: str) -> LoadedPrompts:
-    columns = config.columns if source == config.prompts else {}
-    return load_prompts(source, columns, limit=config.limit, on_bad_row=config.on_bad_row)
-
-
-def _refuse_too_long(config: ReviseConfig, questions: Sequence[Question], voice: Voice) -> None:
-    """Raise DataError with the place of every prompt whose answer has no room, unless those are left out."""
-    if config.on_bad_row == "drop":
-        return
-    faults = FaultLog()
-    for one in questions:
-        if not voice.fits(one.messages, config.answer_tokens):
-            cause = "the prompt with its answer is longer than the model's context."
-            faults.add(Fault(one.where, cause, "Shorten it, lower answer_tokens, or set on_bad_row: drop."))
-    faults.raise_if_any(config.prompts, len(questions))
-
-
-def _check_thresholds(config: ReviseConfig, constitution: Constitution) -> None:
-    known = {one.id for one in constitution.principles}
-    if unknown := sorted(set(config.thresholds) - known):
-        fix = f"Known are {', '.join(sorted(known))}."
-        raise ConfigError("thresholds", f"there is no principle '{unknown[0]}' in {config.constitution}.", fix)
-
-
-def helpful_turns(config: ReviseConfig) -> list[dict[str, Any]]:
-    """The helpful rows as turns. Raises DataError."""
-    if config.helpful_rows is None:
-        return []
-    loaded = load_data(DataConfig(train=config.helpful_rows, validation_share=0.0, on_bad_row=config.on_bad_row))
-    out = []
-    for record in loaded.train:
-        if not isinstance(record, Conversation):
-            raise DataError(config.helpful_rows, "its rows are raw text.", "Give rows with a prompt and an answer.")
-        out.append({"messages": turns_of(record.messages), "provenance": {"from": "helpful", "row": str(record.where)}})
-    return out
-
-
-def mix_rows(
-    config: ReviseConfig, own: Sequence[dict[str, Any]], helpful: Sequence[dict[str, Any]], say: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Own and helpful rows in the stated share, in an order of the seed, and what became of the share."""
-    wanted = round(len(own) * config.helpful_share / (1 - config.helpful_share))
-    order = permutation(len(helpful), config.seed, "constitution_helpful")
-    taken = [helpful[i] for i in order[:wanted]]
-    if len(taken) < wanted:
-        say(f"{wanted} helpful rows make a share of {config.helpful_share:g}, {len(helpful)} are there: all are taken.")
-    if not own:
-        say("nothing was revised: there are no rows to train on. Look at the audit log.")
-    rows = [*own, *taken]
-    mixed = [rows[i] for i in permutation(len(rows), config.seed, "constitution_mix")]
-    share = len(taken) / len(rows) if rows else 0.0
-    return mixed, {"own": len(own), "helpful": len(taken), "helpful_share": round(share, 4), "wanted": wanted}
-
-
 def _identities(speakers: Speakers) -> dict[str, dict[str, str]]:
     """Who spoke, under the digests by which the log names them."""
     told = (speakers.answers.writer.identity, speakers.critic.identity, speakers.revises.writer.identity)
     return {who(one): dict(one) for one in told}
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line a row, the file whole or not at all."""
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -13,12 +13,15 @@ from tunesmith.recipes.constitution_revise import Revised
 @contextmanager
 def answer_bar() -> Iterator[Callable[[int, int], None]]:
     """A bar of answers, critiques and revisions, as a function told (done, total); it appears with the first."""
-    bars = list[Bar]()
+    bars, shown = list[Bar](), 0
 
     def show(done: int, total: int) -> None:
+        nonlocal shown
         if not bars:
             bars.append(Bar(total, "answers, critiques, revisions").__enter__())
-        bars[0].update(done)
+        if done > shown:
+            bars[0].update(done)
+            shown = done
 
     try:
         yield show
