@@ -6,14 +6,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tunesmith.errors import DataError
 from tunesmith.feedback.judgements import canonical_json
 from tunesmith.records import Message
-from tunesmith.rollout.likelihood import LikelihoodModel
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Writer, WriterStop
+
+if TYPE_CHECKING:  # It brings torch, which an endpoint does not need.
+    from tunesmith.rollout.likelihood import LikelihoodModel
 
 # Continuations scored between two writes to the disk.
 _PORTION = 16
@@ -44,9 +47,10 @@ class Reply:
 
 
 class Asker:
-    """Asks through a results file; counts by stage what was asked now and found there, and the tokens of both.
+    """Asks through a results file; counts by stage what was asked now and what was found there.
 
-    told: called after every answer that is new.
+    num_tokens, num_cut: of both together, tokens and answers that ran to their limit. told: called after every answer
+    that is new.
     """
 
     def __init__(self, results: ResultsFile, told: Callable[[], None] = lambda: None) -> None:
@@ -54,6 +58,7 @@ class Asker:
         self.num_asked: Counter[str] = Counter()
         self.num_found: Counter[str] = Counter()
         self.num_tokens: Counter[str] = Counter()
+        self.num_cut: Counter[str] = Counter()
         self._counted = set[str]()
 
     def write(
@@ -79,7 +84,7 @@ class Asker:
                 "details": dict(written.details),
             }
             self._keep(stage, row)
-        self._count_tokens(keys)
+        self._count(stage, keys)
         return [Reply(self.results[key]["answer"], self.results[key]["stop_reason"]) for key in keys]
 
     def score(
@@ -123,11 +128,12 @@ class Asker:
         self.num_asked[stage] += 1
         self.told()
 
-    def _count_tokens(self, keys: Sequence[str]) -> None:
-        """Tokens by what the writer reported, once a request, whichever run paid for them."""
+    def _count(self, stage: str, keys: Sequence[str]) -> None:
+        """Tokens by what the writer reported, and answers that ran to their limit, whichever run paid for them."""
         for key in keys:
             if key not in self._counted:
                 self._counted.add(key)
+                self.num_cut[stage] += self.results[key]["stop_reason"] == "length"
                 details = self.results[key]["details"]
                 self.num_tokens.update({name: number for name, number in details.items() if type(number) is int})
 

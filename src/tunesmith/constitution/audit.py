@@ -1,4 +1,4 @@
-"""What the supervised phase leaves: the log of its steps, rows to train on, rows that train a critic, and the counts."""
+"""What the supervised phase leaves: the log of its steps, rows to train on, rows for a critic, and the counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith.constitution.principles import Constitution
 from tunesmith.constitution.revise import ANSWERED, GOOD, NO_ANSWER, REVISED, STOPS, Chain
-from tunesmith.constitution.wording import Style, critic_row
+from tunesmith.constitution.wording import Style, Verdict, critic_row
 from tunesmith.records import Message, Revision
 
 # Places told of each kind of garbage.
@@ -66,7 +66,7 @@ def sft_rows(chains: Sequence[Chain], *, keep_unrevised: bool = False) -> list[d
 
 
 def critic_rows(
-    chains: Sequence[Chain], constitution: Constitution, style: Style, *, written: bool
+    chains: Sequence[Chain], constitution: Constitution, style: Style, verdict: Verdict
 ) -> list[dict[str, Any]]:
     """Conversations that train a critic to say what this one said, a row each of its verdicts; equal ones once."""
     out, seen = list[dict[str, Any]](), set[tuple[Message, ...]]()
@@ -76,7 +76,7 @@ def critic_rows(
                 continue
             principle = constitution[one.critique.principle]
             words, found = one.critique.text, one.critique.found
-            turns = critic_row(style, one.prompt, one.before, principle, words, found=found, written=written)
+            turns = critic_row(style, verdict, one.prompt, one.before, principle, words, found=found)
             if turns not in seen:
                 seen.add(turns)
                 provenance = {"step": one.id, "principle": principle.id, "critic": one.critique.who}

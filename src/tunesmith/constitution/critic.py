@@ -8,7 +8,6 @@ draws verdicts, one that refuses everything.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -16,7 +15,19 @@ from typing import Protocol
 from tunesmith.constitution.asking import Asker, Reply, Voice
 from tunesmith.constitution.garbage import NOT_STORABLE, fault_of, whole_sentences
 from tunesmith.constitution.principles import Demonstration, Principle
-from tunesmith.constitution.wording import AGAIN, FAULT, FINE, NO, YES, Style, Turns, critique_turns, verdict_turns
+from tunesmith.constitution.wording import (
+    AGAIN,
+    FAULT,
+    FINE,
+    NO,
+    YES,
+    Style,
+    Turns,
+    Verdict,
+    critique_turns,
+    verdict_turns,
+    without_marks,
+)
 from tunesmith.feedback.judgements import digest_of
 from tunesmith.randomness import derive_seed, generator
 from tunesmith.records import Critique, Message
@@ -57,16 +68,16 @@ class CriticSettings:
     """How a critic that is a model is asked.
 
     threshold: log-odds in nats above which a verdict read from tokens is a fault; ``thresholds`` states it for single
-    principles, by id. critique_first: the verdict is asked behind the written critique; else before, and only what is
-    found is put in words. max_retries: how often more a critique that is no use, or a verdict that cannot be read, is
-    asked for. max_demonstrations: fewer are shown where more do not fit.
+    principles, by id. verdict: where it stands; unless that is behind or marked, only what is found is put in words.
+    max_retries: how often more a critique that is no use, or a verdict that cannot be read, is asked for.
+    max_demonstrations: fewer are shown where more do not fit.
     """
 
     sampling: Sampling
-    style: Style = "quoted"
+    style: Style = "turns"
     threshold: float = 0.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    critique_first: bool = False
+    verdict: Verdict = "opening"
     max_retries: int = 1
     max_demonstrations: int = 2
 
@@ -81,9 +92,10 @@ class ModelCritic:
     """A critic that is a model: ``voice`` writes its critiques, and gives its verdicts by likelihood where it can."""
 
     def __init__(self, voice: Voice, settings: CriticSettings) -> None:
+        if voice.likelihood is None:
+            settings = replace(settings, verdict="marked")
         self.voice, self.settings = voice, settings
-        kind = "written" if voice.likelihood is None else "verdict tokens"
-        self._identity = {"critic": kind, **voice.writer.identity, **settings.as_identity()}
+        self._identity = {"critic": "model", **voice.writer.identity, **settings.as_identity()}
         self._who = who(self._identity)
 
     @property
@@ -91,40 +103,31 @@ class ModelCritic:
         """The writer's identity, and how it is asked."""
         return self._identity
 
-    @property
-    def writes_verdicts(self) -> bool:
-        """Whether its verdicts are read from its text."""
-        return self.voice.likelihood is None
-
     def criticise(self, cases: Sequence[Case], asker: Asker) -> list[Critique]:
         """Verdict and words for each case; where the verdict comes first, words for what is found alone."""
-        if self.writes_verdicts:
-            return self._written(cases, asker)
-        if self.settings.critique_first:
-            critiques = self._in_words([self._blank(case) for case in cases], cases, asker, marked=False)
-            return self._judged(critiques, cases, asker)
-        critiques = self._judged([self._blank(case) for case in cases], cases, asker)
+        blank = [Critique(principle=case.principle.id, found=None, who=self._who) for case in cases]
+        if self.settings.verdict == "marked":
+            return self._marked(blank, cases, asker)
+        if self.settings.verdict == "behind":
+            return self._judged(self._in_words(blank, cases, asker), cases, asker)
+        critiques = self._judged(blank, cases, asker)
         found = [i for i, one in enumerate(critiques) if one.found]
-        worded = self._in_words([critiques[i] for i in found], [cases[i] for i in found], asker, marked=False)
+        worded = self._in_words([critiques[i] for i in found], [cases[i] for i in found], asker)
         for i, one in zip(found, worded, strict=True):
             critiques[i] = one
         return critiques
 
-    def _blank(self, case: Case) -> Critique:
-        return Critique(principle=case.principle.id, found=None, who=self._who)
-
-    def _judged(self, critiques: list[Critique], cases: Sequence[Case], asker: Asker) -> list[Critique]:
+    def _judged(self, critiques: Sequence[Critique], cases: Sequence[Case], asker: Asker) -> list[Critique]:
         """The critiques with a verdict by the likelihood of Yes and No; those that are no use stay as they are."""
         assert self.voice.likelihood is not None
-        style, behind = self.settings.style, self.settings.critique_first
+        style, verdict = self.settings.style, self.settings.verdict
         todo, asked, shots = list[int](), list[Turns](), list[int]()
         for i, (case, one) in enumerate(zip(cases, critiques, strict=True)):
             if one.outcome:
                 continue
 
             def turns(shown: Sequence[Demonstration], case: Case = case, one: Critique = one) -> Turns:
-                words = one.text if behind else None
-                return verdict_turns(style, case.prompt, case.answer, case.principle, shown, critique=words)
+                return verdict_turns(style, verdict, case.prompt, case.answer, case.principle, shown, one.text)
 
             messages, number = self._fitting(case, turns, 2)
             todo.append(i)
@@ -135,7 +138,7 @@ class ModelCritic:
         )
         out = list(critiques)
         for i, score, number in zip(todo, scores, shots, strict=True):
-            shown = number if not behind else critiques[i].num_demonstrations
+            shown = critiques[i].num_demonstrations if verdict == "behind" else number
             if score is None:
                 out[i] = replace(critiques[i], outcome=TOO_LONG, num_demonstrations=shown)
                 continue
@@ -144,15 +147,13 @@ class ModelCritic:
             out[i] = replace(critiques[i], found=odds > 0, score=odds, num_demonstrations=shown)
         return out
 
-    def _in_words(
-        self, critiques: Sequence[Critique], cases: Sequence[Case], asker: Asker, *, marked: bool
-    ) -> list[Critique]:
+    def _in_words(self, critiques: Sequence[Critique], cases: Sequence[Case], asker: Asker) -> list[Critique]:
         """The critiques with words; ``outcome`` says of those without any why, after the tries it may take."""
         out, todo = list(critiques), list(range(len(cases)))
         for attempt in range(num_tries(self.settings.sampling, self.settings.max_retries)):
             asked, places = list[Asked](), list[int]()
             for i in todo:
-                messages, number = self._request(cases[i], marked=marked)
+                messages, number = self._request(cases[i])
                 out[i] = replace(out[i], num_demonstrations=number)
                 if not self.voice.fits(messages, self.settings.sampling.max_new_tokens):
                     out[i] = replace(out[i], outcome=TOO_LONG)
@@ -167,9 +168,9 @@ class ModelCritic:
             todo = [i for i in places if out[i].outcome]
         return out
 
-    def _written(self, cases: Sequence[Case], asker: Asker) -> list[Critique]:
-        """Critiques whose verdict stands in their text; one that cannot be read is asked for by itself."""
-        out = self._in_words([self._blank(case) for case in cases], cases, asker, marked=True)
+    def _marked(self, critiques: Sequence[Critique], cases: Sequence[Case], asker: Asker) -> list[Critique]:
+        """The critiques with their verdict as their text marks it; one that cannot be read is asked for by itself."""
+        out = self._in_words(critiques, cases, asker)
         for attempt in range(self.settings.max_retries + 1):
             for i, one in enumerate(out):
                 if one.found is None and one.outcome in ("", NO_VERDICT):
@@ -178,7 +179,7 @@ class ModelCritic:
                     out[i] = replace(one, found=found, outcome=NO_VERDICT if found is None else "")
             todo = [i for i, one in enumerate(out) if one.outcome == NO_VERDICT]
             if not todo or attempt == self.settings.max_retries:
-                return [replace(one, text=_without_marks(one.text)) for one in out]
+                return [replace(one, text=without_marks(one.text)) for one in out]
             asked = [self._again(cases[i], out[i], attempt) for i in todo]
             replies = asker.write(
                 "verdict", self.voice.writer, asked, self.settings.sampling, [_tags(cases[i]) for i in todo]
@@ -189,14 +190,14 @@ class ModelCritic:
 
     def _again(self, case: Case, one: Critique, attempt: int) -> Asked:
         said = (Message(role="assistant", content=one.text), Message(role="user", content=AGAIN))
-        messages = (*self._request(case, marked=True)[0], *said)
+        messages = (*self._request(case)[0], *said)
         return Asked(messages=messages, row_id=_row_id("constitution_verdict", case, attempt))
 
-    def _request(self, case: Case, *, marked: bool) -> tuple[Turns, int]:
-        style = self.settings.style
+    def _request(self, case: Case) -> tuple[Turns, int]:
+        style, verdict = self.settings.style, self.settings.verdict
 
         def turns(shown: Sequence[Demonstration]) -> Turns:
-            return critique_turns(style, case.prompt, case.answer, case.principle, shown, marked=marked)
+            return critique_turns(style, verdict, case.prompt, case.answer, case.principle, shown)
 
         return self._fitting(case, turns, self.settings.sampling.max_new_tokens)
 
@@ -286,11 +287,6 @@ def _with_words(one: Critique, case: Case, reply: Reply) -> Critique:
     others = {"the answer": case.answer, "the prompt": case.prompt[-1].content}
     fault = fault_of(text, reply.stop_reason, case.principle.critique_request, others)
     return replace(one, text="" if fault == NOT_STORABLE else text, outcome=fault or "")
-
-
-def _without_marks(text: str) -> str:
-    """The words of a critique; its verdict stands beside them."""
-    return re.sub(rf"\[\[\s*(?:{FAULT}|{FINE})\s*\]\]", "", text, flags=re.IGNORECASE).strip()
 
 
 def _encodable(text: str) -> str:

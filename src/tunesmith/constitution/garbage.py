@@ -23,6 +23,19 @@ def whole_sentences(text: str) -> str:
     return text[: ends[-1]].strip() if ends else ""
 
 
+def first_sentences(text: str, most: int) -> str:
+    """The first sentences of a text, up to the first that says what one before it said."""
+    ends, seen = [found.end() for found in _END.finditer(text)], set[str]()
+    begin = 0
+    for end in ends[:most]:
+        said = fold(text[begin:end])
+        if said in seen:
+            return text[:begin].strip()
+        seen.add(said)
+        begin = end
+    return text[:begin].strip() if len(ends) >= most else text.strip()
+
+
 def fault_of(text: str, stop_reason: WriterStop, request: str, others: Mapping[str, str]) -> str | None:
     """Why a text is of no use, None where it is of some.
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from tunesmith.constitution.asking import Asker, Voice
 from tunesmith.constitution.critic import NO_VERDICT, TOO_LONG, Case, Critic, fitting, num_tries, who
-from tunesmith.constitution.garbage import fault_of, fold, whole_sentences
+from tunesmith.constitution.garbage import fault_of, first_sentences, fold, whole_sentences
 from tunesmith.constitution.principles import Constitution, Demonstration, Principle
-from tunesmith.constitution.wording import Style, Turns, bare_answer, revision_turns
+from tunesmith.constitution.wording import Style, Turns, Way, bare_answer, revision_turns
 from tunesmith.errors import EndpointError
 from tunesmith.feedback.judgements import digest_of, prompt_id_of, turns_to_json
 from tunesmith.randomness import derive_seed
@@ -27,8 +27,8 @@ from tunesmith.rollout.writer import Asked
 ANSWERED, REVISED, NOTHING, UNCHANGED = "answered", "revised", "nothing found", "unchanged"
 GOOD = (ANSWERED, REVISED, NOTHING, UNCHANGED)
 # Why a prompt has no further step.
-ALL_ROUNDS, NO_ANSWER, NO_PRINCIPLE = "all rounds", "no answer", "no principle applies"
-STOPS = (NOTHING, UNCHANGED, ALL_ROUNDS, NO_ANSWER, NO_PRINCIPLE)
+ALL_ROUNDS, NO_ANSWER, NO_PRINCIPLE, KEPT = "all rounds", "no answer", "no principle applies", "kept"
+STOPS = (NOTHING, UNCHANGED, ALL_ROUNDS, NO_ANSWER, NO_PRINCIPLE, KEPT)
 
 # (a prompt's id, its round from 1) -> the principles its answer is held against, in turn.
 Choose = Callable[[int, str, int], tuple[Principle, ...]]
@@ -72,17 +72,21 @@ class Chain:
 class ReviseSettings:
     """How the loop asks.
 
-    max_retries: how often more an answer or revision of no use is asked for. give_up_after: so many critiques without a
-    verdict, and none with one, end the job; 0: never.
+    way: how a revision is asked for; max_sentences: it is its first ones; 0: all. max_retries: how often more an answer
+    or revision of no use is asked for. give_up_after: so many critiques without a verdict, and none with one, end the
+    job; 0: never. criticise_harmless: else the answers to harmless prompts are kept as they are.
     """
 
     answer: Sampling
     revision: Sampling
     num_rounds: int = 2
     principles_per_round: int = 1
-    style: Style = "quoted"
+    style: Style = "turns"
+    way: Way = "asked"
+    max_sentences: int = 0
     max_retries: int = 1
     max_demonstrations: int = 2
+    criticise_harmless: bool = True
     give_up_after: int = 20
 
     def num_tries(self, sampling: Sampling) -> int:
@@ -132,7 +136,7 @@ def revise(
     choose: (place among the questions, id of the prompt, round) -> principles. told: (done, total) of answers,
     critiques and revisions. Raises EndpointError, DiskFullError, RunError; what was answered before is kept.
     """
-    loop = _Loop(constitution.digest, speakers, settings, asker, Meter(len(questions), settings, told))
+    loop = _Loop(constitution, speakers, settings, asker, Meter(len(questions), settings, told))
     asker.told = loop.meter.answered
     chains = loop.answers(questions)
     for number in range(1, settings.num_rounds + 1):
@@ -170,7 +174,7 @@ def _end_of_round(chain: Chain, number: int, num_rounds: int) -> None:
 
 @dataclass(slots=True)
 class _Loop:
-    constitution: str
+    constitution: Constitution
     speakers: Speakers
     settings: ReviseSettings
     asker: Asker
@@ -188,7 +192,7 @@ class _Loop:
             tags = [{"prompt": questions[i].id} for i in todo]
             for i, reply in zip(todo, self.asker.write("answer", voice.writer, asked, sampling, tags), strict=True):
                 text = _whole(reply.text, reply.stop_reason)
-                fault = fault_of(text, reply.stop_reason, questions[i].messages[-1].content, {})
+                fault = fault_of(text, reply.stop_reason, "", {"the prompt": questions[i].messages[-1].content})
                 said[i] = ("", fault) if fault else (text, ANSWERED)
             todo = [i for i in todo if said[i][1] != ANSWERED]
         self.meter.settle(len(questions))
@@ -221,7 +225,7 @@ class _Loop:
                         after=text if outcome == REVISED else before,
                         outcome=outcome,
                         who=writer,
-                        constitution=self.constitution,
+                        constitution=self.constitution.digest,
                     )
                 )
             )
@@ -263,6 +267,7 @@ class _Loop:
             replies = self.asker.write("revision", voice.writer, asked, sampling, tags)
             for i, reply in zip(places, replies, strict=True):
                 text = bare_answer(_whole(reply.text, reply.stop_reason))
+                text = first_sentences(text, self.settings.max_sentences) if self.settings.max_sentences else text
                 others = {"the critique": critiques[i].text, "the prompt": cases[i].prompt[-1].content}
                 fault = fault_of(text, reply.stop_reason, cases[i].principle.revision_request, others)
                 same = UNCHANGED if fold(text) == fold(cases[i].answer) else REVISED
@@ -274,15 +279,17 @@ class _Loop:
         settings, words = self.settings, critique.text or case.principle.text
 
         def turns(shown: Sequence[Demonstration]) -> Turns:
-            return revision_turns(settings.style, case.prompt, case.answer, case.principle, words, shown)
+            return revision_turns(settings.style, settings.way, case.prompt, case.answer, case.principle, words, shown)
 
-        with_fault = [one for one in case.principle.examples if one.fault][: settings.max_demonstrations]
+        examples = case.principle.examples if settings.way == "asked" else shown_for(case.principle, self.constitution)
+        with_fault = [one for one in examples if one.fault][: settings.max_demonstrations]
         return fitting(self.speakers.revises, with_fault, turns, settings.revision.max_new_tokens)[0]
 
     def _reviser(self, critique: Critique) -> str:
         return critique.who if critique.revision is not None else who(self.speakers.revises.writer.identity)
 
     def _chain(self, question: Question, text: str, outcome: str) -> Chain:
+        kept = question.harmless and not self.settings.criticise_harmless
         first = Revision(
             id="",
             parent="",
@@ -296,8 +303,8 @@ class _Loop:
             after=text,
             outcome=outcome if outcome == ANSWERED else f"answer {outcome}",
             who=who(self.speakers.answers.writer.identity),
-            constitution=self.constitution,
-            stopped="" if outcome == ANSWERED else NO_ANSWER,
+            constitution=self.constitution.digest,
+            stopped=NO_ANSWER if outcome != ANSWERED else KEPT if kept else "",
         )
         return Chain(question=question, steps=[with_id(first)])
 
@@ -305,6 +312,12 @@ class _Loop:
 def first_answer(question: Question, attempt: int = 0) -> Asked:
     """What is asked for a question's first answer; its draw depends on the prompt's words, not on its line."""
     return Asked(messages=question.messages, row_id=derive_seed(0, "constitution_answer", question.id, attempt))
+
+
+def shown_for(principle: Principle, constitution: Constitution) -> list[Demonstration]:
+    """A principle's own demonstrations, and behind them those of the others of its category."""
+    others = [one for one in constitution.principles if one.category == principle.category and one.id != principle.id]
+    return [one for rule in (principle, *others) for one in rule.examples]
 
 
 def with_id(one: Revision) -> Revision:

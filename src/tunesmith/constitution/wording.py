@@ -2,20 +2,29 @@
 
 Every word that is not the user's or the constitution's stands here. Two styles: ``quoted`` puts question and answer
 into the request, so that the critic is not the one who answered; ``turns`` goes on with the conversation itself, as
-the paper does (arXiv:2212.08073, section 3.1).
+the paper does (arXiv:2212.08073, section 3.1). Where a verdict is:
+
+- opening: the first word of the critique, Yes for a fault. Requests are best written as questions that fit it.
+- question: the answer to a question of its own about the rule, put before any critique is written.
+- behind: the answer to that question, put behind the critique.
+- marked: written as [[fault]] or [[no fault]] at the critique's end; the way of a critic whose tokens are not seen.
+
+A revision is *asked* for, behind the critique, or *shown*: prompts with their good answers go before the prompt, which
+is answered anew. A model too small to follow the request can follow what it is shown.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from tunesmith.constitution.principles import Demonstration, Principle, filled
 from tunesmith.records import Message, Role
 
 Style = Literal["quoted", "turns"]
-STYLES: tuple[Style, ...] = get_args(Style)
+Way = Literal["asked", "shown"]
+Verdict = Literal["opening", "question", "behind", "marked"]
 # The two verdicts, as a critic whose tokens are read continues, and as one that writes marks them.
 YES, NO = "Yes", "No"
 FAULT, FINE = "fault", "no fault"
@@ -37,90 +46,107 @@ Turns = tuple[Message, ...]
 
 
 def critique_turns(
-    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, shown: Sequence[Demonstration] = (),
-    *, marked: bool = False,
+    style: Style, verdict: Verdict, prompt: Sequence[Message], answer: str, principle: Principle,
+    shown: Sequence[Demonstration] = (),
 ) -> Turns:  # fmt: skip
-    """The request for a critique, ``shown`` demonstrations before it; ``marked`` asks for a verdict at its end."""
-    before = [turn for one in shown for turn in _critique_shown(style, one, principle, marked=marked)]
-    return _with_head(prompt, [*before, *_critique_asked(style, prompt, answer, principle, marked=marked)])
+    """The request for a critique, ``shown`` demonstrations before it; a verdict within it is asked for."""
+    before = list[Message]()
+    for one in shown:
+        asked = _critique_asked(style, verdict, _question_of(one), one.answer, principle)
+        before += [*asked, _says(_with_verdict(verdict, one.critique, found=one.fault))]
+    return _with_head(prompt, [*before, *_critique_asked(style, verdict, prompt, answer, principle)])
 
 
 def verdict_turns(
-    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, shown: Sequence[Demonstration] = (),
-    *, critique: str | None = None,
+    style: Style, verdict: Verdict, prompt: Sequence[Message], answer: str, principle: Principle,
+    shown: Sequence[Demonstration] = (), critique: str = "",
 ) -> Turns:  # fmt: skip
-    """The question that ``YES`` or ``NO`` answers, behind the critique where there is one, else in place of it."""
+    """What ``YES`` or ``NO`` answers; ``critique``: where the verdict stands behind it."""
+    if verdict == "opening":
+        return critique_turns(style, verdict, prompt, answer, principle, shown)
     before = list[Message]()
     for one in shown:
-        messages = _question_of(one)
-        before += _verdict_asked(style, messages, one.answer, principle, one.critique if critique is not None else None)
-        before.append(_says(YES if one.fault else NO))
-    return _with_head(prompt, [*before, *_verdict_asked(style, prompt, answer, principle, critique)])
+        asked = _verdict_asked(style, verdict, _question_of(one), one.answer, principle, one.critique)
+        before += [*asked, _says(YES if one.fault else NO)]
+    return _with_head(prompt, [*before, *_verdict_asked(style, verdict, prompt, answer, principle, critique)])
 
 
 def revision_turns(
-    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str,
+    style: Style, way: Way, prompt: Sequence[Message], answer: str, principle: Principle, critique: str,
     shown: Sequence[Demonstration] = (),
 ) -> Turns:  # fmt: skip
     """The request for the answer put right; of the demonstrations those with a fault are shown."""
     before = list[Message]()
     for one in shown:
         if one.fault:
-            asked = _revision_asked(style, _question_of(one), one.answer, principle, one.critique)
+            question = _question_of(one)
+            asked = (
+                question if way == "shown" else _revision_asked(style, question, one.answer, principle, one.critique)
+            )
             before += [*asked, _says(one.revision)]
+    if way == "shown":
+        return _with_head(prompt, [*before, *(turn for turn in prompt if turn.role != "system")])
     return _with_head(prompt, [*before, *_revision_asked(style, prompt, answer, principle, critique)])
 
 
 def critic_row(
-    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str, *, found: bool,
-    written: bool,
+    style: Style, verdict: Verdict, prompt: Sequence[Message], answer: str, principle: Principle, critique: str,
+    *, found: bool,
 ) -> Turns:  # fmt: skip
-    """A conversation that trains a critic to say this: ``written`` marks its verdict, else a second question asks."""
-    if written:
-        asked = critique_turns(style, prompt, answer, principle, marked=True)
-        mark = f"[[{FAULT if found else FINE}]]"
-        words = critique or (principle.text if found else NOTHING)
-        return (*_untrained(asked), _says(words if mark in words else f"{words}\n{mark}"))
-    asked = verdict_turns(style, prompt, answer, principle, critique=critique or None)
-    return (*_untrained(asked, critique), _says(YES if found else NO))
+    """A conversation that trains a critic to say this, verdict and words, in the way it is asked."""
+    words = critique or (principle.text if found else NOTHING)
+    if verdict in ("opening", "marked"):
+        asked = critique_turns(style, verdict, prompt, answer, principle)
+        return (*_untrained(asked), _says(_with_verdict(verdict, words, found=found)))
+    asked = verdict_turns(style, verdict, prompt, answer, principle, critique=words)
+    learnt = words if verdict == "behind" else ""
+    return (*_untrained(asked, learnt), _says(YES if found else NO))
+
+
+def without_marks(text: str) -> str:
+    """The words of a critique; its verdict stands beside them."""
+    return re.sub(rf"\[\[\s*(?:{FAULT}|{FINE})\s*\]\]", "", text, flags=re.IGNORECASE).strip()
 
 
 def bare_answer(text: str) -> str:
-    """A revision without the line that announces it."""
-    stripped = text.strip()
+    """A revision without the words that announce it, and without the verdict of a reviser that goes on criticising."""
+    stripped = without_marks(text)
     rest = _LABEL.sub("", stripped, count=1).strip()
     return rest or stripped
 
 
-def _critique_shown(style: Style, one: Demonstration, principle: Principle, *, marked: bool) -> list[Message]:
-    mark = f"\n[[{FAULT if one.fault else FINE}]]" if marked else ""
-    asked = _critique_asked(style, _question_of(one), one.answer, principle, marked=marked)
-    return [*asked, _says(f"{one.critique}{mark}")]
-
-
 def _critique_asked(
-    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, *, marked: bool
+    style: Style, verdict: Verdict, prompt: Sequence[Message], answer: str, principle: Principle
 ) -> list[Message]:
     request = _filled(principle.critique_request, prompt, answer, principle)
-    if marked:
+    if verdict == "marked":
         request += f"\n{filled(MARK_REQUEST, principle=principle.text)}"
     return _put(style, prompt, answer, request, principle.critique_request)
 
 
 def _verdict_asked(
-    style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str | None
+    style: Style, verdict: Verdict, prompt: Sequence[Message], answer: str, principle: Principle, critique: str
 ) -> list[Message]:
     request = filled(VERDICT_REQUEST, principle=principle.text)
-    if critique is None:
+    if verdict != "behind":
         return _put(style, prompt, answer, request, VERDICT_REQUEST)
-    asked = _critique_asked(style, prompt, answer, principle, marked=False)
+    asked = _critique_asked(style, verdict, prompt, answer, principle)
     return [*asked, _says(critique), Message(role="user", content=request)]
+
+
+def _with_verdict(verdict: Verdict, words: str, *, found: bool) -> str:
+    """A critique with the verdict in it, where that is its place."""
+    if verdict == "opening":
+        word = YES if found else NO
+        return words if re.match(rf"{word}\b", words, re.IGNORECASE) else f"{word}. {words}"
+    mark = f"[[{FAULT if found else FINE}]]"
+    return f"{words}\n{mark}" if verdict == "marked" and mark not in words else words
 
 
 def _revision_asked(
     style: Style, prompt: Sequence[Message], answer: str, principle: Principle, critique: str
 ) -> list[Message]:
-    asked = _critique_asked(style, prompt, answer, principle, marked=False)
+    asked = _critique_asked(style, "opening", prompt, answer, principle)
     request = _filled(principle.revision_request, prompt, answer, principle, critique=critique)
     return [*asked, _says(critique), Message(role="user", content=request)]
 

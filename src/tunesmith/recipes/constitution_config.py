@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from tunesmith.config import Config
 from tunesmith.constitution.critic import CriticSettings
+from tunesmith.constitution.principles import OURS
 from tunesmith.constitution.revise import ReviseSettings
-from tunesmith.constitution.wording import Style
-from tunesmith.recipes.constitution_open import OURS, is_address
+from tunesmith.constitution.wording import Style, Way
+from tunesmith.recipes.constitution_open import is_address
 from tunesmith.rollout.sampling import Sampling
 
 SELF, RANDOM, ALWAYS_REFUSE = "self", "random", "always-refuse"
@@ -25,6 +26,8 @@ class ReviseConfig(Config):
     """Folder of the audit log, the rows, the requests and the summary."""
     harmless: str | None = Field(None, min_length=1)
     """Prompts that ask for nothing bad; their answers become rows even where nothing was found."""
+    criticise_harmless: bool = True
+    """false: their answers are kept as they are, which a weak critic's false alarms would spoil."""
     helpful_rows: str | None = Field(None, min_length=1)
     """Rows of good answers that are mixed in, so that the model does not learn to refuse everything."""
     helpful_share: float = Field(0.0, ge=0, lt=1)
@@ -48,18 +51,26 @@ class ReviseConfig(Config):
     """Most rounds of critique and revision for a prompt."""
     principles_per_round: int = Field(1, ge=1, le=16)
     """Principles sampled in a round, one after the other."""
-    style: Style = "quoted"
-    """quoted: the critic is shown question and answer; turns: it goes on with the conversation, as the paper has it."""
+    style: Style = "turns"
+    """turns: the critic goes on with the conversation, as the paper has it; quoted: it is shown question and answer."""
+    revision: Literal["auto", "asked", "shown"] = "auto"
+    """asked: behind the critique, as the paper has it; shown: prompts with good answers go before the prompt, which is
+    answered anew; auto: shown where a model of ours below 1B parameters revises."""
+    revision_sentences: int | None = Field(None, ge=0)
+    """A revision is cut to so many sentences; 0: not at all; empty: to 2 where it is shown, else not at all."""
     threshold: float = 0.0
     """A verdict read from tokens is a fault where its log-odds, in nats, are above this."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """The same for single principles, by their id."""
-    critique_first: bool = False
-    """Write a critique before the verdict is read; else only what is found is put in words, which is faster."""
+    verdict: Literal["opening", "question", "behind"] = "opening"
+    """Where a critic of ours gives its verdict: as the critique's first word, before it as the answer to a question of
+    its own, or behind it. But for the last, only what is found is put in words. An address marks it in its text."""
     random_share: float = Field(0.5, ge=0, le=1)
     """critic random: how often it finds something."""
     max_demonstrations: int = Field(2, ge=0)
-    """Most demonstrations of a principle shown; fewer where they do not fit the context."""
+    """Most demonstrations shown to a critic, or where a revision is asked for; fewer where they do not fit."""
+    num_shown: int = Field(6, ge=0)
+    """Most demonstrations where a revision is shown; those of the principle's category fill up its own."""
     max_retries: int = Field(1, ge=0, le=20)
     """How often more what is of no use (empty, an echo, endless, a verdict that cannot be read) is asked for."""
     give_up_after: int = Field(20, ge=0)
@@ -113,8 +124,10 @@ class ReviseConfig(Config):
             raise ValueError(f"the control {self.critic} writes no revisions")
         return self
 
-    def revise_settings(self) -> ReviseSettings:
-        """What the loop is told."""
+    def revise_settings(self, *, small: bool) -> ReviseSettings:
+        """What the loop is told; small: a model of ours below 1B parameters revises."""
+        way: Way = ("shown" if small else "asked") if self.revision == "auto" else self.revision
+        sentences = self.revision_sentences
         words = Sampling(
             max_new_tokens=self.answer_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
         )
@@ -124,8 +137,11 @@ class ReviseConfig(Config):
             num_rounds=self.num_rounds,
             principles_per_round=self.principles_per_round,
             style=self.style,
+            way=way,
+            max_sentences=(2 if way == "shown" else 0) if sentences is None else sentences,
             max_retries=self.max_retries,
-            max_demonstrations=self.max_demonstrations,
+            max_demonstrations=self.num_shown if way == "shown" else self.max_demonstrations,
+            criticise_harmless=self.criticise_harmless,
             give_up_after=self.give_up_after,
         )
 
@@ -136,7 +152,7 @@ class ReviseConfig(Config):
             style=self.style,
             threshold=self.threshold,
             thresholds=self.thresholds,
-            critique_first=self.critique_first,
+            verdict=self.verdict,
             max_retries=self.max_retries,
             max_demonstrations=self.max_demonstrations,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tunesmith.constitution.asking import Asker, Voice
 from tunesmith.constitution.critic import AlwaysRefuse, Case, ModelCritic
 from tunesmith.constitution.principles import Principle
-from tunesmith.constitution.revise import Question, Speakers, first_answer
+from tunesmith.constitution.revise import Question, ReviseSettings, Speakers, first_answer
 from tunesmith.constitution.wording import critique_turns, revision_turns, verdict_turns
 from tunesmith.progress import clock
 from tunesmith.recipes.constitution_config import ReviseConfig
@@ -52,27 +52,31 @@ def estimate(
     questions: Sequence[Question],
     principles: Sequence[Principle],
     speakers: Speakers,
+    settings: ReviseSettings,
     house: House,
     asker: Asker,
 ) -> Estimate:
     """Count a sample of requests, and probe the model that answers if it is ours; the probe's words are thrown away."""
-    settings, critic = config.revise_settings(), speakers.critic
+    critic = speakers.critic
     sampling = settings.answer
     known = sum(asker.is_known(speakers.answers.writer, first_answer(one), sampling) for one in questions)
     voice = speakers.answers
     sample = [one for one in questions if voice.fits(one.messages, config.answer_tokens)][:_COUNTED]
     answers = len(questions) - known
-    steps = len(questions) * settings.num_rounds * settings.principles_per_round
+    criticised = sum(settings.criticise_harmless or not one.harmless for one in questions)
+    steps = criticised * settings.num_rounds * settings.principles_per_round
     read = answers * _mean([house.count(speakers.answers, one.messages) for one in sample])
     requests, generated = answers, answers * config.answer_tokens
     if isinstance(critic, ModelCritic):
-        per_step = 1 if critic.writes_verdicts else 2
+        per_step = 1 if critic.settings.verdict == "marked" else 2
         requests += steps * per_step
         read += steps * _mean([_critic_reads(config, house, critic, case) for case in _cases(sample, principles)])
         generated += steps * config.critique_tokens
     if not isinstance(critic, AlwaysRefuse):
         requests += steps
-        read += steps * _mean([_reviser_reads(config, house, speakers, case) for case in _cases(sample, principles)])
+        read += steps * _mean(
+            [_reviser_reads(config, settings, house, speakers, case) for case in _cases(sample, principles)]
+        )
         generated += steps * config.answer_tokens
     seconds = None
     if voice.likelihood is not None and requests and sample:
@@ -98,24 +102,16 @@ def _cases(sample: Sequence[Question], principles: Sequence[Principle]) -> list[
 
 def _critic_reads(config: ReviseConfig, house: House, critic: ModelCritic, case: Case) -> int:
     shown = case.principle.examples[: config.max_demonstrations]
-    told = critique_turns(config.style, case.prompt, case.answer, case.principle, shown, marked=critic.writes_verdicts)
-    number = house.count(critic.voice, told) + config.answer_tokens
-    if not critic.writes_verdicts:
-        asked = verdict_turns(
-            config.style,
-            case.prompt,
-            case.answer,
-            case.principle,
-            shown,
-            critique="-" if config.critique_first else None,
-        )
-        number += house.count(critic.voice, asked) + config.answer_tokens
-    return number
+    style, verdict = config.style, critic.settings.verdict
+    asked = [critique_turns(style, verdict, case.prompt, case.answer, case.principle, shown)]
+    if verdict != "marked":
+        asked.append(verdict_turns(style, verdict, case.prompt, case.answer, case.principle, shown, "-"))
+    return sum(house.count(critic.voice, turns) + config.answer_tokens for turns in asked)
 
 
-def _reviser_reads(config: ReviseConfig, house: House, speakers: Speakers, case: Case) -> int:
-    shown = [one for one in case.principle.examples if one.fault][: config.max_demonstrations]
-    turns = revision_turns(config.style, case.prompt, case.answer, case.principle, "-", shown)
+def _reviser_reads(config: ReviseConfig, settings: ReviseSettings, house: House, speakers: Speakers, case: Case) -> int:
+    shown = [one for one in case.principle.examples if one.fault][: settings.max_demonstrations]
+    turns = revision_turns(settings.style, settings.way, case.prompt, case.answer, case.principle, "-", shown)
     return house.count(speakers.revises, turns) + config.answer_tokens + config.critique_tokens
 
 

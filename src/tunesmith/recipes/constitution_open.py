@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tunesmith.constitution.asking import Voice
-from tunesmith.constitution.principles import Constitution, load_constitution
+from tunesmith.recipes.bootstrap_open import SMALL_BELOW_PARAMETERS
 from tunesmith.records import Message
 from tunesmith.rollout.endpoint import Endpoint, EndpointConfig
 
@@ -18,20 +17,12 @@ if TYPE_CHECKING:
     from tunesmith.models.roles import Base
     from tunesmith.rollout.generate import LocalGenerator
 
-OURS = "ours"
 # The base without any adapter, among those who can be named.
 BARE = "base"
 # Cache slots of one batch: a critic's requests carry demonstrations.
 _CACHE_TOKENS = 16_384
 # UTF-8 bytes a token, as English has them in the usual vocabularies, where the tokenizer is not here.
 _BYTES_A_TOKEN = 4
-
-
-def open_constitution(name: str) -> Constitution:
-    """The constitution that ships with tunesmith, by the name ``ours``, or a file. Raises ConfigError."""
-    if name == OURS:
-        return load_constitution(Path(str(files("tunesmith.constitution") / "ours.yaml")))
-    return load_constitution(name)
 
 
 class ServerSettings(Protocol):
@@ -85,6 +76,12 @@ class House(AbstractContextManager["House"]):
         if render is not None:
             return len(render(messages))  # type: ignore[arg-type]
         return sum(len(turn.content.encode()) for turn in messages) // _BYTES_A_TOKEN
+
+    def is_small(self, voice: Voice) -> bool:
+        """Whether it is a model of ours that is too small to follow a request it was not shown."""
+        return (
+            voice.likelihood is not None and self.base is not None and self.base.num_parameters < SMALL_BELOW_PARAMETERS
+        )
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

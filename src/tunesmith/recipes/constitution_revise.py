@@ -1,4 +1,4 @@
-"""The supervised phase of Constitutional AI: prompts -> answers -> critiques and revisions -> rows, and a log of it all.
+"""The supervised phase of Constitutional AI: prompts -> answers -> critiques and revisions -> rows, and their log.
 
 Read top to bottom: load, estimate, revise (``constitution/revise.py``), mix, write. Keys are in
 ``constitution_config.py``. Every answer goes into ``requests.jsonl`` before anything is done with it; the log and the
@@ -15,20 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.constitution.asking import Asker, Voice
-from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row, turns_of
+from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row
 from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
-from tunesmith.constitution.principles import Constitution
+from tunesmith.constitution.principles import Constitution, load_constitution
 from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
 from tunesmith.data.check import Fault, FaultLog
-from tunesmith.data.load import DataConfig, load_data
 from tunesmith.data.prompts import LoadedPrompts, load_prompts
-from tunesmith.errors import ConfigError, DataError, EndpointError
-from tunesmith.randomness import permutation
+from tunesmith.errors import ConfigError, EndpointError
 from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, SELF
 from tunesmith.recipes.constitution_config import ReviseConfig as ReviseConfig
 from tunesmith.recipes.constitution_estimate import Estimate, estimate
-from tunesmith.recipes.constitution_open import House, open_constitution
-from tunesmith.records import Conversation
+from tunesmith.recipes.constitution_mix import helpful_rows, mixed
+from tunesmith.recipes.constitution_open import House
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.runs import atomic_write_text, hold_file, machine_summary
 
@@ -75,10 +73,10 @@ def run_revise(
     """
     began = time.perf_counter()
     # 1. Load: what will be refused is refused here, the rows before any model.
-    constitution = open_constitution(config.constitution)
+    constitution = load_constitution(config.constitution)
     _check_thresholds(config, constitution)
     questions, digests = _questions(config, say)
-    helpful = _helpful(config)
+    helpful = helpful_rows(config)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -89,18 +87,21 @@ def run_revise(
         for note in house.notes:
             say(note)
         _refuse_too_long(config, questions, speakers.answers)
-        choose = chooser(constitution, questions, config)
+        settings = config.revise_settings(small=house.is_small(speakers.revises))
+        if settings.way == "shown":
+            say("revisions are made by showing good answers; revision: asked has them made from the critique.")
+        choose = chooser(constitution, questions, config, say)
         asker = Asker(ResultsFile(folder / REQUESTS_FILE))
 
         # 2. What it will take.
-        expected = estimate(config, questions, constitution.principles, speakers, house, asker)
+        expected = estimate(config, questions, constitution.principles, speakers, settings, house, asker)
         say(expected.sentence())
         if config.estimate_only:
             return Revised(folder=folder, estimate=expected)
 
         # 3. Revise.
         try:
-            chains = revise(questions, constitution, choose, speakers, config.revise_settings(), asker, on_progress)
+            chains = revise(questions, constitution, choose, speakers, settings, asker, on_progress)
         except KeyboardInterrupt:
             return Revised(folder=folder, estimate=expected, interrupted=True)
         except EndpointError as error:
@@ -109,17 +110,19 @@ def run_revise(
 
         # 4. Mix, and write.
         own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
-        rows, mixture = _mixed(config, own, helpful, say)
+        rows, mixture = mixed(config, own, helpful, say)
         critic = speakers.critic
-        written = isinstance(critic, ModelCritic) and critic.writes_verdicts
-        lessons = critic_rows(chains, constitution, config.style, written=written)
+        # A control has nothing to teach.
+        asks = critic.settings if isinstance(critic, ModelCritic) else None
+        lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
         _write_rows(folder / AUDIT_FILE, [step_row(one) for chain in chains for one in chain.steps])
         _write_rows(folder / SFT_FILE, rows)
-        _write_rows(folder / CRITIC_FILE, lessons if isinstance(critic, ModelCritic) else [])
+        _write_rows(folder / CRITIC_FILE, lessons)
         summary = {
             **counts_of(chains, constitution),
             "rows": mixture,
-            "critic_rows": len(lessons) if isinstance(critic, ModelCritic) else 0,
+            "critic_rows": len(lessons),
+            "cut": {stage: number for stage, number in sorted(asker.num_cut.items()) if number},
             "tokens": dict(sorted(asker.num_tokens.items())),
             "constitution": {"name": constitution.name, "version": constitution.version, "digest": constitution.digest},
             "speakers": _identities(speakers),
@@ -153,11 +156,17 @@ def open_speakers(config: ReviseConfig, house: House) -> Speakers:
     return Speakers(answers=answers, critic=critic, revises=voice if config.reviser == "critic" else answers)
 
 
-def chooser(constitution: Constitution, questions: Sequence[Question], config: ReviseConfig) -> Choose:
+def chooser(
+    constitution: Constitution, questions: Sequence[Question], config: ReviseConfig, say: Callable[[str], None]
+) -> Choose:
     """Which principles an answer is held against: those that apply to its prompt, drawn by weight for each round."""
+    # Here, since a sentence encoder brings torch.
     from tunesmith.constitution.applies import Applicability, sample_principles
 
-    applying = Applicability(constitution).applying([one.messages for one in questions])
+    applicability = Applicability(constitution)
+    applying = applicability.applying([one.messages for one in questions])
+    for note in applicability.notes():
+        say(note)
     return lambda place, prompt_id, number: sample_principles(
         applying[place], config.principles_per_round, config.seed, f"{prompt_id} {number}"
     )
@@ -205,36 +214,6 @@ def _check_thresholds(config: ReviseConfig, constitution: Constitution) -> None:
     if unknown := sorted(set(config.thresholds) - known):
         fix = f"Known are {', '.join(sorted(known))}."
         raise ConfigError("thresholds", f"there is no principle '{unknown[0]}' in {config.constitution}.", fix)
-
-
-def _helpful(config: ReviseConfig) -> list[dict[str, Any]]:
-    """The helpful rows as turns. Raises DataError."""
-    if config.helpful_rows is None:
-        return []
-    loaded = load_data(DataConfig(train=config.helpful_rows, validation_share=0.0, on_bad_row=config.on_bad_row))
-    out = []
-    for record in loaded.train:
-        if not isinstance(record, Conversation):
-            raise DataError(config.helpful_rows, "its rows are raw text.", "Give rows with a prompt and an answer.")
-        out.append({"messages": turns_of(record.messages), "provenance": {"from": "helpful", "row": str(record.where)}})
-    return out
-
-
-def _mixed(
-    config: ReviseConfig, own: Sequence[dict[str, Any]], helpful: Sequence[dict[str, Any]], say: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Own and helpful rows in the stated share, in an order of the seed, and what became of the share."""
-    wanted = round(len(own) * config.helpful_share / (1 - config.helpful_share))
-    order = permutation(len(helpful), config.seed, "constitution_helpful")
-    taken = [helpful[i] for i in order[:wanted]]
-    if len(taken) < wanted:
-        say(f"{wanted} helpful rows make a share of {config.helpful_share:g}, {len(helpful)} are there: all are taken.")
-    if not own:
-        say("nothing was revised: there are no rows to train on. Look at the audit log.")
-    rows = [*own, *taken]
-    mixed = [rows[i] for i in permutation(len(rows), config.seed, "constitution_mix")]
-    share = len(taken) / len(rows) if rows else 0.0
-    return mixed, {"own": len(own), "helpful": len(taken), "helpful_share": round(share, 4), "wanted": wanted}
 
 
 def _identities(speakers: Speakers) -> dict[str, dict[str, str]]:

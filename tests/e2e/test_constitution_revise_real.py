@@ -1,0 +1,35 @@
+"""The real 135M model answers, criticises itself and revises by our constitution; a second run asks nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith.data.load import DataConfig, load_data
+from tunesmith.recipes.constitution_revise import ReviseConfig, run_revise
+
+
+@pytest.mark.slow
+def test_a_model_revises_itself_by_our_constitution(tmp_path: Path) -> None:
+    prompts, harmless = tmp_path / "prompts.txt", tmp_path / "harmless.txt"
+    prompts.write_text("How can I spread a lie about my neighbour?\n")
+    harmless.write_text("Name a river.\n")
+    # A threshold far below all of them: the verdicts of so small a model are not what is tested.
+    config = ReviseConfig(
+        prompts=str(prompts), harmless=str(harmless), output_dir=str(tmp_path / "out"), answer_tokens=16,
+        critique_tokens=16, num_rounds=1, max_demonstrations=1, num_shown=2, threshold=-50.0, max_retries=3,
+    )  # fmt: skip
+    said = list[str]()
+    revised = run_revise(config, said.append)
+    assert revised.summary["prompts"] == revised.summary["harmless_prompts"] == 1
+    steps = [one for chain in revised.chains for one in chain.steps if one.critique is not None]
+    assert steps and all(one.critique and one.critique.found and one.critique.score for one in steps)
+    rows = [json.loads(line) for line in revised.sft.read_text(encoding="utf-8").splitlines()]
+    if rows:
+        assert len(load_data(DataConfig(train=str(revised.sft), validation_share=0.0)).train) == len(rows)
+    assert any("on this machine" in line for line in said)
+    first = (tmp_path / "out" / "audit.jsonl").read_bytes()
+    again = run_revise(config)
+    assert again.summary["this_run"]["asked"] == {} and (tmp_path / "out" / "audit.jsonl").read_bytes() == first
