@@ -78,7 +78,7 @@ def _run(work: Work, digest: str, began: float, *, plan: bool) -> Labelled:
         return Labelled(facts={"sampled": work.sampled.as_dict()}, interrupted=True)
     drawn_at = time.perf_counter()
     pairs = pairs_of(work)
-    judge, tokens, notes = open_labelling_judge(config, work.base)
+    judge, tokens, notes = open_labelling_judge(config, work.constitution, work.base)
     for note in notes:
         say(note)
     labeller = _labeller(work, judge)

@@ -11,7 +11,7 @@ from tunesmith.data.check import shown
 from tunesmith.evals.judge import Judge, LikelihoodJudge, hear, missing_cases
 from tunesmith.evals.rubrics import Case, render_case
 from tunesmith.progress import clock
-from tunesmith.recipes.constitution_judges import ControlJudge
+from tunesmith.recipes.constitution_judges import ControlJudge, EachJudge
 from tunesmith.recipes.constitution_label_config import LabelConfig, Labelled
 from tunesmith.rollout.likelihood import LocalLikelihood
 from tunesmith.rollout.results import ResultsFile
@@ -40,13 +40,13 @@ def judging_estimate(judge: Judge, cases: Sequence[Case], results: ResultsFile) 
     text = f"{len(cases)} questions to the judge, {len(cases) - len(missing)} of them answered before"
     if not missing:
         return f"{text}."
-    if isinstance(judge, LikelihoodJudge) and isinstance(judge.model, LocalLikelihood):
-        sizes = [judge.model.num_tokens_of(judge.requests([case])) for case in missing]
+    if isinstance(judge, LikelihoodJudge | EachJudge) and isinstance(judge.model, LocalLikelihood):
+        first, size = (judge.model.num_tokens_of(judge.requests(some)) for some in (missing[:1], missing))
         began = time.perf_counter()
         # Its answer is kept, so that the probe is no work done twice.
         hear(judge, missing[:1], results, give_up_after=0)
-        seconds = (time.perf_counter() - began) / sizes[0] * sum(sizes[1:])
-        return f"{text}; {sum(sizes):,} tokens to read, about {clock(seconds)}."
+        seconds = (time.perf_counter() - began) / first * (size - first)
+        return f"{text}; {size:,} tokens to read, about {clock(seconds)}."
     if isinstance(judge, ControlJudge):
         return f"{text}."
     size = sum(len(turn.content) for case in missing for turn in render_case(case, judge.style)) // _CHARACTERS
