@@ -85,3 +85,12 @@ def test_demonstrations_of_both_kinds_go_before_the_question_and_change_who_judg
 def test_an_answer_beyond_the_context_leaves_the_pair_unread(tmp_path: Path) -> None:
     one = opinion(tmp_path, Faults(too_long="second"), "first 2", "second 9")
     assert one.p is None and one.reasons == ("longer than the judge's context",) * 2
+
+
+def test_a_pair_asked_in_two_sittings_of_one_judge_is_scored_once() -> None:
+    model, rules = Faults(), constitution()
+    answers = [(Message(role="assistant", content=text),) for text in ("first 2", "second 9")]
+    cases = cases_of_pair(rules["kind"], (Message(role="user", content="q"),), (answers[0], answers[1]), 0)
+    judge = EachJudge(model, rules, 0)
+    said = [next(iter(judge.ask([case], [None])))[1].text for case in cases]
+    assert said == ["[[A]]", "[[B]]"] and len(model.asked) == 2 == len(judge.requests(cases))

@@ -19,13 +19,14 @@ from tunesmith.evals.rubrics import Case, Rubric, Shot, Style
 from tunesmith.feedback.judgements import digest_of
 from tunesmith.randomness import generator
 from tunesmith.records import Message
-from tunesmith.rollout.likelihood import Asked, LikelihoodModel
+from tunesmith.rollout.likelihood import LikelihoodModel
 
 EACH = "each"
 Control = Literal["random", "first", "length"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 Turns = tuple[Message, ...]
-# Cases between two writes to the disk; even, so that both orders of a pair are read from the same numbers.
+Request = tuple[Turns, tuple[str, str]]
+# Cases between two writes to the disk.
 _PORTION = 16
 
 
@@ -92,6 +93,8 @@ class EachJudge:
         probe = (Message(role="user", content="user"),)
         told = [self._turns(probe, "answer", one.id) for one in constitution.principles]
         wording = digest_of([[turn.content for turn in turns] for turns in told])
+        # Of one sitting: the other order of a pair asks of the same two answers.
+        self._known: dict[Turns, float | None] = {}
         self._identity = {"judge": "each answer by itself", **model.identity, "wording": wording}
 
     @property
@@ -99,7 +102,7 @@ class EachJudge:
         """The model's identity, and a digest of all its questions with their demonstrations."""
         return self._identity
 
-    def requests(self, cases: Sequence[Case]) -> list[Asked]:
+    def requests(self, cases: Sequence[Case]) -> list[Request]:
         """What the model is asked: each answer by each principle once, however often it is shown."""
         asked = {self._of(case, talk): None for case in cases for talk in case.shown}
         return [(turns, (YES, NO)) for turns in asked]
@@ -108,23 +111,23 @@ class EachJudge:
         """Verdicts in the order of the cases, by portions."""
         for first in range(0, len(cases), _PORTION):
             portion = cases[first : first + _PORTION]
-            scores = self._scores(self.requests(portion))
+            self._known |= self._scores([one for one in self.requests(portion) if one[0] not in self._known])
             for index, case in enumerate(portion, first):
-                a, b = (scores[self._of(case, talk)] for talk in case.shown)
+                a, b = (self._known[self._of(case, talk)] for talk in case.shown)
                 if a is None or b is None:
                     yield index, Said(text="", stop_reason="not asked", reason="longer than the judge's context")
                 else:
                     yield index, Said(text="[[A]]" if b > a else "[[B]]", logprobs=_logprobs(b - a))
 
-    def _scores(self, asked: Sequence[Asked]) -> dict[Turns, float | None]:
+    def _scores(self, asked: Sequence[Request]) -> dict[Turns, float | None]:
         try:
             scored = self.model.score(asked)
         except DataError:
             if len(asked) == 1:
-                return {tuple(asked[0][0]): None}
+                return {asked[0][0]: None}
             # One of several is longer than the context.
             return {turns: score for one in asked for turns, score in self._scores([one]).items()}
-        return {tuple(turns): yes.logprob - no.logprob for (turns, _), (yes, no) in zip(asked, scored, strict=True)}
+        return {turns: yes.logprob - no.logprob for (turns, _), (yes, no) in zip(asked, scored, strict=True)}
 
     def _of(self, case: Case, talk: Turns) -> Turns:
         return self._turns(talk[:-1], talk[-1].content, case.rubric.name)

@@ -22,15 +22,17 @@ _CHARACTERS = 4
 
 def drawing_estimate(config: LabelConfig, num_prompts: int, num_lacking: int) -> str:
     """What is known before anything is opened: prompts, those without a pair, and the most questions there can be."""
-    pairs = "a pair" if config.pairs != "all" else "all pairs"
     lack = f"{num_lacking} lack two candidates that differ"
     if num_lacking:
         lack += f": {config.num_candidates} are drawn for each" if config.draw else " and are left out"
-    one = config.num_principles == 1
+    number = config.num_principles
+    by = "one principle that applies" if number == 1 else f"up to {number} principles that apply"
+    pairs, most = "all pairs", ""
+    if config.pairs != "all":
+        asked = num_prompts - (0 if config.draw else num_lacking)
+        pairs, most = "a pair", f": at most {2 * number * asked} questions"
     return (
-        f"{num_prompts} prompts, of which {lack}; then the judge reads {pairs} of each by "
-        f"{'one principle that applies' if one else f'up to {config.num_principles} principles that apply'}, in both "
-        "orders."
+        f"{num_prompts} prompts, of which {lack}; then the judge reads {pairs} of each by {by}, in both orders{most}."
     )
 
 
