@@ -132,6 +132,7 @@ def test_labels_are_the_judges_likes_whatever_it_adds_for_the_first_place(
     # With 0.7 the first pair is even in one order; with -3 the place decides all of them.
     if bias == -3.0:
         assert facts["turned"]["value"] == 1.0 and facts["prefers_first"]["value"] == 0.0
+        assert "the place says more than the answers" in " ".join(describe(labelled, config))
     assert json.loads(config.summary_file.read_text())["pairs"] == 3
     said = describe(labelled, config)
     assert f"position bias, cancelled: {bias:+.3f} nats" in " ".join(said)

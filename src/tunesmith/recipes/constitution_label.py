@@ -22,7 +22,9 @@ from tunesmith.feedback.store import FeedbackStore
 from tunesmith.models.adapters import drop_adapter
 from tunesmith.models.roles import Base
 from tunesmith.recipes.constitution_judges import opinion_of, principle_rubric
-from tunesmith.recipes.constitution_label_config import LabelConfig, Labelled, labels_file
+from tunesmith.recipes.constitution_label_config import LabelConfig as LabelConfig
+from tunesmith.recipes.constitution_label_config import Labelled as Labelled
+from tunesmith.recipes.constitution_label_config import labels_file
 from tunesmith.recipes.constitution_label_open import open_labelling_judge
 from tunesmith.recipes.constitution_label_show import drawing_estimate, judging_estimate, planned
 from tunesmith.recipes.constitution_label_work import Pair, Progress, Say, Work, draw_what_lacks, lacks, pairs_of

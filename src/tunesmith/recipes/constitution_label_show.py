@@ -123,6 +123,10 @@ def _describe_place(facts: dict[str, Any]) -> list[str]:
         lines.append(f"verdicts for the answer shown first: {_percent(facts['prefers_first'])} (50 % without bias)")
     if facts["turned"] is not None:
         lines.append(f"verdicts that turn with the order: {_percent(facts['turned'])} of {facts['two_orders']}")
+        if facts["turned"]["value"] > 0.5:
+            lines.append(
+                "  the place says more than the answers: take a stronger judge, or --judge each for a small one"
+            )
     return lines
 
 
