@@ -101,7 +101,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def use_judge(model: KnownLikes, setattr_: Any = setattr) -> None:
-    setattr_(module, "open_labelling_judge", lambda config, base: (LikelihoodJudge(model, portion=1), lambda: 0, []))
+    setattr_(module, "open_labelling_judge", lambda *_: (LikelihoodJudge(model, portion=1), lambda: 0, []))
 
 
 def run(config: LabelConfig) -> Labelled:
@@ -132,6 +132,7 @@ def test_labels_are_the_judges_likes_whatever_it_adds_for_the_first_place(
     # With 0.7 the first pair is even in one order; with -3 the place decides all of them.
     if bias == -3.0:
         assert facts["turned"]["value"] == 1.0 and facts["prefers_first"]["value"] == 0.0
+        assert "the place says more than the answers" in " ".join(describe(labelled, config))
     assert json.loads(config.summary_file.read_text())["pairs"] == 3
     said = describe(labelled, config)
     assert f"position bias, cancelled: {bias:+.3f} nats" in " ".join(said)
@@ -352,7 +353,7 @@ def test_a_question_beyond_the_judges_context_has_no_label(tmp_path: Path, model
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"judge": "rand"}, "judge: is local, random, first, length, or an address"),
+        ({"judge": "rand"}, "judge: is local, each, random, first, length, or an address"),
         ({"judge": "http://localhost:1/v1"}, "an address needs judge_model"),
         ({"clamp": (0.6, 0.7)}, "clamp: is two limits"),
         ({"num_candidates": 1}, "num_candidates: input should be greater than or equal to 2"),

@@ -22,7 +22,8 @@ def label(
         list[str] | None, typer.Option("--adapter", help="Draws candidates; several take turns, none is the base.")
     ] = None,
     judge: Annotated[
-        str, typer.Option("--judge", help="local, an OpenAI-compatible address, or a control: random, first, length.")
+        str,
+        typer.Option("--judge", help="local, each, an OpenAI-compatible address, or: random, first, length."),
     ] = "local",
     judge_model: Annotated[
         str | None, typer.Option("--judge-model", help="The local judge's base, or the model's name at the address.")

@@ -22,7 +22,9 @@ from tunesmith.feedback.store import FeedbackStore
 from tunesmith.models.adapters import drop_adapter
 from tunesmith.models.roles import Base
 from tunesmith.recipes.constitution_judges import opinion_of, principle_rubric
-from tunesmith.recipes.constitution_label_config import LabelConfig, Labelled, labels_file
+from tunesmith.recipes.constitution_label_config import LabelConfig as LabelConfig
+from tunesmith.recipes.constitution_label_config import Labelled as Labelled
+from tunesmith.recipes.constitution_label_config import labels_file
 from tunesmith.recipes.constitution_label_open import open_labelling_judge
 from tunesmith.recipes.constitution_label_show import drawing_estimate, judging_estimate, planned
 from tunesmith.recipes.constitution_label_work import Pair, Progress, Say, Work, draw_what_lacks, lacks, pairs_of
@@ -78,7 +80,7 @@ def _run(work: Work, digest: str, began: float, *, plan: bool) -> Labelled:
         return Labelled(facts={"sampled": work.sampled.as_dict()}, interrupted=True)
     drawn_at = time.perf_counter()
     pairs = pairs_of(work)
-    judge, tokens, notes = open_labelling_judge(config, work.base)
+    judge, tokens, notes = open_labelling_judge(config, work.constitution, work.base)
     for note in notes:
         say(note)
     labeller = _labeller(work, judge)

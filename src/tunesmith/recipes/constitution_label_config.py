@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from tunesmith.constitution.label import LabelRules
 from tunesmith.constitution.principles import OURS
 from tunesmith.models.load import ModelConfig
-from tunesmith.recipes.constitution_judges import CONTROLS
+from tunesmith.recipes.constitution_judges import CONTROLS, EACH
 from tunesmith.recipes.feedback_slots import SampleConfig
 from tunesmith.recipes.judge_open import LOCAL, JudgeSettings
 
@@ -21,6 +21,9 @@ SUMMARY_FILE = "summary.json"
 class LabelConfig(ModelConfig, SampleConfig, JudgeSettings, LabelRules):
     """What ``tunesmith constitution label`` can be told."""
 
+    judge: str = LOCAL
+    """local: a model on this machine that compares the two, by the probabilities of its verdict tokens; each: the same
+    model, asked of each answer by itself; an OpenAI-compatible address; or a control: random, first, length."""
     constitution: str = Field(OURS, min_length=1)
     """A constitution's file, or ours."""
     adapters: tuple[str, ...] = ()
@@ -40,13 +43,13 @@ class LabelConfig(ModelConfig, SampleConfig, JudgeSettings, LabelRules):
     @field_validator("judge")
     @classmethod
     def _known(cls, judge: str) -> str:
-        if judge not in (LOCAL, *CONTROLS) and not judge.startswith(("http://", "https://")):
-            raise ValueError(f"is local, {', '.join(CONTROLS)}, or an address such as http://localhost:8000/v1")
+        if judge not in (LOCAL, EACH, *CONTROLS) and not judge.startswith(("http://", "https://")):
+            raise ValueError(f"is local, each, {', '.join(CONTROLS)}, or an address such as http://localhost:8000/v1")
         return judge
 
     @model_validator(mode="after")
     def _a_judge(self) -> Self:
-        if self.judge not in (LOCAL, *CONTROLS) and self.judge_model is None:
+        if self.judge not in (LOCAL, EACH, *CONTROLS) and self.judge_model is None:
             raise ValueError("an address needs judge_model, the model's name there")
         return self
 

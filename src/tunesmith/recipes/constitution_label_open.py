@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from tunesmith.constitution.principles import Constitution
 from tunesmith.evals.judge import Judge, LikelihoodJudge, WriterJudge
 from tunesmith.models.load import load_base
 from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.models.roles import Base
-from tunesmith.recipes.constitution_judges import CONTROLS, ControlJudge
+from tunesmith.recipes.constitution_judges import CONTROLS, EACH, ControlJudge, EachJudge
 from tunesmith.recipes.constitution_label_config import LabelConfig
 from tunesmith.recipes.feedback_open import base_of_first
 from tunesmith.recipes.judge_open import LOCAL, open_judge
@@ -31,7 +32,9 @@ def open_base(config: LabelConfig) -> Base:
     return load_base(config.model_copy(update={"model_name_or_path": name}))
 
 
-def open_labelling_judge(config: LabelConfig, base: Base | None) -> tuple[Judge, Tokens, list[str]]:
+def open_labelling_judge(
+    config: LabelConfig, constitution: Constitution, base: Base | None
+) -> tuple[Judge, Tokens, list[str]]:
     """The judge, a count of the tokens it read and wrote, and what is to be said of it.
 
     base: one in memory, which a local judge without a model of its own uses. Raises ModelError, ConfigError.
@@ -41,16 +44,20 @@ def open_labelling_judge(config: LabelConfig, base: Base | None) -> tuple[Judge,
         note = f"judge: the control '{control}', which reads nothing; its labels show what no judgement looks like."
         return ControlJudge(control, config.seed), lambda: 0, [note]
     notes = list[str]()
-    if config.judge == LOCAL and base is None and config.judge_model is None:
+    if config.judge in (LOCAL, EACH) and base is None and config.judge_model is None:
         base = open_base(config)
         notes += base.notes
-    judge, more = open_judge(config, config, base)
+    same = config.model_copy(update={"judge": LOCAL}) if config.judge == EACH else config
+    judge, more = open_judge(same, config, base)
     if isinstance(judge, WriterJudge):
         counting = _Counting(judge.writer)
         judge.writer = counting
         return judge, lambda: counting.num_tokens, [*notes, *more]
     assert isinstance(judge, LikelihoodJudge) and isinstance(judge.model, LocalLikelihood)
     model = judge.model
+    if config.judge == EACH:
+        each = EachJudge(model, constitution, config.demonstrations)
+        return each, lambda: model.num_tokens, [*notes, *more]
     return judge, lambda: model.num_tokens, [*notes, *more]
 
 

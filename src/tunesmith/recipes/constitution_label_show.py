@@ -11,7 +11,7 @@ from tunesmith.data.check import shown
 from tunesmith.evals.judge import Judge, LikelihoodJudge, hear, missing_cases
 from tunesmith.evals.rubrics import Case, render_case
 from tunesmith.progress import clock
-from tunesmith.recipes.constitution_judges import ControlJudge
+from tunesmith.recipes.constitution_judges import ControlJudge, EachJudge
 from tunesmith.recipes.constitution_label_config import LabelConfig, Labelled
 from tunesmith.rollout.likelihood import LocalLikelihood
 from tunesmith.rollout.results import ResultsFile
@@ -22,15 +22,17 @@ _CHARACTERS = 4
 
 def drawing_estimate(config: LabelConfig, num_prompts: int, num_lacking: int) -> str:
     """What is known before anything is opened: prompts, those without a pair, and the most questions there can be."""
-    pairs = "a pair" if config.pairs != "all" else "all pairs"
     lack = f"{num_lacking} lack two candidates that differ"
     if num_lacking:
         lack += f": {config.num_candidates} are drawn for each" if config.draw else " and are left out"
-    one = config.num_principles == 1
+    number = config.num_principles
+    by = "one principle that applies" if number == 1 else f"up to {number} principles that apply"
+    pairs, most = "all pairs", ""
+    if config.pairs != "all":
+        asked = num_prompts - (0 if config.draw else num_lacking)
+        pairs, most = "a pair", f": at most {2 * number * asked} questions"
     return (
-        f"{num_prompts} prompts, of which {lack}; then the judge reads {pairs} of each by "
-        f"{'one principle that applies' if one else f'up to {config.num_principles} principles that apply'}, in both "
-        "orders."
+        f"{num_prompts} prompts, of which {lack}; then the judge reads {pairs} of each by {by}, in both orders{most}."
     )
 
 
@@ -40,13 +42,13 @@ def judging_estimate(judge: Judge, cases: Sequence[Case], results: ResultsFile) 
     text = f"{len(cases)} questions to the judge, {len(cases) - len(missing)} of them answered before"
     if not missing:
         return f"{text}."
-    if isinstance(judge, LikelihoodJudge) and isinstance(judge.model, LocalLikelihood):
-        sizes = [judge.model.num_tokens_of(judge.requests([case])) for case in missing]
+    if isinstance(judge, LikelihoodJudge | EachJudge) and isinstance(judge.model, LocalLikelihood):
+        first, size = (judge.model.num_tokens_of(judge.requests(some)) for some in (missing[:1], missing))
         began = time.perf_counter()
         # Its answer is kept, so that the probe is no work done twice.
         hear(judge, missing[:1], results, give_up_after=0)
-        seconds = (time.perf_counter() - began) / sizes[0] * sum(sizes[1:])
-        return f"{text}; {sum(sizes):,} tokens to read, about {clock(seconds)}."
+        seconds = (time.perf_counter() - began) / first * (size - first)
+        return f"{text}; {size:,} tokens to read, about {clock(seconds)}."
     if isinstance(judge, ControlJudge):
         return f"{text}."
     size = sum(len(turn.content) for case in missing for turn in render_case(case, judge.style)) // _CHARACTERS
@@ -121,6 +123,10 @@ def _describe_place(facts: dict[str, Any]) -> list[str]:
         lines.append(f"verdicts for the answer shown first: {_percent(facts['prefers_first'])} (50 % without bias)")
     if facts["turned"] is not None:
         lines.append(f"verdicts that turn with the order: {_percent(facts['turned'])} of {facts['two_orders']}")
+        if facts["turned"]["value"] > 0.5:
+            lines.append(
+                "  the place says more than the answers: take a stronger judge, or --judge each for a small one"
+            )
     return lines
 
 
