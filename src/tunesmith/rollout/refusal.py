@@ -49,6 +49,8 @@ _ECHOED = frozenset[Role]({"objects", "denies", "values", "redirects"})
 _PROMPT_CHARACTERS = 2000
 # Of the runs of four words, the share seen before from which a text repeats itself; in shorter texts it may.
 _REPEATED_SHARE, _REPEATED_WORDS = 0.7, 30
+# A loop of at most so many words that is more than half of an answer, if that has so many words, is all it says.
+_LOOP_PERIOD, _LOOP_WORDS = 16, 8
 # Words that an echo may add to the prompt's own.
 _ECHO_EXTRA = 2
 
@@ -283,12 +285,28 @@ def _nonsense(asked: str, folded: str, outcome: Outcome) -> Nonsense:
 
 
 def _repeats(words: Sequence[str], folded: str) -> bool:
-    if len(words) >= _REPEATED_WORDS:
-        runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-        return 1 - len(set(runs)) / len(runs) >= _REPEATED_SHARE
+    if len(words) >= _REPEATED_WORDS and _seen_before([tuple(words[i : i + 4]) for i in range(len(words) - 3)]):
+        return True
+    if len(words) >= _LOOP_WORDS and 2 * _looping(words) > len(words):
+        return True
     # One endless word has no runs of words: then of characters.
     letters = "".join(folded.split())
     if len(letters) < 4 * _REPEATED_WORDS or len(letters) < 20 * len(words):
         return False
-    pieces = {letters[i : i + 8] for i in range(len(letters) - 7)}
-    return 1 - len(pieces) / (len(letters) - 7) >= _REPEATED_SHARE
+    return _seen_before([letters[i : i + 8] for i in range(len(letters) - 7)])
+
+
+def _seen_before(pieces: Sequence[object]) -> bool:
+    return 1 - len(set(pieces)) / len(pieces) >= _REPEATED_SHARE
+
+
+def _looping(words: Sequence[str]) -> int:
+    """Words in the longest stretch that says the same, at most so many words long, three times or more in a row."""
+    longest = 0
+    for period in range(1, _LOOP_PERIOD + 1):
+        run = 0
+        for i in range(period, len(words)):
+            run = run + 1 if words[i] == words[i - period] else 0
+            if run >= 2 * period:
+                longest = max(longest, run + period)
+    return longest
