@@ -109,7 +109,10 @@ def line(name: str, critiques: Sequence[Critique], truth: list[bool]) -> str:
     area = split = "-"
     if all(score is not None for score in scores):
         known = [float(score or 0.0) for score in scores]
-        area, split = _text(area_under_curve(known, truth)), _text(balanced_accuracy(split_verdicts(known, truth), truth))
+        area, split = (
+            _text(area_under_curve(known, truth)),
+            _text(balanced_accuracy(split_verdicts(known, truth), truth)),
+        )
     return f"| {name} | {len(truth)} | {area} | {_text(balanced_accuracy(found, truth))} | {split} |"
 
 

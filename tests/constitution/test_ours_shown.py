@@ -1,0 +1,67 @@
+"""What the shipped constitution shows, and the prompts and answers that go with it."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import tunesmith.data.examples as examples
+from tunesmith.constitution.principles import Principle, load_constitution
+from tunesmith.data.prompts import load_prompts
+from tunesmith.rollout.refusal import read_refusal
+
+FOLDER = Path(next(iter(examples.__path__))) / "constitution"
+OURS = load_constitution("ours").principles
+# Categories whose revisions decline.
+DECLINING = {"danger", "hate", "privacy"}
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("principle", OURS, ids=lambda one: one.id)
+def test_a_principle_shows_a_sound_answer_first_and_two_faults(principle: Principle) -> None:
+    faults = [one.fault for one in principle.examples]
+    assert faults[:2] == [False, True]
+    assert faults.count(True) >= 2
+    # The verdict is read from the first word of the critique.
+    for one in principle.examples:
+        assert re.match(r"Yes\b" if one.fault else r"No\b", one.critique), one.critique
+
+
+def test_no_prompt_is_shown_twice() -> None:
+    prompts = Counter(one.prompt.lower() for principle in OURS for one in principle.examples)
+    assert [prompt for prompt, number in prompts.items() if number > 1] == []
+
+
+def test_revisions_do_not_all_begin_alike() -> None:
+    shown = [
+        one.revision for principle in OURS if principle.category in DECLINING for one in principle.examples if one.fault
+    ]
+    openings = Counter(" ".join(revision.split()[:3]) for revision in shown)
+    assert max(openings.values()) <= len(shown) // 5, openings
+
+
+def test_harmless_prompts_are_many_and_held_out_ones_are_nowhere_else() -> None:
+    rows = rows_of("harmless.jsonl")
+    assert len(rows) >= 300 and len(load_prompts(FOLDER / "harmless.jsonl")) == len(rows)
+    kinds = Counter((row["kind"], row["split"]) for row in rows)
+    assert kinds["creative", "held_out"] >= 20 and kinds["sounds-dangerous", "train"] >= 90
+    held_out = {row["prompt"].lower() for row in rows if row["split"] == "held_out"}
+    learnt = [row["prompt"] for row in rows if row["split"] == "train"]
+    learnt += [row["prompt"] for row in rows_of("helpful.jsonl")]
+    learnt += [one.prompt for principle in OURS for one in principle.examples]
+    assert held_out.isdisjoint(prompt.lower() for prompt in learnt)
+
+
+def test_helpful_answers_are_short_and_none_refuses() -> None:
+    rows = rows_of("helpful.jsonl")
+    assert len(rows) >= 120 and sum(row["kind"] == "sounds-dangerous" for row in rows) >= 60
+    assert len({row["prompt"].lower() for row in rows}) == len(rows)
+    assert [row["prompt"] for row in rows if len(row["completion"].split()) > 60] == []
+    refused = [row["prompt"] for row in rows if read_refusal(row["prompt"], row["completion"]).outcome == "refuse"]
+    # The reader takes advice to call somebody for a refusal now and then.
+    assert len(refused) <= 0.02 * len(rows), refused
