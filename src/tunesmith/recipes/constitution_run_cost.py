@@ -100,9 +100,9 @@ class _Counter:
         config = recipe.config
         assert isinstance(config, ReviseConfig)
         num, each = self.expected[Path(config.prompts)]
-        if config.harmless is not None:
-            num += self.expected[Path(config.harmless)][0]
-        steps = num * config.num_rounds * config.principles_per_round
+        more = 0 if config.harmless is None else self.expected[Path(config.harmless)][0]
+        held = num + (more if config.criticise_harmless else 0)
+        num, steps = num + more, held * config.num_rounds * config.principles_per_round
         answer, told = config.answer_tokens, config.critique_tokens
         rows = num / (1 - config.helpful_share)
         self.expected[recipe.stage.leaves[0]] = (round(rows), each + answer)
@@ -117,8 +117,8 @@ class _Counter:
     def _demonstrations(self, config: ReviseConfig) -> float:
         """Tokens of the demonstrations a critic is shown, by the mean principle."""
         principles = load_constitution(config.constitution).principles
-        shown = [[one.prompt + one.answer + one.critique for one in p.examples[: config.max_demonstrations]]
-                 for p in principles]  # fmt: skip
+        most = max(config.max_demonstrations, 0 if config.revision == "asked" else config.num_shown)
+        shown = [[one.prompt + one.answer + one.critique for one in p.examples[:most]] for p in principles]
         return float(np.mean([self._length(texts) for texts in shown]))
 
     def _label(self, recipe: Recipe) -> Tokens:
