@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 from tunesmith.cli.main import app
 from tunesmith.config import build_config
 from tunesmith.errors import ConfigError, DataError, RunError
+from tunesmith.feedback.judgements import Compared
+from tunesmith.feedback.store import FeedbackStore
 from tunesmith.recipes.constitution_curve import branch_stages
 from tunesmith.recipes.constitution_run import run_constitution
 from tunesmith.recipes.constitution_run_config import ConstitutionRunConfig
@@ -136,6 +138,19 @@ def test_nothing_is_done_twice_and_what_changed_is_done_again(
     assert due(recipe)["prefer"] == "pairs.jsonl is gone"
     pairs.write_text(kept)
     assert due(recipe) == {}
+    # A person's judgement makes pairs anew, and is never deleted with the labels.
+    store = Path(recipe["output_dir"]) / "label" / "feedback.db"
+    whole = store.read_bytes()
+    with FeedbackStore.open(store) as opened:
+        first = next(iter(opened.judgements()))
+        opened.add_judgement(first.prompt_id, first.candidates, Compared("A"), annotator="ann")
+    assert due(recipe) == {"prefer": "what it reads changed: judgements"}
+    for _ in range(2):
+        with pytest.raises(RunError, match="judgements of ann"):
+            run(recipe, start_from="label")
+    store.write_bytes(whole)
+    run(recipe)
+    assert due(recipe) == {}
 
 
 def test_from_and_plan(finished: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> None:
@@ -151,6 +166,11 @@ def test_from_and_plan(finished: tuple[dict[str, Any], dict[str, Any]], tmp_path
     assert cost["trained"] > 0 and cost["seconds"] > 0 and told["evaluate"]["cost"]["written"] > 0
     assert told["sft"]["cost"] is None
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    fewer = ["--skip", "label", "--skip", "prefer", "--skip", "dpo", "--json"]
+    done = CliRunner().invoke(app, ["constitution", "run", str(path), "--plan", *fewer])
+    told = {one["stage"]: one["why"] for one in json.loads(done.stdout.splitlines()[-1])["plan"]}
+    # Nothing is kept back for a phase that is left out, so all prompts are revised.
+    assert list(told) == ["prompts", "revise", "sft", "evaluate"] and told["prompts"] == "settings changed: labels"
     wrong = CliRunner().invoke(app, ["constitution", "run", str(path), "--from", "reward"])
     assert wrong.exit_code == 2 and "'reward' is no stage of this run" in wrong.output
 

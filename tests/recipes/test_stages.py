@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tunesmith.errors import RunError
-from tunesmith.recipes.stages import STAGE_FILE, Stage, path_digest, run_stage, why_due
+from tunesmith.recipes.stages import BEGUN_FILE, STAGE_FILE, Stage, path_digest, run_stage, why_due
 
 
 def stage(folder: Path, heard: list[bool], **settings: Any) -> Stage:
@@ -54,6 +55,25 @@ def test_a_stage_that_died_goes_on_only_with_the_same_inputs(tmp_path: Path) -> 
         again = stage(folder, heard, fails=True, rate=change)
         assert why_due(again) == ("it was not done yet" if change else "it was stopped on its way")
         assert run_stage(again, afresh=afresh)["resumed"] == expected and heard == [False, expected]
+
+
+def test_what_another_job_left_is_cleared_before_the_new_one_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("a\n")
+    folder, heard, cleared = tmp_path / "one", list[bool](), list[bool]()
+    run_stage(stage(folder, heard, rate=1))
+
+    def clear() -> None:
+        cleared.append((folder / BEGUN_FILE).exists())
+        if len(cleared) == 1:
+            raise RunError(folder, "is somebody's.", "Move it.")
+
+    changed = replace(stage(folder, heard, rate=2), clear=clear)
+    # A refusal leaves what was done as it was, and the next try asks again.
+    with pytest.raises(RunError):
+        run_stage(changed)
+    assert why_due(stage(folder, heard, rate=1)) is None and why_due(changed) == "settings changed: rate"
+    run_stage(changed)
+    assert cleared == [False, False] and heard == [False, False]
 
 
 def test_a_record_does_not_outlive_what_it_speaks_of(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,4 @@ def _after_copy(recipe: Recipe, requests: Path) -> Recipe:
             shutil.copyfile(requests, own)
         return stage.work(going_on)
 
-    copied = Stage(
-        name=stage.name, folder=stage.folder, settings=stage.settings, reads=stage.reads, leaves=stage.leaves, work=work
-    )
-    return Recipe(kind=recipe.kind, stage=copied, config=recipe.config)
+    return replace(recipe, stage=replace(stage, work=work))

@@ -27,7 +27,7 @@ def gather_facts(
 ) -> dict[str, Any]:
     """All of constitution_run.json but what this call did. planned: seconds by stage."""
     folder, constitution = Path(config.output_dir), load_constitution(config.constitution)
-    evaluation = _json(folder / "evaluate" / EVALUATION_FILE)
+    evaluation = _json(folder / "evaluate" / EVALUATION_FILE) if "evaluate" in config.stages else {}
     adapters = [recipe.stage.folder for recipe in recipes if recipe.stage.name in TRAINS]
     machine = machine_summary()
     facts: dict[str, Any] = {

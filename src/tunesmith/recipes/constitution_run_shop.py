@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config import Config
+from tunesmith.errors import RunError
+from tunesmith.feedback.store import FeedbackStore
 from tunesmith.models.adapters import drop_adapter
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.resolve import resolve_model
@@ -103,6 +106,30 @@ def bar_of(unit: str) -> Iterator[Callable[..., None]]:
                 bars[-1].update(done, words)
 
         yield tell
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Take away the checkpoints of a training, which one with other settings must not go on from."""
+    for checkpoint in [*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")]:
+        shutil.rmtree(checkpoint)
+
+
+def drop_labels(store: Path) -> None:
+    """Begin a store anew, since labels of other settings would be counted with new ones.
+
+    What was drawn and what the judge said lie in files of their own and stay. Raises RunError where people judged in
+    it: their work is never deleted.
+    """
+    if not store.exists():
+        return
+    with FeedbackStore.open(store) as there:
+        people = sorted({one.annotator for one in there.judgements() if one.source != "ai"})
+    if people:
+        cause = f"holds judgements of {', '.join(people[:3])}, which doing the stage again would delete."
+        raise RunError(store, cause, "Export them (tunesmith feedback export), move the store away, import them again.")
+    for path in store.parent.glob(f"{store.name}*"):
+        if path.suffix != ".jsonl":
+            path.unlink()
 
 
 def rows_of(data: Any) -> dict[str, Path | None]:

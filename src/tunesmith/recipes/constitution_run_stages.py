@@ -5,8 +5,9 @@ Stages meet in files alone, so each can be looked at, replaced, or run by its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from tunesmith.recipes.constitution_run_shop import (
     Work,
     Workshop,
     bar_of,
+    drop_checkpoints,
+    drop_labels,
     file_of,
     rows_of,
     trains,
@@ -88,10 +91,21 @@ class Builder:
         if "constitution" in settings:
             settings["constitution"] = load_constitution(self.config.constitution).digest
         stage = Stage(
-            name=f"{name}{suffix}", folder=folder, settings=settings, reads=there,
-            leaves=tuple(folder / leaf for leaf in leaves), work=work,
-        )  # fmt: skip
+            name=f"{name}{suffix}",
+            folder=folder,
+            settings=settings,
+            reads=there,
+            leaves=tuple(folder / leaf for leaf in leaves),
+            clear=self._clear(name),
+            work=work,
+        )
         return Recipe(kind=name, stage=stage, config=config)
+
+    def _clear(self, name: StageName) -> Callable[[], None]:
+        """What a stage that begins anew takes away first."""
+        if name == "label":
+            return partial(drop_labels, self.folder(name) / STORE_FILE)
+        return partial(drop_checkpoints, self.folder(name)) if name in (*TRAINS, "reward") else lambda: None
 
     @property
     def adapter(self) -> Path | None:
@@ -169,18 +183,12 @@ class Builder:
         )
 
     def _label(self) -> Made:
-        folder, prompts = self.folder("label"), self.folder("prompts") / LABEL_FILE
-        store = folder / STORE_FILE
+        store, prompts = self.folder("label") / STORE_FILE, self.folder("prompts") / LABEL_FILE
         wired: dict[str, Any] = {"prompts": str(prompts), "store": str(store), "constitution": self.config.constitution}
         wired |= {} if self.adapter is None else {"adapters": [str(self.adapter)]}
         config = self._section(LabelConfig, "label", wired)
 
-        def work(going_on: bool) -> Mapping[str, Any]:
-            if not going_on:
-                # Labels of other settings would be counted with these; what was drawn and said lies in other files.
-                for path in folder.glob(f"{STORE_FILE}*"):
-                    if not path.name.endswith(".jsonl"):
-                        path.unlink()
+        def work(_: bool) -> Mapping[str, Any]:
             with self.shop.base() as base, bar_of("label") as tell:
                 labelled = run_label(config, self.shop.say, lambda what, done, of: tell(done, of, what), base=base)
             if labelled.interrupted:
@@ -192,7 +200,14 @@ class Builder:
     def _prefer(self) -> Made:
         store = self.folder("label") / STORE_FILE
         config = self._section(FeedbackPreferConfig, "prefer", {"store": str(store), "overwrite": True})
-        work: Work = lambda _: make_preferences(config).as_dict()  # noqa: E731
+
+        def work(_: bool) -> Mapping[str, Any]:
+            report = make_preferences(config)
+            if not report.preferences.num_pairs:
+                cause = "no two answers stand in an order, so there is nothing to align with."
+                raise DataError(config.store, cause, "Look at label/summary.json; take another judge, or align: none.")
+            return report.as_dict()
+
         return config, {"judgements": store}, [PAIRS_FILE], work
 
     def _reward(self) -> Made:

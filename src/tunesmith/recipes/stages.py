@@ -31,8 +31,9 @@ class Stage:
     """One job.
 
     settings: all that its outcome depends on besides files. reads: name -> file or adapter's folder. leaves: what must
-    be there for it to count as done. work: does it, told whether it goes on with what the same job began, and gives
-    facts for the report; it raises Interrupted where the user stopped it.
+    be there for it to count as done. clear: takes away what another job left that this one could mistake for its own.
+    work: does it, told whether it goes on with what the same job began, and gives facts for the report; it raises
+    Interrupted where the user stopped it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Stage:
     work: Callable[[bool], Mapping[str, Any]]
     reads: Mapping[str, Path] = field(default_factory=dict)
     leaves: tuple[Path, ...] = ()
+    clear: Callable[[], None] = lambda: None
 
     def made_of(self) -> dict[str, Any]:
         """Settings and the digest of each file; None for one that is not there yet."""
@@ -72,7 +74,11 @@ def run_stage(stage: Stage, *, afresh: bool = False) -> dict[str, Any]:
     made, begun = stage.made_of(), _read(stage.folder / BEGUN_FILE)
     going_on = not afresh and stage.done() is None and begun is not None and begun["made_of"] == made
     stage.folder.mkdir(parents=True, exist_ok=True)
-    # First: what is half done must not pass for what was done.
+    if not going_on:
+        # Before the new job is noted as begun: a process that dies in between clears once more.
+        (stage.folder / BEGUN_FILE).unlink(missing_ok=True)
+        stage.clear()
+    # What is half done must not pass for what was done.
     (stage.folder / STAGE_FILE).unlink(missing_ok=True)
     atomic_write_text(stage.folder / BEGUN_FILE, json.dumps({"made_of": made}, indent=1) + "\n")
     began = time.perf_counter()
