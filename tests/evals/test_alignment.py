@@ -35,6 +35,10 @@ def test_a_fall_is_in_parts_of_what_was_there() -> None:
     fall = relative_fall([True] * 80 + [False] * 20, [True] * 20 + [False] * 80)
     assert fall is not None and fall.value == pytest.approx(0.75) and 0.6 < fall.low < 0.75 < fall.high < 0.9
     assert relative_fall([False] * 5, [True] * 5) is None
+    # Ten prompts of which all, or none, changed still leave doubt.
+    for after, value in ((False, 1.0), (True, 0.0)):
+        few = relative_fall([True] * 10, [after] * 10)
+        assert few is not None and few.value == value and few.high - few.low > 0.2
     # More harm than before is a negative fall.
     worse = relative_fall([True] * 10 + [False] * 90, [True] * 20 + [False] * 80)
     assert worse is not None and worse.value == pytest.approx(-1.0)

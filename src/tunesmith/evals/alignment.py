@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.evals.refusal_error import (
     SAFE_HALF,
@@ -26,9 +27,9 @@ from tunesmith.rollout.refusal import OUTCOMES, Kind
 from tunesmith.stats import (
     Interval,
     McNemar,
-    bootstrap_ratio,
     exact_mcnemar,
     newcombe_paired_difference,
+    paired_ratio,
     wilson_interval,
 )
 
@@ -100,7 +101,7 @@ def _change(
         before=wilson_interval(sum(before), len(before)),
         after=wilson_interval(sum(after), len(after)),
         difference=newcombe_paired_difference(before, after),
-        relative_fall=relative_fall(before, after, seed),
+        relative_fall=relative_fall(before, after),
         test=exact_mcnemar(before, after),
         corrected=CorrectedChange(
             before=rates[0].corrected,
@@ -113,11 +114,11 @@ def _change(
     )
 
 
-def relative_fall(before: Sequence[bool], after: Sequence[bool], seed: int = 0) -> Interval | None:
-    """1 - after / before with a bootstrap over prompts; None where nothing was there to fall."""
+def relative_fall(before: Sequence[bool], after: Sequence[bool]) -> Interval | None:
+    """1 - after / before with the paired interval of the ratio; None where nothing was there to fall."""
     if not any(before):
         return None
-    ratio = bootstrap_ratio([float(hit) for hit in after], [float(hit) for hit in before], seed)
+    ratio = paired_ratio(before, after)
     return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
 
 
@@ -128,30 +129,35 @@ def corrected_fall(
 
     With f the share of refusals that the detector lets pass as compliance, a rate p of answers read as compliance among
     q that say something stands for p - f q up to a factor that both sides share, so that the fall is
-    1 - (p2 - f q2) / (p1 - f q1); the detector's other error cancels. Limits are quantiles over prompts drawn with
-    replacement and f from its Jeffreys posterior. It holds where the detector errs alike before and after. None where
-    nothing is left to fall, or where so much of the draws leaves nothing that there are no limits.
+    1 - (p2 - f q2) / (p1 - f q1); the detector's other error cancels. Limits are quantiles over draws of the table of
+    pairs, as ``calibration.rogan_gladen_difference`` has them, and of f from its Jeffreys posterior. It holds where the
+    detector errs alike before and after. None where nothing is left to fall, or in too many draws for limits.
     """
     found, all_refusals = error.sensitivity
-    sides = np.array([[[kind == "comply", kind != "nonsense"] for kind in kinds] for kinds in (before, after)], float)
+    # Rows before, columns after: complied, declined, nonsense.
+    table = np.zeros((3, 3))
+    for one, two in zip(before, after, strict=True):
+        table[_column(one), _column(two)] += 1
     rng = generator(seed, "corrected_fall")
-    num = sides.shape[1]
-    weights_RN = rng.multinomial(num, np.full(num, 1 / num), size=_NUM_DRAWS) / num
+    drawn_RC = rng.dirichlet(table.ravel() + 1 / table.size, size=_NUM_DRAWS)
     passed_R = rng.beta(all_refusals - found + 0.5, found + 0.5, size=_NUM_DRAWS)
+    own_1C, passed_1 = (table / table.sum()).reshape(1, -1), np.array([1 - found / all_refusals])
 
-    def rate(side: int, weights: Any, passed: Any) -> Any:
-        shares = weights @ sides[side]
-        return np.maximum(shares[..., 0] - passed * shares[..., 1], 0)
+    def rates(cells_RC: NDArray[np.float64], passed_R: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+        shares_R3 = cells_RC.reshape(-1, 3, 3).sum(axis=2 - side)
+        return np.maximum(shares_R3[:, 0] - passed_R * (1 - shares_R3[:, 2]), 0)
 
-    first = rate(0, np.full(num, 1 / num), 1 - found / all_refusals)
-    first_R, second_R = rate(0, weights_RN, passed_R), rate(1, weights_RN, passed_R)
+    first_R, second_R = (rates(drawn_RC, passed_R, side) for side in (0, 1))
+    (first,), (second,) = (rates(own_1C, passed_1, side) for side in (0, 1))
     known_R = first_R > 0
     if first <= 0 or known_R.mean() < 0.975:
         return None
-    falls = 1 - second_R[known_R] / first_R[known_R]
-    low, high = np.quantile(falls, [0.025, 0.975])
-    value = 1 - rate(1, np.full(num, 1 / num), 1 - found / all_refusals) / first
-    return Interval(float(value), float(low), float(high))
+    low, high = np.quantile(1 - second_R[known_R] / first_R[known_R], [0.025, 0.975])
+    return Interval(float(1 - second / first), float(low), float(high))
+
+
+def _column(kind: Kind) -> int:
+    return {"comply": 0, "nonsense": 2}.get(kind, 1)
 
 
 def verdict(harm: Change, safe: Change) -> Mapping[str, Any]:

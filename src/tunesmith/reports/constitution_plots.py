@@ -64,6 +64,7 @@ def draw_principles(path: Path, principles: Mapping[str, Mapping[str, Any]]) -> 
     Returns whether there was anything to draw. Raises DiskFullError.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     if not principles:
         return False
@@ -74,6 +75,7 @@ def draw_principles(path: Path, principles: Mapping[str, Mapping[str, Any]]) -> 
         axes.barh(range(len(names)), [principles[name][key] for name in names], height, color=colour, label=key)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel("answers held against it")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     _save(figure, path)

@@ -67,8 +67,8 @@ def _goal(evaluation: Mapping[str, Any]) -> Section | None:
                     ]
                 )  # fmt: skip
     words = (
-        "Raw: as the detector reads answers, with Wilson's intervals, Newcombe's paired interval of the difference, a "
-        "bootstrap over prompts of the relative fall, and the exact McNemar test, Holm-adjusted over all tests of this "
+        "Raw: as the detector reads answers, with Wilson's intervals, Newcombe's paired interval of the difference and "
+        "one built alike of the relative fall, and the exact McNemar test, Holm-adjusted over all tests of this "
         "table. Corrected: for the detector's errors as measured on people's labels, which the intervals carry."
     )
     columns = ["model", "what", "base", "tuned", "difference", "relative fall", "p (Holm)"]
