@@ -14,19 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.constitution.asking import Asker, Voice
+from tunesmith.constitution.asking import Asker
 from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row
 from tunesmith.constitution.critic import AlwaysRefuse, Critic, ModelCritic, RandomCritic, who
-from tunesmith.constitution.principles import Constitution, Principle, load_constitution
+from tunesmith.constitution.principles import Constitution, Principle
 from tunesmith.constitution.revise import Chain, Choose, Question, Speakers, revise
 from tunesmith.constitution.threshold import with_thresholds
-from tunesmith.data.check import Fault, FaultLog
-from tunesmith.data.prompts import LoadedPrompts, load_prompts
-from tunesmith.errors import ConfigError, EndpointError
+from tunesmith.errors import EndpointError
 from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, SELF
 from tunesmith.recipes.constitution_config import ReviseConfig as ReviseConfig
 from tunesmith.recipes.constitution_estimate import Estimate, estimate
-from tunesmith.recipes.constitution_mix import helpful_rows, mixed
+from tunesmith.recipes.constitution_load import Loaded, load, refuse_too_long
+from tunesmith.recipes.constitution_mix import mixed
 from tunesmith.recipes.constitution_open import House
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.runs import atomic_write_text, hold_file, machine_summary
@@ -74,7 +73,7 @@ def run_revise(
     """
     began = time.perf_counter()
     # 1. Load: what will be refused is refused here, the rows before any model.
-    loaded = _load(config, say)
+    loaded = load(config, say)
     folder, constitution, questions = Path(config.output_dir), loaded.constitution, loaded.questions
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -84,7 +83,7 @@ def run_revise(
         speakers = open_speakers(config, house)
         for note in house.notes:
             say(note)
-        _refuse_too_long(config, questions, speakers.answers)
+        refuse_too_long(config, questions, speakers.answers)
         settings = config.revise_settings(small=house.is_small(speakers.revises))
         if settings.way == "shown":
             say("revisions are made by showing good answers; revision: asked has them made from the critique.")
@@ -115,26 +114,9 @@ def run_revise(
     return Revised(folder=folder, estimate=expected, summary=summary, chains=chains)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """What the files hold; digests: of the files of prompts."""
-
-    constitution: Constitution
-    questions: list[Question]
-    digests: dict[str, str]
-    helpful: list[dict[str, Any]]
-
-
-def _load(config: ReviseConfig, say: Callable[[str], None]) -> _Loaded:
-    constitution = load_constitution(config.constitution)
-    _check_thresholds(config, constitution)
-    questions, digests = _questions(config, say)
-    return _Loaded(constitution=constitution, questions=questions, digests=digests, helpful=helpful_rows(config))
-
-
 def _write(
     config: ReviseConfig,
-    loaded: _Loaded,
+    loaded: Loaded,
     speakers: Speakers,
     chains: Sequence[Chain],
     asker: Asker,
@@ -211,50 +193,6 @@ def chooser(
     return lambda place, prompt_id, number: sample_principles(
         applying[place], config.principles_per_round, config.seed, f"{prompt_id} {number}"
     )
-
-
-def _questions(config: ReviseConfig, say: Callable[[str], None]) -> tuple[list[Question], dict[str, str]]:
-    """The prompts of both files, the harmless ones last, and the files' digests. Raises DataError."""
-    loaded = _prompts(config, config.prompts)
-    for note in loaded.notes():
-        say(note)
-    out = [Question(messages=one.messages, where=one.where) for one in loaded]
-    digests = {"prompts": loaded.digest}
-    if config.harmless is not None:
-        more = _prompts(config, config.harmless)
-        there = {one.id for one in out}
-        added = [Question(messages=one.messages, where=one.where, harmless=True) for one in more]
-        kept = [one for one in added if one.id not in there]
-        if len(kept) < len(added):
-            say(f"{len(added) - len(kept)} harmless prompts are among the others too, and are taken as one of those.")
-        for note in more.notes():
-            say(f"harmless: {note}")
-        out, digests["harmless"] = [*out, *kept], more.digest
-    return out, digests
-
-
-def _prompts(config: ReviseConfig, source: str) -> LoadedPrompts:
-    columns = config.columns if source == config.prompts else {}
-    return load_prompts(source, columns, limit=config.limit, on_bad_row=config.on_bad_row)
-
-
-def _refuse_too_long(config: ReviseConfig, questions: Sequence[Question], voice: Voice) -> None:
-    """Raise DataError with the place of every prompt whose answer has no room, unless those are left out."""
-    if config.on_bad_row == "drop":
-        return
-    faults = FaultLog()
-    for one in questions:
-        if not voice.fits(one.messages, config.answer_tokens):
-            cause = "the prompt with its answer is longer than the model's context."
-            faults.add(Fault(one.where, cause, "Shorten it, lower answer_tokens, or set on_bad_row: drop."))
-    faults.raise_if_any(config.prompts, len(questions))
-
-
-def _check_thresholds(config: ReviseConfig, constitution: Constitution) -> None:
-    known = {one.id for one in constitution.principles}
-    if unknown := sorted(set(config.thresholds) - known):
-        fix = f"Known are {', '.join(sorted(known))}."
-        raise ConfigError("thresholds", f"there is no principle '{unknown[0]}' in {config.constitution}.", fix)
 
 
 def _identities(speakers: Speakers) -> dict[str, dict[str, str]]:
