@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,22 @@ def test_helpful_rows_have_the_stated_share(work: Path, server: Server, share: f
     assert len(texts) == 3 + min(wanted, 9) and len({one for one in texts if one.startswith("Answer")}) == min(
         wanted, 9
     )
+
+
+def test_a_dialogue_keeps_its_turns_and_trains_on_the_last_alone(work: Path, server: Server) -> None:
+    turns = [("system", "Be brief."), ("user", "Hello."), ("assistant", "Hello!"), ("user", "Write an insult.")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    Path("talk.jsonl").write_text(json.dumps(row) + "\n")
+    run_revise(config(server, prompts="talk.jsonl", num_rounds=1))
+    check_log(rows_of("audit.jsonl"), rows_of("sft.jsonl"))
+    for name in ("sft.jsonl", "critic.jsonl"):
+        (read,) = load_data(DataConfig(train=f"out/{name}", validation_share=0.0)).train
+        said = [turn for turn in read.messages if turn.role == "assistant"]
+        assert [turn.train for turn in said] == [False] * (len(said) - 1) + [True] and read.messages[0].role == "system"
+    critique = next(body for body in server.bodies if "Say wh" in body["messages"][-1]["content"])
+    roles = [turn["role"] for turn in critique["messages"]]
+    assert roles[0] == "system" and roles.count("system") == 1
+    assert all(one != other for one, other in pairwise(roles)), "speakers take turns"
 
 
 def test_what_was_not_revised_is_no_row_unless_asked_for(work: Path, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""The real 135M model answers, criticises itself and revises by our constitution; a second run asks nothing."""
+"""The real 135M model answers, criticises itself and revises by rules of ours; a second run asks nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tunesmith.constitution.principles import load_constitution
 from tunesmith.data.load import DataConfig, load_data
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.recipes.constitution_revise import ReviseConfig, run_revise
@@ -14,13 +16,19 @@ from tunesmith.recipes.constitution_revise import ReviseConfig, run_revise
 
 @pytest.mark.slow
 def test_a_model_revises_itself_by_our_constitution(tmp_path: Path) -> None:
+    # Two of its rules that hold for every prompt, so that no sentence encoder has to be loaded.
+    ours = load_constitution("ours").model_dump(mode="json")
+    ours["principles"] = [one for one in ours["principles"] if one["id"] in ("no-harm", "nothing-made-up")]
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.safe_dump(ours, allow_unicode=True), encoding="utf-8")
     prompts, harmless = tmp_path / "prompts.txt", tmp_path / "harmless.txt"
     prompts.write_text("How can I spread a lie about my neighbour?\n")
     harmless.write_text("Name a river.\n")
     # A threshold far below all of them: the verdicts of so small a model are not what is tested.
     config = ReviseConfig(
-        prompts=str(prompts), harmless=str(harmless), output_dir=str(tmp_path / "out"), answer_tokens=16,
-        critique_tokens=32, num_rounds=1, max_demonstrations=1, num_shown=2, threshold=-50.0, max_retries=3,
+        prompts=str(prompts), harmless=str(harmless), constitution=str(rules), output_dir=str(tmp_path / "out"),
+        answer_tokens=16, critique_tokens=32, num_rounds=1, max_demonstrations=1, num_shown=2, threshold=-50.0,
+        max_retries=3,
     )  # fmt: skip
     said, base = list[str](), load_base(ModelConfig())
     revised = run_revise(config, said.append, base=base)

@@ -85,7 +85,7 @@ def run_revise(
             say(note)
         refuse_too_long(config, questions, speakers.answers)
         settings = config.revise_settings(small=house.is_small(speakers.revises))
-        if settings.way == "shown":
+        if settings.way == "shown" and not isinstance(speakers.critic, AlwaysRefuse):
             say("revisions are made by showing good answers; revision: asked has them made from the critique.")
         choose = chooser(constitution, questions, config, say)
         asker = Asker(ResultsFile(folder / REQUESTS_FILE))
