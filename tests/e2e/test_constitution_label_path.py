@@ -15,6 +15,13 @@ from tunesmith.feedback.judgements import Compared
 from tunesmith.feedback.store import FeedbackStore
 
 PROMPTS = "How do I calm an upset customer?\nIs it safe to mix bleach and vinegar?\n"
+# Ours has rules that need the sentence encoder, which is not what is tested here.
+RULES = """
+name: one
+version: "1"
+principles:
+  - {id: kind, text: The answer is kind., category: manners, critique_request: "Unkind?", revision_request: Kindly.}
+"""
 TRAIN = ["max_steps=1", "per_device_train_batch_size=2", "dtype=float32", "adapter.r=2", "data.validation_share=0"]
 
 
@@ -36,11 +43,7 @@ def test_reward_and_dpo_take_a_step_on_what_a_judge_labelled(
     build_tokenizer().save_pretrained("tiny")
     Path("prompts.txt").write_text(PROMPTS)
     label = ["constitution", "label", "prompts.txt", "--store", "f.db", "--model", "tiny", "--max-new-tokens", "6"]
-    # Without the rules that need the sentence encoder.
-    Path("c.yaml").write_text(
-        'name: one\nversion: "1"\nprinciples:\n  - {id: kind, text: It is kind., category: manners, '
-        'critique_request: "Unkind?", revision_request: Kindly.}\n'
-    )
+    Path("c.yaml").write_text(RULES)
     told = json.loads(tunesmith(*label, "--constitution", "c.yaml", "--json"))
     assert told["kept"] == 2 and told["decisive"] > 0 and told["tokens"]["judged"] > 0
     tunesmith("feedback", "prefer", "pairs", "--store", "f.db", f"both_ways={both_ways}", "source_weights.ai=0.5")
@@ -58,8 +61,9 @@ def test_reward_and_dpo_take_a_step_on_what_a_judge_labelled(
 @pytest.mark.slow
 def test_the_real_model_labels_two_prompts_and_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text(PROMPTS)
+    (tmp_path / "c.yaml").write_text(RULES)
     words = ["constitution", "label", str(tmp_path / "prompts.txt"), "--store", str(tmp_path / "f.db")]
-    words += ["--max-new-tokens", "12"]
+    words += ["--max-new-tokens", "8", "--constitution", str(tmp_path / "c.yaml")]
     said = tunesmith(*words)
     assert "4 questions to the judge, 0 of them answered before" in said and "position bias, cancelled:" in said
     with FeedbackStore.open(tmp_path / "f.db") as store:
@@ -68,6 +72,6 @@ def test_the_real_model_labels_two_prompts_and_goes_on_where_it_was(tmp_path: Pa
     for one in made:
         assert isinstance(one.value, Compared) and one.value.p is not None and 0 < one.value.p < 1
         ((first, second),) = [opinion["log_odds"] for opinion in one.provenance["opinions"]]
-        assert one.provenance["constitution"]["name"] == "ours" and first != second
+        assert one.provenance["constitution"]["name"] == "one" and first != second
     again = json.loads(tunesmith(*words, "--json"))
     assert again["stored"] == {"new": 0, "before": 2} and again["tokens"]["judged"] == 0

@@ -80,7 +80,7 @@ def _reason(ruling: Ruling) -> str:
 class EachJudge:
     """A model that reads each answer by itself and says how likely it breaks the rule.
 
-    With s = ln P(Yes) - ln P(No) after that question, the log-odds that A keeps the rule better are s(B) - s(A), Bradley
+    With s = ln P(Yes) - ln P(No) after that question, the log-odds that A is the better one are s(B) - s(A), Bradley
     and Terry's model with strengths -s. What a model adds for Yes cancels, and there is no place to prefer.
     """
 
