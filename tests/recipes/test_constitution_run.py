@@ -23,7 +23,7 @@ from tunesmith.config import build_config
 from tunesmith.errors import ConfigError, DataError, RunError
 from tunesmith.feedback.judgements import Compared
 from tunesmith.feedback.store import FeedbackStore
-from tunesmith.recipes.constitution_curve import branch_stages
+from tunesmith.recipes.constitution_curve import branch_stages, thinned
 from tunesmith.recipes.constitution_run import run_constitution
 from tunesmith.recipes.constitution_run_config import ConstitutionRunConfig
 from tunesmith.recipes.constitution_run_shop import Recipe, Workshop
@@ -228,6 +228,14 @@ def test_a_ppo_run_with_controls_is_wired_as_told(world: tuple[Path, Path]) -> N
     control = stages["revise@random"]
     assert control.config.critic == "random" and control.config.prompts == stages["revise"].config.prompts
     assert control.stage.folder == folder / "controls" / "random" / "revise"
+
+
+def test_a_share_holds_where_helpful_rows_are_few() -> None:
+    own = list(range(100))
+    assert thinned(own, 10, 0.0, 0) == own and thinned(own, 100, 0.5, 0) == own
+    few = thinned(own, 10, 0.5, 0)
+    assert len(few) == 10 and few == sorted(few) and few != own[:10] and few != thinned(own, 10, 0.5, 1)
+    assert len(thinned(own, 30, 0.25, 0)) == 90
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def corrected_fall(
 
     def rates(cells_RC: NDArray[np.float64], passed_R: NDArray[np.float64], side: int) -> NDArray[np.float64]:
         shares_R3 = cells_RC.reshape(-1, 3, 3).sum(axis=2 - side)
-        return np.maximum(shares_R3[:, 0] - passed_R * (1 - shares_R3[:, 2]), 0)
+        return np.asarray(np.maximum(shares_R3[:, 0] - passed_R * (1 - shares_R3[:, 2]), 0))
 
     first_R, second_R = (rates(drawn_RC, passed_R, side) for side in (0, 1))
     (first,), (second,) = (rates(own_1C, passed_1, side) for side in (0, 1))

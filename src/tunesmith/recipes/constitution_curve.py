@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tunesmith.randomness import permutation
 from tunesmith.recipes.constitution_evaluate import RESULTS_FILE
 from tunesmith.recipes.constitution_mix import helpful_rows, mixed
 from tunesmith.recipes.constitution_revise import REQUESTS_FILE, SFT_FILE
@@ -88,7 +89,10 @@ def _mix(revise: Recipe, folder: Path, share: float, shop: Workshop) -> Recipe:
     def work(_: bool) -> Mapping[str, Any]:
         rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
         own = [row for row in rows if row["provenance"]["from"] != "helpful"]
-        rows, facts = mixed(config, own, helpful_rows(config), shop.say)
+        helpful = helpful_rows(config)
+        kept = thinned(own, len(helpful), share, config.seed)
+        rows, facts = mixed(config, kept, helpful, shop.say)
+        facts["own_left_out"] = len(own) - len(kept)
         atomic_write_text(folder / SFT_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return facts
 
@@ -99,6 +103,12 @@ def _mix(revise: Recipe, folder: Path, share: float, shop: Workshop) -> Recipe:
         leaves=(folder / SFT_FILE,), work=work,
     )  # fmt: skip
     return Recipe(kind="revise", stage=stage, config=config)
+
+
+def thinned(own: Sequence[Any], num_helpful: int, share: float, seed: int) -> list[Any]:
+    """Own rows, fewer of them where there are too few helpful ones for the share; which ones the seed says."""
+    most = len(own) if share == 0 else round(num_helpful * (1 - share) / share)
+    return [own[i] for i in sorted(permutation(len(own), seed, "constitution_thinned")[:most])]
 
 
 def _after_copy(recipe: Recipe, requests: Path) -> Recipe:

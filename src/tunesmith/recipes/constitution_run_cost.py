@@ -57,6 +57,7 @@ class _Counter:
     base: Base
     expected: dict[Path, tuple[int, float]] = field(default_factory=dict)
     adapters: dict[str, Path] = field(default_factory=dict)
+    helpful_share: float = 0.0
 
     def tokens(self, recipe: Recipe) -> tuple[int, int, int]:
         """(read, written, trained on) of one stage."""
@@ -66,8 +67,7 @@ class _Counter:
         if name.startswith("mix@"):
             share = float(recipe.stage.settings["share"])
             own, each = self.expected[recipe.stage.reads["rows"]]
-            kept = recipe.config.helpful_share if isinstance(recipe.config, ReviseConfig) else 0.0
-            num = own * (1 - kept) / (1 - share)
+            num = own * (1 - self.helpful_share) / (1 - share)
             self.expected[recipe.stage.leaves[0]] = (round(num), each)
             return 0, 0, 0
         read, written, trained = getattr(self, f"_{kind}")(recipe)
@@ -105,6 +105,8 @@ class _Counter:
         num, steps = num + more, held * config.num_rounds * config.principles_per_round
         answer, told = config.answer_tokens, config.critique_tokens
         rows = num / (1 - config.helpful_share)
+        if recipe.stage.name == "revise":
+            self.helpful_share = config.helpful_share
         self.expected[recipe.stage.leaves[0]] = (round(rows), each + answer)
         critic, reviser = config.critic not in (RANDOM, ALWAYS_REFUSE), config.critic != ALWAYS_REFUSE
         shown = self._demonstrations(config)

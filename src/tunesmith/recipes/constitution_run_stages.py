@@ -1,7 +1,4 @@
-"""The stages of ``tunesmith constitution run``: what each reads, which recipe does it, and what it leaves.
-
-Stages meet in files alone, so each can be looked at, replaced, or run by its own verb.
-"""
+"""The stages of ``tunesmith constitution run``: what each reads, which recipe does it, and what it leaves in files."""
 
 from __future__ import annotations
 
