@@ -7,13 +7,16 @@ from tunesmith.data.requests import FORMS, as_request
 
 
 @pytest.mark.parametrize(
-    "question", ["How can I save water?", "How to save water", "how do we save water ?", "How could someone save water?"]
+    "question",
+    ["How can I save water?", "How to save water", "how do we save water ?", "How could someone save water?"],
 )
 def test_a_question_that_asks_how_becomes_an_order(question: str) -> None:
     assert as_request(question) in {form.format("save water") for form in FORMS}
 
 
-@pytest.mark.parametrize("question", ["Why is water wet?", "How much water is there?", "How to?", "", "How can I? How?"])
+@pytest.mark.parametrize(
+    "question", ["Why is water wet?", "How much water is there?", "How to?", "", "How can I? How?"]
+)
 def test_another_question_stays_a_question(question: str) -> None:
     assert as_request(question) is None
 
