@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from tunesmith.constitution.principles import user_text
 from tunesmith.data.bootstrap.rouge import Pool, tokens_of
 from tunesmith.data.prompts import PromptRow, load_prompts
 from tunesmith.data.read import open_rows
+from tunesmith.data.requests import as_request
 from tunesmith.errors import DataError
-from tunesmith.randomness import permutation
+from tunesmith.randomness import generator, permutation
+from tunesmith.records import Message
 from tunesmith.runs import atomic_write_text
 
 HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE = "revise_harmful.jsonl", "revise_harmless.jsonl", "label.jsonl"
@@ -28,6 +31,9 @@ class RunPromptsConfig(Config):
     """Prompts a model should not simply answer."""
     harmful_columns: dict[str, str] = {}
     """Our column name -> theirs."""
+    harmful_requests: float = Field(0.0, ge=0, le=1)
+    """Of the harmful prompts that ask how, about this share is put as a request ("Explain how to ..."): a model that
+    is tuned on questions alone need not decline orders."""
     harmless: str | None = Field(None, min_length=1)
     """Prompts that ask for nothing bad."""
     harmless_columns: dict[str, str] = {}
@@ -63,6 +69,8 @@ def split_prompts(
             continue
         where = config.harmless_where if kind == "harmless" else {}
         loaded = prompts_where(source, getattr(config, f"{kind}_columns"), where)
+        if kind == "harmful":
+            loaded = [_put(one, config.harmful_requests, seed) for one in loaded]
         fit = [one for one in loaded if not _is_measured(one, pool, config.max_likeness)]
         if not fit:
             cause = "no prompt is left: each is like one that is measured."
@@ -103,6 +111,15 @@ def _is_measured(prompt: PromptRow, pool: Pool, most: float) -> bool:
     text = user_text(prompt.messages)
     nearest = pool.nearest(text)
     return nearest is not None and nearest.score >= most and bool(tokens_of(text))
+
+
+def _put(prompt: PromptRow, share: float, seed: int) -> PromptRow:
+    """The prompt, or where a draw by its words says so the same as a request."""
+    text = user_text(prompt.messages)
+    if generator(seed, "constitution_requests", text).random() >= share or len(prompt.messages) != 1:
+        return prompt
+    request = as_request(text, seed)
+    return prompt if request is None else replace(prompt, messages=(Message(role="user", content=request),))
 
 
 def _as_row(prompt: PromptRow) -> Mapping[str, Any]:
