@@ -183,6 +183,35 @@ def newcombe_paired_difference(first: Sequence[bool], second: Sequence[bool], co
     return Interval(difference, low, high)
 
 
+def paired_ratio(first: Sequence[bool], second: Sequence[bool], confidence: float = 0.95) -> Interval:
+    """Interval of share(second) / share(first) over the same items, from the two Wilson intervals.
+
+    A limit R is where the interval of share(second) - R share(first) touches 0, which is built as Newcombe's of the
+    difference is (MOVER: Zou and Donner 2008, Statistics in Medicine 27:1693): the root of a R^2 - 2 b R + c. Unlike a
+    bootstrap it keeps a width where no item, or every item, changed. Raises ValueError when the lengths differ or
+    nothing of the first succeeded.
+    """
+    _check_paired(first, second)
+    n, k1, k2 = len(first), sum(map(bool, first)), sum(map(bool, second))
+    if not k1:
+        raise ValueError("a ratio to a share of 0")
+    both = sum(a and b for a, b in zip(first, second, strict=True))
+    one, two = wilson_interval(k1, n, confidence), wilson_interval(k2, n, confidence)
+    phi = _newcombe_correlation(n, k1, k2, both)
+
+    def b_and_root(down: float, up: float, a: float, c: float) -> tuple[float, float]:
+        b = one.value * two.value - phi * down * up
+        # Not negative but for rounding, since |phi| <= 1.
+        return b, math.sqrt(max(0.0, b * b - a * c))
+
+    a, c = one.high * (2 * one.value - one.high), two.low * (2 * two.value - two.low)
+    b, root = b_and_root(two.value - two.low, one.high - one.value, a, c)
+    low = c / (b + root) if c > 0 else 0.0
+    a, c = one.low * (2 * one.value - one.low), two.high * (2 * two.value - two.high)
+    b, root = b_and_root(two.high - two.value, one.value - one.low, a, c)
+    return Interval(k2 / k1, low, (b + root) / a)
+
+
 def _newcombe_correlation(n: int, k1: int, k2: int, both: int) -> float:
     product = k1 * (n - k1) * k2 * (n - k2)
     if product == 0:

@@ -100,8 +100,12 @@ class LikelihoodJudge:
         for first in range(0, len(cases), self.portion):
             yield from enumerate(self._ask(cases[first : first + self.portion]), first)
 
+    def requests(self, cases: Sequence[Case]) -> list[tuple[tuple[Message, ...], list[str]]]:
+        """What the model is asked: how likely it finds each verdict after a case."""
+        return [(render_case(case, self.style), [f"[[{label}]]" for label in case.rubric.labels]) for case in cases]
+
     def _ask(self, cases: Sequence[Case]) -> list[Said]:
-        asked = [(render_case(case, self.style), [f"[[{label}]]" for label in case.rubric.labels]) for case in cases]
+        asked = self.requests(cases)
         try:
             scored = self.model.score(asked)
         except DataError as error:
@@ -203,6 +207,13 @@ def hear(
             before[i] = said.text
         todo = [i for i in todo if rulings[i].value is None and rulings[i].said.stop_reason != "content_filter"]
     return [rulings[i] for i in range(len(cases))]
+
+
+def missing_cases(judge: Judge, cases: Sequence[Case], results: ResultsFile) -> list[Case]:
+    """Cases that the judge was not asked yet, each once; those it is asked again, unread, are not among them."""
+    digests = {case.rubric.name: settings_digest(judge.identity, case.rubric, judge.style) for case in cases}
+    keyed = {_key(digests[case.rubric.name], judge, case, 0, None): case for case in cases}
+    return [case for key, case in keyed.items() if key not in results]
 
 
 def _ask_missing(

@@ -132,16 +132,35 @@ def find_rubric(name: str) -> Rubric:
 class Case:
     """What a judge sees at once: one conversation whose last answer is judged, or two in the order they are shown.
 
-    reference: right answers to the user's turns, where there are any.
+    reference: right answers to the user's turns, where there are any. shots: judged cases that are shown before it.
     """
 
     rubric: Rubric
     shown: tuple[tuple[Message, ...], ...]
     reference: tuple[str, ...] = ()
+    shots: tuple[Shot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """A case with its right verdict and the reason for it."""
+
+    case: Case
+    label: str
+    reason: str
 
 
 def render_case(case: Case, style: Style) -> tuple[Message, ...]:
     """The messages that put a case before a model; what an answer says can neither end its mark nor open another's."""
+    shots = []
+    for shot in case.shots:
+        verdict = f"[[{shot.label}]]" if style == "verdict alone" else f"{shot.reason} [[{shot.label}]]"
+        shots += [Message(role="user", content=_put(shot.case, style)), Message(role="assistant", content=verdict)]
+    return (Message(role="system", content=SYSTEM), *shots, Message(role="user", content=_put(case, style)))
+
+
+def _put(case: Case, style: Style) -> str:
+    """The material between its marks, and the question."""
     texts = [turn.content for conversation in case.shown for turn in conversation] + list(case.reference)
     tail = ""
     # However a mark is spelt, in capitals or with blanks in it, a model may read it as one.
@@ -162,7 +181,7 @@ def render_case(case: Case, style: Style) -> tuple[Message, ...]:
         parts.append(f"Reply with the verdict alone, in double brackets, such as {example}.")
     else:
         parts.append(f"First give your reasons in a few sentences. Then end with the verdict, such as {example}.")
-    return (Message(role="system", content=SYSTEM), Message(role="user", content="\n\n".join(parts)))
+    return "\n\n".join(parts)
 
 
 _NAMES = ("system", "user", "answer", "tool", "reference")

@@ -180,10 +180,7 @@ def tabulate(made: Iterable[Judgement]) -> Table:
         if one.asked_again_of is not None:
             left_out["repetition"] += 1
             continue
-        coded = list(_coded(one))
-        if not coded:
-            left_out["comparison with a probability only"] += 1
-        for key, value in coded:
+        for key, value in _coded(one):
             prompt_of[key] = one.prompt_id
             said = items.setdefault(key, {})
             if one.annotator in said:
@@ -202,12 +199,12 @@ def tabulate(made: Iterable[Judgement]) -> Table:
 def _coded(one: Judgement) -> Iterator[tuple[Key, float]]:
     """(item, category) pairs of a judgement, the same for every order in which the candidates were shown.
 
-    A ranking is one item for each pair of its candidates.
+    A ranking is one item for each pair of its candidates. A probability names the likelier answer; 0.5 is a tie.
     """
     match one.value:
-        case Compared(outcome=None):
-            return
-        case Compared(outcome=outcome):
+        case Compared(outcome=outcome, p=p):
+            if p is not None:
+                outcome = "tie" if p == 0.5 else "A" if p > 0.5 else "B"
             key = tuple(sorted(one.candidates))
             better = one.candidates[0 if outcome == "A" else 1]
             yield key, _OUTCOME_CODES.get(str(outcome), float(key.index(better)))

@@ -133,6 +133,7 @@ class Judgement:
     """What one annotator said of candidates of one prompt; ``candidates`` are ids in the order they were shown.
 
     asked_again_of: the id of the judgement whose question this one repeats, without the annotator being told.
+    provenance: how a model came to it (its judge's digest, the principles it judged by); empty for people.
     created, withdrawn: UTC, ISO 8601; withdrawn is None while the judgement stands.
     """
 
@@ -146,6 +147,7 @@ class Judgement:
     asked_again_of: str | None
     created: str
     withdrawn: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> Kind:

@@ -7,12 +7,12 @@ weighs them, and which pair is wrong nobody can tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tunesmith.data.pairs import LeftOut
-from tunesmith.feedback.judgements import Answer, Edited, Judgement, Kind, candidate_id_of
+from tunesmith.feedback.judgements import Answer, Edited, Judgement, Kind, Origin, candidate_id_of
 from tunesmith.feedback.store import FeedbackStore
 from tunesmith.feedback.votes import Single, Vote, VoteConfig, votes_of
 from tunesmith.records import Message, Pair, PreferenceGroup, Where
@@ -26,11 +26,17 @@ class PreferConfig(VoteConfig):
 
     cycles: Literal["keep", "drop"] = "keep"
     """What becomes of the pairs of a ring A > B > C > A: kept with their weights, or all dropped and counted."""
+    both_ways: bool = False
+    """Write a pair in both directions, each with all the weight that speaks for it: the target of a pairwise loss is
+    then the votes' share (of one soft label its p). False: in one, with the surplus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferredPair:
-    """Two answers by id, the better first; weight: votes for less votes against; margin: the mean of those for."""
+    """Two answers by id, the better first; weight: votes for less votes against; margin: the mean of those for.
+
+    Where pairs go both ways, weight is all that speaks for the better, and weight_back for the worse.
+    """
 
     better: str
     worse: str
@@ -41,11 +47,16 @@ class PreferredPair:
     kinds: tuple[Kind, ...]
     annotators: tuple[str, ...]
     judgements: tuple[str, ...]
+    sources: tuple[Origin, ...] = ()
+    weight_back: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
-    """Two answers of which either was called the better one; dropped: the votes are even, so that no pair is left."""
+    """Two answers of which either was called the better one; dropped: the votes are even, so that no pair is left.
+
+    people_against_ai: all votes of one side come from models, and none of the other's.
+    """
 
     prompt_id: str
     better: str
@@ -56,6 +67,7 @@ class Conflict:
     annotators_against: tuple[str, ...]
     judgements: tuple[str, ...]
     dropped: bool
+    people_against_ai: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +94,19 @@ class PromptPreferences:
     votes: tuple[Vote, ...]
     singles: tuple[Single, ...]
 
+    def directed(self) -> Iterator[tuple[str, str, PreferredPair, float, float]]:
+        """(better, worse, pair, weight, margin) for each pair, and once more the other way where it goes both."""
+        for pair in self.pairs:
+            yield pair.better, pair.worse, pair, pair.weight, pair.margin
+            if pair.weight_back:
+                yield pair.worse, pair.better, pair, pair.weight_back, 0.0
+
     def group(self, row_id: int, where: Where) -> PreferenceGroup:
         """The record that training reads; answers in the order of ``answers``."""
         index = {answer: i for i, answer in enumerate(self.answers)}
         pairs = [
-            Pair(better=index[p.better], worse=index[p.worse], weight=p.weight, margin=p.margin) for p in self.pairs
+            Pair(better=index[better], worse=index[worse], weight=weight, margin=margin)
+            for better, worse, _, weight, margin in self.directed()
         ]
         answers = tuple(self.answers.values())
         return PreferenceGroup(prompt=self.prompt, answers=answers, pairs=tuple(pairs), row_id=row_id, where=where)
@@ -101,6 +121,8 @@ class Preferences:
     conflicts: list[Conflict] = field(default_factory=list)
     cycles: list[Cycle] = field(default_factory=list)
     judgements: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, int] = field(default_factory=dict)
+    """Judgements that stand, by source."""
     votes: dict[str, int] = field(default_factory=dict)
     left_out: LeftOut = field(default_factory=dict)
     withdrawn: int = 0
@@ -124,9 +146,11 @@ class Preferences:
     def summary(self) -> dict[str, Any]:
         """The numbers, for --json."""
         return {
-            "judgements": self.judgements, "withdrawn": self.withdrawn, "votes": self.votes, "pairs": self.num_pairs,
+            "judgements": self.judgements, "judgements_by_source": self.sources, "withdrawn": self.withdrawn,
+            "votes": self.votes, "pairs": self.num_pairs,
             "prompts_with_pairs": sum(bool(prompt.pairs) for prompt in self.prompts), "singles": len(self.singles),
             "conflicts": len(self.conflicts), "conflicts_dropped": sum(c.dropped for c in self.conflicts),
+            "conflicts_people_against_ai": sum(c.people_against_ai for c in self.conflicts),
             "cycles": len(self.cycles), "left_out": self.left_out,
         }  # fmt: skip
 
@@ -138,6 +162,7 @@ def prefer(store: FeedbackStore, config: PreferConfig) -> Preferences:
     for judgement in store.judgements():
         of_prompt.setdefault(judgement.prompt_id, []).append(judgement)
         out.judgements[judgement.kind] = out.judgements.get(judgement.kind, 0) + 1
+        out.sources[judgement.source] = out.sources.get(judgement.source, 0) + 1
     for prompt in store.prompts():
         if prompt.id in of_prompt:
             out.prompts.append(_prompt(store, prompt.id, prompt.messages, of_prompt[prompt.id], config, out))
@@ -169,7 +194,7 @@ def _prompt(
     for vote in found.votes:
         if not vote.is_tie:
             out.votes[vote.kind] = out.votes.get(vote.kind, 0) + 1
-    pairs, conflicts = aggregate(found.votes, prompt_id)
+    pairs, conflicts = aggregate(found.votes, prompt_id, both_ways=config.both_ways)
     pairs, cycles = without_cycles(pairs, prompt_id, config.cycles)
     out.conflicts += conflicts
     out.cycles += cycles
@@ -182,7 +207,9 @@ def _prompt(
     )  # fmt: skip
 
 
-def aggregate(votes: Iterable[Vote], prompt_id: str) -> tuple[list[PreferredPair], list[Conflict]]:
+def aggregate(
+    votes: Iterable[Vote], prompt_id: str, *, both_ways: bool = False
+) -> tuple[list[PreferredPair], list[Conflict]]:
     """One pair for each two answers that votes favour one of, in the order of their first votes; and the conflicts."""
     of_pair: dict[tuple[str, str], list[Vote]] = {}
     for vote in votes:
@@ -203,19 +230,30 @@ def aggregate(votes: Iterable[Vote], prompt_id: str) -> tuple[list[PreferredPair
                     annotators_for=_all(vote.annotators for vote in sides[0]),
                     annotators_against=_all(vote.annotators for vote in sides[1]),
                     judgements=_all(vote.judgements for vote in cast), dropped=even,
+                    people_against_ai=_people_against_ai(*sides),
                 )
             )  # fmt: skip
         if not even:
+            # What a soft label gives both answers alike takes no side, and counts only where both sides are written.
+            alike = sum(vote.both_ways for vote in cast)
             pairs.append(
                 PreferredPair(
-                    better=a, worse=b, weight=sums[0] - sums[1], weight_for=sums[0], weight_against=sums[1],
+                    better=a, worse=b, weight=sums[0] + alike if both_ways else sums[0] - sums[1],
+                    weight_back=sums[1] + alike if both_ways else 0.0, weight_for=sums[0], weight_against=sums[1],
                     margin=sum(vote.weight * vote.margin for vote in sides[0]) / sums[0],
                     kinds=tuple(dict.fromkeys(vote.kind for vote in cast)),
                     annotators=_all(vote.annotators for vote in cast),
                     judgements=_all(vote.judgements for vote in cast),
+                    sources=_all(vote.sources for vote in cast),
                 )
             )  # fmt: skip
     return pairs, conflicts
+
+
+def _people_against_ai(one: Sequence[Vote], other: Sequence[Vote]) -> bool:
+    """Whether one side's votes are models' alone, and the other's people's alone; imported ones count as people's."""
+    sides = [{source == "ai" for vote in side for source in vote.sources} for side in (one, other)]
+    return sides in ([{True}, {False}], [{False}, {True}])
 
 
 def without_cycles(
@@ -270,7 +308,10 @@ def _ring(pair: PreferredPair, reach: Mapping[str, Mapping[str, int]], below: Ma
     return ring
 
 
-def _all(names: Iterable[Sequence[str]]) -> tuple[str, ...]:
+_Name = TypeVar("_Name", bound=str)
+
+
+def _all(names: Iterable[Sequence[_Name]]) -> tuple[_Name, ...]:
     """All names once, in their order."""
     return tuple(dict.fromkeys(name for several in names for name in several))
 

@@ -31,7 +31,8 @@ from tunesmith.records import Edit, Feedback, Flag, Message, Preference, Ranking
 
 # Beside the columns of a shape: who said it, how much it counts (which training reads too), and the rest.
 OWN_COLUMNS = ("annotator", "weight", "judgement")
-_FACTS = ("id", "source", "asked_again_of", "created", "withdrawn")
+_FACTS = ("id", "source", "asked_again_of", "created", "withdrawn", "provenance")
+_OBJECTS = ("value", "provenance")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Said:
     annotator: str | None = None
     weight: float = 1.0
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """id, source, asked_again_of, created, withdrawn, as the store exports them."""
+    """id, source, asked_again_of, created, withdrawn, provenance, as the store exports them."""
 
 
 def read_said(row: FeedbackRow, shape: FeedbackShape) -> Said:
@@ -108,7 +109,9 @@ def _facts(row: FeedbackRow) -> dict[str, Any]:
         here = place.at(f"judgement.{shown(name)}")
         if name not in (*_FACTS, "value"):
             raise RowError(here, "unknown key.", f"The keys are {', '.join(_FACTS)} and value.")
-        if name != "value" and (not isinstance(fact, str) or not fact):
+        if name == "provenance" and not isinstance(fact, dict):
+            raise RowError(here, "an object is expected.", "Write it as an object.", detail=json_type(fact))
+        if name not in _OBJECTS and (not isinstance(fact, str) or not fact):
             raise RowError(here, "text is expected.", "Write it as a string.", detail=json_type(fact))
     if facts.get("source", "human") not in ORIGINS:
         raise RowError(place.at("judgement.source"), "the source is unknown.", f"Write {', '.join(ORIGINS)}.")
@@ -173,7 +176,7 @@ def to_row(judgement: Judgement, prompt: Sequence[Message], answers: Sequence[An
         case Edited():
             said["original"] = answer_to_row(answers[0])
             said["corrected"] = answer_to_row(value.corrected)
-    facts = {name: fact for name, fact in facts.items() if fact is not None}
+    facts = {name: fact for name, fact in facts.items() if fact is not None and fact != {}}
     return {**said, "annotator": judgement.annotator, "weight": judgement.weight, "judgement": facts}
 
 

@@ -46,6 +46,17 @@ MIGRATIONS: tuple[str, ...] = (
         for table in ("prompts", "candidates", "judgements", "judged", "withdrawals")
         for verb in ("UPDATE", "DELETE")
     ),
+    # A table of its own, so that what an older store says, and its digest, stay as they are.
+    """
+    CREATE TABLE provenance (
+        judgement_id TEXT PRIMARY KEY REFERENCES judgements (id), facts TEXT NOT NULL
+    ) STRICT;
+    """
+    + "".join(
+        f"CREATE TRIGGER provenance_no_{verb} BEFORE {verb} ON provenance "
+        "BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;\n"
+        for verb in ("UPDATE", "DELETE")
+    ),
 )
 
 

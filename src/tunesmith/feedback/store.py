@@ -182,9 +182,11 @@ class FeedbackStore:
         asked_again_of: str | None = None,
         created: str | None = None,
         judgement_id: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> str:
         """Commit a judgement and give its id; one with a ``judgement_id`` that is there already is put in once.
 
+        provenance: what JSON can hold of how it was come to; that of the first time is kept.
         Raises ValueError for a value that cannot be said of these candidates; DataError for a candidate that is unknown
         or of another prompt, an unknown ``asked_again_of``, and an id that already says something else.
         """
@@ -211,6 +213,8 @@ class FeedbackStore:
             self._db.executemany(
                 "INSERT INTO judged VALUES (?, ?, ?)", [(key, i, candidate) for i, candidate in enumerate(candidates)]
             )
+            if provenance:
+                self._db.execute("INSERT INTO provenance VALUES (?, ?)", (key, canonical_json(dict(provenance))))
         return key
 
     def _check_references(self, prompt_id: str, candidates: Sequence[str], asked_again_of: str | None) -> None:
@@ -273,16 +277,18 @@ class FeedbackStore:
     def _judgements(self, where: str, values: Sequence[Any]) -> Iterator[Judgement]:
         rows = self._rows(
             "SELECT j.id, j.kind, j.prompt_id, j.annotator, j.value, j.source, j.weight, j.asked_again_of, j.created, "
-            "w.created, d.candidate_id FROM judgements j JOIN judged d ON d.judgement_id = j.id "
+            "w.created, o.facts, d.candidate_id FROM judgements j JOIN judged d ON d.judgement_id = j.id "
+            "LEFT JOIN provenance o ON o.judgement_id = j.id "
             f"LEFT JOIN withdrawals w ON w.judgement_id = j.id WHERE {where} ORDER BY j.seq, d.position",
             values,
         )
         for head, group in itertools.groupby(rows, key=lambda row: row[:-1]):
-            key, kind, prompt, annotator, value, source, weight, again, created, withdrawn = head
+            key, kind, prompt, annotator, value, source, weight, again, created, withdrawn, facts = head
             yield Judgement(
                 id=key, prompt_id=prompt, candidates=tuple(row[-1] for row in group),
                 value=value_from_json(kind, json.loads(value)), annotator=annotator, source=source, weight=weight,
                 asked_again_of=again, created=created, withdrawn=withdrawn,
+                provenance=json.loads(facts) if facts else {},
             )  # fmt: skip
 
     def counts(self) -> Counts:
@@ -306,6 +312,7 @@ class FeedbackStore:
             ("judgements", "id, kind, prompt_id, annotator, value, source, weight, asked_again_of"),
             ("judged", "judgement_id, position, candidate_id"),
             ("withdrawals", "judgement_id"),
+            ("provenance", "judgement_id, facts"),
         ):
             for row in self._rows(f"SELECT {columns} FROM {table} ORDER BY 1, 2" if "," in columns else
                                   f"SELECT {columns} FROM {table} ORDER BY 1"):  # fmt: skip

@@ -210,7 +210,7 @@ def _add(work: _Import, said: Said, default_annotator: str) -> None:
             store.add_judgement(
                 prompt, candidates, said.value, annotator=annotator, source=facts.get("source", "import"),
                 weight=said.weight, asked_again_of=facts.get("asked_again_of"), created=facts.get("created"),
-                judgement_id=key,
+                judgement_id=key, provenance=facts.get("provenance"),
             )  # fmt: skip
     except ValueError as error:
         cause, fix = (error.cause, error.fix) if isinstance(error, DataError) else (f"{error}.", "Correct the row.")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 from pydantic import Field
 
@@ -20,6 +21,7 @@ from tunesmith.feedback.judgements import (
     Flagged,
     Judgement,
     Kind,
+    Origin,
     Ranked,
     Rated,
     Thumbed,
@@ -46,6 +48,9 @@ class VoteConfig(Config):
     """Two ratings closer than this say nothing."""
     rating_margin: float = Field(0.25, ge=0)
     """Margin of a pair of rated answers, for each grade they are apart: 0.25 asks for 1 between grades 1 and 5."""
+    source_weights: dict[Origin, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Source (human, ai, import) -> what its judgements' weights are multiplied by, 1 where none is given; 0 leaves
+    it out."""
 
     def weight(self, kind: Kind) -> float:
         """The weight of a kind."""
@@ -67,6 +72,9 @@ class Vote:
     judgements: tuple[str, ...]
     annotators: tuple[str, ...]
     is_tie: bool = False
+    sources: tuple[Origin, ...] = ()
+    both_ways: float = 0.0
+    """Weight that a soft label gives either answer alike: of p, all of 1 - |2p - 1| in halves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +115,10 @@ def votes_of(judgements: Sequence[Judgement], candidates: Sequence[str], config:
             out.count("hidden repeat")
         elif config.weight(judgement.kind) == 0:
             out.count(f"{judgement.kind} of weight 0")
+        elif (share := config.source_weights.get(judgement.source, 1.0)) == 0:
+            out.count(f"judgement of source {judgement.source}, of weight 0")
         else:
-            counted.append(judgement)
+            counted.append(judgement if share == 1 else replace(judgement, weight=judgement.weight * share))
     for judgement in counted:
         weight = config.weight(judgement.kind) * judgement.weight
         if isinstance(judgement.value, Compared):
@@ -132,10 +142,12 @@ def _vote(
     *,
     margin: float = 0.0,
     is_tie: bool = False,
+    both_ways: float = 0.0,
 ) -> Vote:
     annotators = tuple(dict.fromkeys(judgement.annotator for judgement in judgements))
     ids = tuple(dict.fromkeys(judgement.id for judgement in judgements))
-    return Vote(better, worse, weight, margin, judgements[0].kind, ids, annotators, is_tie)
+    sources = tuple(dict.fromkeys(judgement.source for judgement in judgements))
+    return Vote(better, worse, weight, margin, judgements[0].kind, ids, annotators, is_tie, sources, both_ways)
 
 
 def _comparison(judgement: Judgement, value: Compared, weight: float, out: Votes) -> None:
@@ -150,7 +162,7 @@ def _comparison(judgement: Judgement, value: Compared, weight: float, out: Votes
         pull = 1.0 if value.p is None else abs(2 * value.p - 1)
         likes_a = value.outcome == "A" if value.p is None else value.p > 0.5
         better, worse = (a, b) if likes_a else (b, a)
-        out.votes.append(_vote(better, worse, weight * pull, [judgement]))
+        out.votes.append(_vote(better, worse, weight * pull, [judgement], both_ways=weight * (1 - pull) / 2))
 
 
 def _ranking(judgement: Judgement, value: Ranked, weight: float, out: Votes) -> None:

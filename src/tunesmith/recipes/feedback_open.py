@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunesmith.data.check import Fault, FaultLog
-from tunesmith.data.prompts import LoadedPrompts, PromptRow, load_prompts
+from tunesmith.data.prompts import PromptRow, load_prompts
 from tunesmith.errors import DataError
 from tunesmith.recipes.feedback_slots import SampleConfig
 from tunesmith.rollout.endpoint import Endpoint, EndpointConfig
 from tunesmith.rollout.writer import Writer
+
+if TYPE_CHECKING:
+    from tunesmith.models.roles import Base
+    from tunesmith.rollout.generate import LocalGenerator
 
 # The name of the base without an adapter among the adapters.
 BARE = "none"
@@ -35,19 +40,47 @@ def open_local(config: SampleConfig, model: str | None, adapters: Sequence[str])
     # Read first: faulty rows are told before a model is loaded.
     loaded = load_prompts(config.prompts, config.columns, on_bad_row=config.on_bad_row)
     # Here, since an endpoint needs no torch.
-    from tunesmith.models.adapters import load_adapter
     from tunesmith.models.load import ModelConfig, load_base
     from tunesmith.models.resolve import EMBEDDED_MODEL
+
+    base = load_base(ModelConfig(model_name_or_path=model or base_of_first(adapters) or EMBEDDED_MODEL))
+    local = writers_on(base, adapters, config.prompts_at_once)
+    prompts, notes = that_fit(config, loaded, local)
+    return Opened(prompts=prompts, writers=local.writers, notes=[*loaded.notes(), *notes, *base.notes])
+
+
+def base_of_first(adapters: Sequence[str]) -> str | None:
+    """The base that the first adapter says it was trained on; None where there is none, or it does not say."""
     from tunesmith.recipes.chat import base_of
+
+    named = [Path(one) for one in adapters if one != BARE]
+    return base_of(named[0]) if named else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalWriters:
+    """Writers on one base. tokenizers: one of each that they read with; limit: tokens of a prompt and its answer.
+
+    roles: names of the adapters that were put on the base.
+    """
+
+    writers: Sequence[Writer]
+    generator: LocalGenerator
+    tokenizers: Sequence[object]
+    limit: int
+    roles: Sequence[str]
+
+
+def writers_on(base: Base, adapters: Sequence[str], portion: int) -> LocalWriters:
+    """One writer an adapter on a base in memory. Raises ModelError, AdapterMismatchError."""
+    from tunesmith.models.adapters import load_adapter
     from tunesmith.rollout.generate import LocalGenerator
     from tunesmith.rollout.local_writer import LocalWriter
 
-    named = [Path(one) for one in adapters if one != BARE]
-    base = load_base(ModelConfig(model_name_or_path=model or (base_of(named[0]) if named else None) or EMBEDDED_MODEL))
     roles: list[str | None] = [
         None if one == BARE else load_adapter(base, Path(one), f"writer{i}").adapter for i, one in enumerate(adapters)
     ] or [None]
-    generator = LocalGenerator(base, max_rows=config.prompts_at_once)
+    generator = LocalGenerator(base, max_rows=portion)
     resolved = base.resolved
     digests = {
         "model_digest": base.digest,
@@ -57,18 +90,17 @@ def open_local(config: SampleConfig, model: str | None, adapters: Sequence[str])
     tokenizers = {id(tokenizer): tokenizer for tokenizer in (base.tokenizer_of(role) for role in roles)}
     writers = [
         LocalWriter(
-            generator,
-            base.tokenizer_of(role),
-            name=resolved.name,
-            digests=digests,
-            adapter=role,
-            portion=config.prompts_at_once,
+            generator, base.tokenizer_of(role), name=resolved.name, digests=digests, adapter=role, portion=portion
         )
         for role in roles
     ]
-    limit = base.context_tokens_of(*roles)
-    prompts, notes = _that_fit(config, loaded, generator, list(tokenizers.values()), limit)
-    return Opened(prompts=prompts, writers=writers, notes=[*loaded.notes(), *notes, *base.notes])
+    return LocalWriters(
+        writers=writers,
+        generator=generator,
+        tokenizers=list(tokenizers.values()),
+        limit=base.context_tokens_of(*roles),
+        roles=[role for role in roles if role is not None],
+    )
 
 
 def open_endpoint(config: SampleConfig, endpoint: EndpointConfig) -> Opened:
@@ -78,29 +110,24 @@ def open_endpoint(config: SampleConfig, endpoint: EndpointConfig) -> Opened:
     return Opened(prompts=loaded.prompts, writers=[writer], notes=[*loaded.notes(), *writer.notes])
 
 
-def _that_fit(
-    config: SampleConfig, loaded: LoadedPrompts, generator: object, tokenizers: Sequence[object], limit: int
+def that_fit(
+    config: SampleConfig, prompts: Sequence[PromptRow], local: LocalWriters
 ) -> tuple[list[PromptRow], list[str]]:
-    """The prompts that leave room for an answer under every tokenizer, and what was left out. Raises DataError.
-
-    limit: tokens of a prompt and its answer.
-    """
-    from tunesmith.rollout.generate import LocalGenerator
+    """The prompts that leave room for an answer under every tokenizer, and what was left out. Raises DataError."""
     from tunesmith.tokens.render import render_prompt
 
-    assert isinstance(generator, LocalGenerator)
     faults, kept = FaultLog(), list[PromptRow]()
-    for prompt in loaded:
-        longest = max(len(render_prompt(prompt.messages, tokenizer)) for tokenizer in tokenizers)
-        need = generator.tokens_needed(longest, config.max_new_tokens)
-        if need > limit:
+    for prompt in prompts:
+        longest = max(len(render_prompt(prompt.messages, tokenizer)) for tokenizer in local.tokenizers)
+        need = local.generator.tokens_needed(longest, config.max_new_tokens)
+        if need > local.limit:
             cause = "the prompt with its answer is longer than the model's context."
             fix = "Shorten it, or lower --max-new-tokens."
-            faults.add(Fault(prompt.where, cause, fix, f"{need} tokens of {limit}"))
+            faults.add(Fault(prompt.where, cause, fix, f"{need} tokens of {local.limit}"))
         else:
             kept.append(prompt)
     if config.on_bad_row == "error":
-        faults.raise_if_any(config.prompts, len(loaded))
+        faults.raise_if_any(config.prompts, len(prompts))
     if not kept:
         raise DataError(config.prompts, f"no prompt fits.\n{faults.table()}\n", "Shorten them.")
     return kept, [f"{number} prompts left out: {cause}" for cause, number in faults.by_cause().items()]

@@ -125,15 +125,15 @@ def _write_rows(path: Path, rows: Iterator[Mapping[str, Any]]) -> int:
 def pair_rows(found: Preferences) -> Iterator[dict[str, Any]]:
     """A row a pair, those of a prompt together; a loader makes one group of them."""
     for prompt in found.prompts:
-        for pair in prompt.pairs:
+        for better, worse, pair, weight, margin in prompt.directed():
+            sums = (pair.weight_for, pair.weight_against)[:: 1 if better == pair.better else -1]
             yield {
-                "prompt": prompt_to_row(prompt.prompt), "chosen": answer_to_row(prompt.answers[pair.better]),
-                "rejected": answer_to_row(prompt.answers[pair.worse]), "weight": pair.weight, "margin": pair.margin,
+                "prompt": prompt_to_row(prompt.prompt), "chosen": answer_to_row(prompt.answers[better]),
+                "rejected": answer_to_row(prompt.answers[worse]), "weight": weight, "margin": margin,
                 "provenance": {
-                    "prompt_id": prompt.prompt_id, "chosen_id": pair.better, "rejected_id": pair.worse,
-                    "kinds": list(pair.kinds), "annotators": list(pair.annotators),
-                    "judgements": list(pair.judgements), "weight_for": pair.weight_for,
-                    "weight_against": pair.weight_against,
+                    "prompt_id": prompt.prompt_id, "chosen_id": better, "rejected_id": worse,
+                    "kinds": list(pair.kinds), "sources": list(pair.sources), "annotators": list(pair.annotators),
+                    "judgements": list(pair.judgements), "weight_for": sums[0], "weight_against": sums[1],
                 },
             }  # fmt: skip
 
@@ -196,11 +196,13 @@ def describe(report: PreferReport, config: FeedbackPreferConfig) -> list[str]:
         f"{_many(found.num_pairs, 'pair')} for {_many(with_pairs, 'prompt')} from "
         f"{_many(sum(found.votes.values()), 'vote')}"
     )
+    if set(found.sources) > {"ai"}:
+        lines.append("by source: " + ", ".join(f"{number} {name}" for name, number in sorted(found.sources.items())))
     if found.withdrawn:
         lines.append(f"withdrawn, and not counted: {found.withdrawn}")
     if found.left_out:
         lines += ["left out:", *(f"  {number} x {cause}" for cause, number in found.left_out.items())]
-    lines += _describe_trouble(report)
+    lines += _describe_trouble(report, config)
     if report.sources is not None:
         lines += _describe_sources(report.sources)
     lines += [f"wrote {_many(rows, 'row')} to {path}" for path, rows in report.files.items()]
@@ -225,12 +227,19 @@ def _describe_no_pairs(report: PreferReport, config: FeedbackPreferConfig) -> li
     return [*lines, f"{'or' if found.singles else 'next'}: {label}"]
 
 
-def _describe_trouble(report: PreferReport) -> list[str]:
+def _describe_trouble(report: PreferReport, config: FeedbackPreferConfig) -> list[str]:
     found = report.preferences
     by_id = {prompt.prompt_id: prompt for prompt in found.prompts}
     lines = []
     if found.conflicts:
-        lines.append(f"{_many(len(found.conflicts), 'conflict')}, where the majority's surplus is the pair's weight:")
+        between = sum(conflict.people_against_ai for conflict in found.conflicts)
+        who = f" ({between} of people against models)" if between else ""
+        rule = (
+            "where each side's votes are its weight"
+            if config.both_ways
+            else "where the majority's surplus is the pair's weight"
+        )
+        lines.append(f"{_many(len(found.conflicts), 'conflict')}{who}, {rule}:")
         for conflict in found.conflicts[:_SHOWN]:
             for_, against = (", ".join(names) for names in (conflict.annotators_for, conflict.annotators_against))
             end = "; even, so no pair" if conflict.dropped else ""

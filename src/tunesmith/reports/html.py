@@ -34,6 +34,7 @@ pre { background: var(--card); padding: .7rem .9rem; border-radius: 6px; white-s
 pre, td { unicode-bidi: isolate; } td { overflow-wrap: anywhere; min-width: 4rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; border-radius: 6px; }
 .label { color: var(--mark); font-size: .8rem; font-weight: 600; margin-top: .7rem; }
+details { margin: .4rem 0; } summary { cursor: pointer; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 0 1rem; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--mark); }
 th[aria-sort] { color: var(--ink); } th[aria-sort=ascending] button::after { content: " \\2191"; }
@@ -116,6 +117,12 @@ class Report:
         """One example: label -> text, shown as it is, line breaks kept."""
         for label, text in parts.items():
             self._parts.append(f'<div class="label">{_escape(label)}</div><pre dir="auto">{_escape(text)}</pre>')
+
+    def folded(self, title: str, parts: Mapping[str, str]) -> None:
+        """An example that is shut until the reader opens it: title, then label -> text."""
+        self._parts.append(f"<details><summary>{_escape(title)}</summary>")
+        self.example(parts)
+        self._parts.append("</details>")
 
     def sides(self, parts: Mapping[str, str]) -> None:
         """Texts beside each other, below each other on a narrow screen: label -> text, line breaks kept."""
