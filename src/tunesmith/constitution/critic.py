@@ -166,8 +166,8 @@ class ModelCritic:
             replies = asker.write(
                 "critique", self.voice.writer, asked, self.settings.sampling, [_tags(cases[i]) for i in places]
             )
-            for i, reply in zip(places, replies, strict=True):
-                out[i] = _with_words(out[i], cases[i], reply)
+            for i, one, reply in zip(places, asked, replies, strict=True):
+                out[i] = _with_words(out[i], cases[i], one.messages[-1].content, reply)
             todo = [i for i in places if out[i].outcome]
         return out
 
@@ -285,9 +285,9 @@ def fitting(
     return turns(()), 0
 
 
-def _with_words(one: Critique, case: Case, reply: Reply) -> Critique:
+def _with_words(one: Critique, case: Case, request: str, reply: Reply) -> Critique:
     text = whole_sentences(reply.text) if reply.stop_reason == "length" else reply.text.strip()
-    others = {"the answer": case.answer, "the prompt": case.prompt[-1].content}
+    others = {"the answer": case.answer, "the prompt": case.prompt[-1].content, "the request": request}
     fault = fault_of(text, reply.stop_reason, case.principle.critique_request, others)
     return replace(one, text="" if fault == NOT_STORABLE else text, outcome=fault or "")
 

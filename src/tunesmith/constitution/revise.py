@@ -181,6 +181,8 @@ class _Loop:
     meter: Meter
     heard: bool = False
     """Whether the critic has given a verdict yet."""
+    in_vain: dict[str, Critique] = field(default_factory=dict)
+    """Its critiques until then, by case."""
 
     def answers(self, questions: Sequence[Question]) -> list[Chain]:
         """The first step of every chain."""
@@ -234,11 +236,13 @@ class _Loop:
     def _criticised(self, cases: Sequence[Case]) -> list[Critique]:
         """The critiques; a critic that has given no verdict so far has to give one in the first few."""
         critic, few = self.speakers.critic, self.settings.give_up_after
-        first = [] if self.heard or not few else critic.criticise(cases[:few], self.asker)
+        first = [] if self.heard or not few else critic.criticise(cases[: few - len(self.in_vain)], self.asker)
         self.heard = self.heard or any(one.found is not None for one in first)
-        if few and not self.heard and len(first) == few:
+        if not self.heard:
+            self.in_vain |= dict(zip((case.key for case in cases), first, strict=False))
+        if few and not self.heard and len(self.in_vain) == few:
             place = f"critic {critic.identity.get('model', critic.identity['critic'])}"
-            causes = ", ".join(sorted({one.outcome for one in first}))
+            causes = ", ".join(sorted({one.outcome for one in self.in_vain.values()}))
             fix = "Look at what it said in the file of requests; take a stronger critic."
             raise EndpointError(place, f"its first {few} critiques hold no verdict ({causes}).", fix)
         return [*first, *critic.criticise(cases[len(first) :], self.asker)]
@@ -265,10 +269,14 @@ class _Loop:
                 asked.append(Asked(messages=messages, row_id=row_id))
             tags = [{"case": cases[i].key, "principle": cases[i].principle.id} for i in places]
             replies = self.asker.write("revision", voice.writer, asked, sampling, tags)
-            for i, reply in zip(places, replies, strict=True):
+            for i, one, reply in zip(places, asked, replies, strict=True):
                 text = bare_answer(_whole(reply.text, reply.stop_reason))
                 text = first_sentences(text, self.settings.max_sentences) if self.settings.max_sentences else text
-                others = {"the critique": critiques[i].text, "the prompt": cases[i].prompt[-1].content}
+                others = {
+                    "the critique": critiques[i].text,
+                    "the prompt": cases[i].prompt[-1].content,
+                    "the request": one.messages[-1].content,
+                }
                 fault = fault_of(text, reply.stop_reason, cases[i].principle.revision_request, others)
                 same = UNCHANGED if fold(text) == fold(cases[i].answer) else REVISED
                 out[i] = ("", f"revision {fault}") if fault else (text, same)

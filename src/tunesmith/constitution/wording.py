@@ -37,9 +37,13 @@ AGAIN = f"I could not read your verdict. Reply with [[{FAULT}]] or [[{FINE}]] an
 # What stands for the words of a critic that finds nothing where a row that trains one needs some.
 NOTHING = "The answer keeps to the rule."
 _SPEAKERS: dict[Role, str] = {"user": "Question", "assistant": "Answer", "system": "Instruction", "tool": "Tool"}
-# A reviser that announces its answer: only the first line, and only where an answer follows.
+# A reviser that announces its answer: at the very begin, in words that can be nothing else ("New York has three
+# airports: ..." is an answer), and only where an answer follows.
 _LABEL = re.compile(
-    r"\A\W*(?:here is |here's )?(?:the |my |a )?(?:revised|revision|improved|new)\b[^\n:]{0,40}:\s*", re.I
+    r"\A\W*(?:here is |here's )?(?:the |my |a )?"
+    r"(?:(?:revised|improved|rewritten|new) (?:answer|version|reply|response|text)(?: of [^\n:]{1,30})?"
+    r"|revised|revision|improved)\s*:[*_]*\s*",
+    re.I,
 )
 
 Turns = tuple[Message, ...]
