@@ -128,7 +128,8 @@ class House(AbstractContextManager["House"]):
 
         if self.base is None:
             brought = base_of(Path(name)) if name not in (None, BARE) else None
-            model = self.model or brought or EMBEDDED_MODEL
+            # Where a server answers, the base is the critic's.
+            model = (None if is_address(self.model) else self.model) or brought or EMBEDDED_MODEL
             self.base = load_base(ModelConfig(model_name_or_path=model))
             self.notes += self.base.notes
         if self._generator is None:
