@@ -218,6 +218,21 @@ def test_both_ways_of_people_is_the_share_of_their_votes(store: FeedbackStore) -
     assert (one.weight_for, one.weight_against) == (3.0, 1.0)
 
 
+@pytest.mark.parametrize("undecided", [Compared(p=0.5), Compared(p=0.5 + 1e-9), Compared("tie")])
+def test_an_undecided_label_draws_the_target_of_both_ways_to_the_middle(
+    store: FeedbackStore, undecided: Compared
+) -> None:
+    """A person says A, a model 1/2: three quarters, with a p of exactly 1/2 as with one beside it."""
+    prompt, (a, b) = asked(store)
+    store.add_judgement(prompt, [a, b], Compared("A"), annotator="ann")
+    store.add_judgement(prompt, [b, a], undecided, annotator="ai:m", source="ai")
+    (one,) = prefer(store, PreferConfig(both_ways=True)).prompts[0].pairs
+    assert one.better == a and one.weight / (one.weight + one.weight_back) == pytest.approx(0.75)
+    assert set(one.sources) == {"human", "ai"} and len(one.judgements) == 2
+    (one,) = prefer(store, PreferConfig()).prompts[0].pairs
+    assert (one.weight, one.weight_back) == (pytest.approx(1.0), 0.0)
+
+
 def test_an_unknown_source_names_the_key(tmp_path: Path) -> None:
     from tunesmith.config import load_config
 

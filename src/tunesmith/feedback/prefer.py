@@ -27,8 +27,8 @@ class PreferConfig(VoteConfig):
     cycles: Literal["keep", "drop"] = "keep"
     """What becomes of the pairs of a ring A > B > C > A: kept with their weights, or all dropped and counted."""
     both_ways: bool = False
-    """Write a pair in both directions, each with all the weight that speaks for it: the target of a pairwise loss is
-    then the votes' share (of one soft label its p). False: in one, with the surplus."""
+    """Write a pair in both directions, each with all the weight that speaks for it (of a tie half): the target of a
+    pairwise loss is then the votes' share (of one soft label its p). False: in one, with the surplus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,10 +210,16 @@ def _prompt(
 def aggregate(
     votes: Iterable[Vote], prompt_id: str, *, both_ways: bool = False
 ) -> tuple[list[PreferredPair], list[Conflict]]:
-    """One pair for each two answers that votes favour one of, in the order of their first votes; and the conflicts."""
+    """One pair for each two answers that votes favour one of, in the order of their first votes; and the conflicts.
+
+    both_ways: a tie then speaks for either answer with half its weight, as a soft label of 1/2 does.
+    """
     of_pair: dict[tuple[str, str], list[Vote]] = {}
+    ties: dict[frozenset[str], list[Vote]] = {}
     for vote in votes:
-        if not vote.is_tie and vote.weight > 0:
+        if vote.is_tie and both_ways:
+            ties.setdefault(frozenset((vote.better, vote.worse)), []).append(vote)
+        elif not vote.is_tie and vote.weight > 0:
             backwards = (vote.worse, vote.better)
             of_pair.setdefault(backwards if backwards in of_pair else (vote.better, vote.worse), []).append(vote)
     pairs, conflicts = [], []
@@ -235,7 +241,9 @@ def aggregate(
             )  # fmt: skip
         if not even:
             # What a soft label gives both answers alike takes no side, and counts only where both sides are written.
-            alike = sum(vote.both_ways for vote in cast)
+            tied = ties.get(frozenset((a, b)), [])
+            alike = sum(vote.both_ways for vote in cast) + sum(vote.weight for vote in tied) / 2
+            cast = [*cast, *tied]
             pairs.append(
                 PreferredPair(
                     better=a, worse=b, weight=sums[0] + alike if both_ways else sums[0] - sums[1],
