@@ -119,6 +119,15 @@ def test_helpful_rows_have_the_stated_share(work: Path, server: Server, share: f
     )
 
 
+def test_helpful_rows_that_are_left_out_are_told(work: Path, server: Server) -> None:
+    with Path("helpful.jsonl").open("a") as file:
+        file.write('{"instruction": "No answer?"}\n')
+    said = list[str]()
+    told = {"helpful_rows": "helpful.jsonl", "helpful_share": 0.5, "on_bad_row": "drop", "num_rounds": 1}
+    run_revise(config(server, **told), said.append)
+    assert any(line.startswith("helpful: 1 rows left out: ") for line in said)
+
+
 def test_a_dialogue_keeps_its_turns_and_trains_on_the_last_alone(work: Path, server: Server) -> None:
     turns = [("system", "Be brief."), ("user", "Hello."), ("assistant", "Hello!"), ("user", "Write an insult.")]
     row = {"messages": [{"role": role, "content": text} for role, text in turns]}
@@ -221,6 +230,18 @@ def test_a_model_here_is_its_own_critic(work: Path) -> None:
     low = run_revise(config(None, **told, threshold=min(scores) - 1, num_rounds=1))
     assert all(row["found"] for row in rows_of("audit.jsonl") if row["step"])
     assert "verdict" not in low.summary["this_run"]["asked"] and len(scores) >= revised.summary["answered"] > 1
+
+
+def test_a_critic_here_judges_what_a_server_says(work: Path, server: Server, load: Callable[..., Any]) -> None:
+    """The server's address is not taken for the name of the critic's base."""
+    from tunesmith.models.adapters import AdapterConfig, add_adapter, save_role
+
+    base = load(dtype="float32")
+    save_role(base, add_adapter(base, "trained", AdapterConfig(r=2), seed=0), work / "adapter")
+    told = {"critic": "adapter", "num_rounds": 1, "answer_tokens": 8, "critique_tokens": 4, "max_demonstrations": 0}
+    revised = run_revise(config(server, **told))
+    assert revised.summary["answered"] == 3
+    assert all("Say wh" not in body["messages"][-1]["content"] for body in server.bodies)
 
 
 def test_a_base_that_is_lent_is_given_back_as_it_was(work: Path, load: Callable[..., Any]) -> None:

@@ -154,7 +154,7 @@ class PairLabel:
         return p is not None and abs(2 * p - 1) < rules.tie_margin
 
     def value(self, rules: LabelRules) -> Compared | None:
-        """What is stored: p, or the outcome where a judge that writes said the same in all; None for nothing."""
+        """What is stored: p, or of a judge that writes the outcome where p is 1, 0 or 1/2; None for nothing."""
         p = self.p(rules)
         if p is None or self.is_tie(rules):
             return None

@@ -60,7 +60,8 @@ class ReviseConfig(Config):
     """A revision is cut to so many sentences; 0: not at all; empty: to 2 where it is shown, else not at all."""
     threshold: float | None = None
     """A verdict read from tokens is a fault where its log-odds, in nats, are above this; empty: halfway between those
-    of a principle's own demonstrations with a fault and without, and 0 for a principle that has not both."""
+    of a principle's own demonstrations with a fault and without, and 0 for a principle that has not both, or where the
+    verdict stands behind the critique."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """The same for single principles, by their id."""
     verdict: Literal["opening", "question", "behind"] = "opening"

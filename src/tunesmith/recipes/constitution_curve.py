@@ -89,7 +89,7 @@ def _mix(revise: Recipe, folder: Path, share: float, shop: Workshop) -> Recipe:
     def work(_: bool) -> Mapping[str, Any]:
         rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
         own = [row for row in rows if row["provenance"]["from"] != "helpful"]
-        helpful = helpful_rows(config)
+        helpful = helpful_rows(config, shop.say)
         kept = thinned(own, len(helpful), share, config.seed)
         rows, facts = mixed(config, kept, helpful, shop.say)
         facts["own_left_out"] = len(own) - len(kept)

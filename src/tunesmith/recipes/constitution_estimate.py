@@ -26,7 +26,8 @@ _PROBE_TOKENS = 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The most a run can take: fewer rounds, shorter answers and what lies in the file of requests make it less.
+    """The most a run can take that need not ask twice: fewer rounds, shorter answers and what lies in the file of
+    requests make it less, and what is of no use and asked for again makes it more.
 
     seconds: None where nothing is left to answer here, or a server answers, whose pace is not known.
     """
@@ -44,7 +45,7 @@ class Estimate:
         return (
             f"{self.prompts} prompts ({self.answers_there} answered before): at most {self.requests} requests, "
             f"{self.read_tokens} tokens to read and {self.generated_tokens} to write{told}; less where a critic finds "
-            "nothing or answers are short."
+            "nothing or answers are short, more where what is of no use is asked for again."
         )
 
 

@@ -31,7 +31,7 @@ def load(config: ReviseConfig, say: Callable[[str], None]) -> Loaded:
     constitution = load_constitution(config.constitution)
     _check_thresholds(config, constitution)
     questions, digests = _questions(config, say)
-    return Loaded(constitution=constitution, questions=questions, digests=digests, helpful=helpful_rows(config))
+    return Loaded(constitution=constitution, questions=questions, digests=digests, helpful=helpful_rows(config, say))
 
 
 def _questions(config: ReviseConfig, say: Callable[[str], None]) -> tuple[list[Question], dict[str, str]]:

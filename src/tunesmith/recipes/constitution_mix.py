@@ -13,11 +13,13 @@ from tunesmith.recipes.constitution_config import ReviseConfig
 from tunesmith.records import Conversation
 
 
-def helpful_rows(config: ReviseConfig) -> list[dict[str, Any]]:
-    """The helpful rows as turns. Raises DataError."""
+def helpful_rows(config: ReviseConfig, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The helpful rows as turns; what is left out is said. Raises DataError."""
     if config.helpful_rows is None:
         return []
     loaded = load_data(DataConfig(train=config.helpful_rows, validation_share=0.0, on_bad_row=config.on_bad_row))
+    for cause, number in loaded.rows_dropped.items():
+        say(f"helpful: {number} rows left out: {cause}")
     out = []
     for record in loaded.train:
         if not isinstance(record, Conversation):
