@@ -215,6 +215,21 @@ def test_a_verdict_that_cannot_be_read_is_asked_for_once_more(server: JudgeServe
     assert hear(server.judge(), [grade_case("y")], ResultsFile(path))[0].value is None and len(server.bodies) == 4
 
 
+def test_a_judge_that_says_its_question_again_has_given_no_verdict(server: JudgeServer, tmp_path: Path) -> None:
+    """The question ends with an example of a verdict, which nobody has given; one behind it counts."""
+    cases = [grade_case("x"), Case(rubric=PAIR, shown=(talk("1"), talk("2")))]
+    server.verdict = lambda messages: (200, f"{messages[-1]['content']}\n")
+    assert [one.value for one in hear(server.judge(), cases, ResultsFile(tmp_path / "a.jsonl"))] == [None, None]
+    server.verdict = lambda messages: (
+        200,
+        f"{messages[-1]['content']}\n[[{'A' if 'Which of' in str(messages) else 7}]]",
+    )
+    assert [one.value for one in hear(server.judge(), cases, ResultsFile(tmp_path / "b.jsonl"))] == [7.0, 1.0]
+    server.verdict = lambda messages: (200, messages[-1]["content"])
+    with pytest.raises(EndpointError, match="of 2 verdicts none can be read"):
+        hear(server.judge(), cases, ResultsFile(tmp_path / "c.jsonl"), give_up_after=2)
+
+
 def test_a_judge_of_whom_nothing_can_be_read_is_not_paid_on(server: JudgeServer, tmp_path: Path) -> None:
     server.verdict = lambda messages: (200, "lorem ipsum")
     cases = [grade_case(f"answer {i}") for i in range(30)]

@@ -173,6 +173,15 @@ def ruling(rubric: Rubric, said: Said) -> Ruling:
     return Ruling(label=None, value=None, said=said)
 
 
+def _ruling_on(case: Case, judge: Judge, said: Said) -> Ruling:
+    """The ruling; none for a judge that says its question again, at whose end a verdict stands as an example."""
+    words = said.text.split()
+    example = render_case(case, judge.style)[-1].content.rpartition("\n\n")[2].split()
+    if not said.logprobs and words[-len(example) :] == example:
+        return Ruling(label=None, value=None, said=said)
+    return ruling(case.rubric, said)
+
+
 def _labels_are_values(rubric: Rubric) -> bool:
     return rubric.scale == "number" and all(label == f"{value:g}" for label, value in rubric.labels.items())
 
@@ -203,7 +212,7 @@ def hear(
         _ask_missing(judge, cases, before, keys, attempt, results, give_up_after, on_progress)
         for i in todo:
             said = _from_row(results[keys[i]])
-            rulings[i] = ruling(cases[i].rubric, said)
+            rulings[i] = _ruling_on(cases[i], judge, said)
             before[i] = said.text
         todo = [i for i in todo if rulings[i].value is None and rulings[i].said.stop_reason != "content_filter"]
     return [rulings[i] for i in range(len(cases))]
@@ -228,13 +237,13 @@ def _ask_missing(
 ) -> None:
     missing = {key: i for i, key in keys.items() if key not in results}
     known = {key: i for i, key in keys.items() if key in results}
-    heard = [ruling(cases[i].rubric, _from_row(results[key])).value for key, i in known.items()]
+    heard = [_ruling_on(cases[i], judge, _from_row(results[key])).value for key, i in known.items()]
     places, total = list(missing.values()), len(set(keys.values()))
     _stop_if_garbage(judge, heard, give_up_after if attempt == 0 else 0)
     for index, said in judge.ask([cases[i] for i in places], [before[i] for i in places]):
         i = places[index]
         results.append([_as_row(keys[i], cases[i], attempt, said, judge)])
-        heard.append(ruling(cases[i].rubric, said).value)
+        heard.append(_ruling_on(cases[i], judge, said).value)
         _stop_if_garbage(judge, heard, give_up_after if attempt == 0 else 0)
         on_progress(total - sum(key not in results for key in missing), total)
     if left := sum(key not in results for key in missing):
