@@ -26,6 +26,8 @@ ALIASES = {
     "adapter.alpha": "adapter.lora_alpha",
     "adapter.lora_target_modules": "adapter.target_modules",
 }
+# Characters of a faulty value that its error shows.
+_MOST_GIVEN = 120
 
 
 class Config(BaseModel):
@@ -184,13 +186,21 @@ def _explain(kind: type[Config], error: ValidationError, place: str, lines: dict
             hint = f"Did you mean '{nearest[0]}'?" if nearest else "See docs/recipe.md for the keys."
             parts.append((where, "unknown key.", hint))
         else:
-            given = "" if fault["type"] == "missing" else f", not {fault['input']!r}"
+            given = "" if fault["type"] == "missing" else _given(fault["input"])
             message = fault["msg"].removeprefix("Value error, ").rstrip(".")
             parts.append((where, f"{message[0].lower()}{message[1:]}{given}.", "Correct the value."))
     where, cause, fix = parts[0]
     for other_where, other_cause, other_fix in parts[1:]:
         fix += f" Also {other_where}: {other_cause} {other_fix}"
     return ConfigError(where, cause, fix)
+
+
+def _given(value: Any) -> str:
+    """What was given instead, cut where it is long; of keys and lists of keys nothing, since their place is told."""
+    if isinstance(value, dict) or (isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value)):
+        return ""
+    text = repr(value)
+    return f", not {text if len(text) <= _MOST_GIVEN else f'{text[:_MOST_GIVEN]}...'}"
 
 
 def _field_names(kind: type[Config], path: list[str]) -> list[str]:

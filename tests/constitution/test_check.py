@@ -241,7 +241,7 @@ def test_a_fault_in_a_principle_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     for keys, line, said in (
         ({"text": " "}, 5, "is empty"),
-        ({"critique_request": "{reply}?"}, 4, "{reply}"),
+        ({"critique_request": "{reply}?"}, 7, "{reply}"),
         ({"weight": -1}, 0, "weight"),
         ({"applies": {"pattern": "(a"}}, 0, "regular expression"),
         ({"applies": {"like": ["a"]}}, 0, "both kinds"),

@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith.config import Config, load_config
 from tunesmith.data.patterns import compile_pattern
@@ -27,14 +27,24 @@ OURS = "ours"
 _PLACEHOLDER = re.compile(r"\{([^{}\s]*)\}")
 
 
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+# A text that says something: blanks alone do not.
+Text = Annotated[str, AfterValidator(_said)]
+
+
 class Demonstration(Config):
     """A prompt with an answer, what is wrong with it by one principle, and the answer put right."""
 
-    prompt: str = Field(min_length=1)
+    prompt: Text
     """What the user asked."""
-    answer: str = Field(min_length=1)
+    answer: Text
     """An answer to it."""
-    critique: str = Field(min_length=1)
+    critique: Text
     """What the principle finds in the answer; where ``fault`` is false, why it finds nothing."""
     revision: str = ""
     """The answer put right; empty exactly where there is no fault."""
@@ -88,13 +98,13 @@ class Principle(Config):
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Names it in every record."""
-    text: str = Field(min_length=1)
+    text: Text
     """The rule itself, one or two sentences; the judge of the AI-feedback phase reads it."""
-    category: str = Field(min_length=1)
+    category: Text
     """Reports group by it."""
-    critique_request: str = Field(min_length=1)
+    critique_request: Text
     """What the critic is asked of an answer; may name {prompt}, {answer}, {principle}."""
-    revision_request: str = Field(min_length=1)
+    revision_request: Text
     """What the reviser is asked; may name {critique} too."""
     weight: float = Field(1.0, ge=0)
     """How often it is sampled beside the others that apply; 0: never."""
@@ -103,42 +113,34 @@ class Principle(Config):
     examples: tuple[Demonstration, ...] = ()
     """Shown to the critic and the reviser before they are asked."""
 
-    @field_validator("text", "critique_request", "revision_request")
+    @field_validator("critique_request", "revision_request")
     @classmethod
-    def _said(cls, text: str) -> str:
-        if not text.strip():
-            raise ValueError("is empty")
+    def _known_placeholders(cls, text: str, info: ValidationInfo) -> str:
+        known = PLACEHOLDERS if info.field_name == "revision_request" else ("prompt", "answer", "principle")
+        if bad := [found for found in _PLACEHOLDER.findall(text) if found not in known]:
+            raise ValueError(f"names {{{bad[0]}}}; known are {', '.join(f'{{{one}}}' for one in known)}")
         return text
-
-    @model_validator(mode="after")
-    def _known_placeholders(self) -> Self:
-        for name, text, known in (
-            ("critique_request", self.critique_request, ("prompt", "answer", "principle")),
-            ("revision_request", self.revision_request, PLACEHOLDERS),
-        ):
-            if bad := [found for found in _PLACEHOLDER.findall(text) if found not in known]:
-                raise ValueError(f"{name} names {{{bad[0]}}}; known are {', '.join(f'{{{one}}}' for one in known)}")
-        return self
 
 
 class Constitution(Config):
     """The principles in force."""
 
-    name: str = Field(min_length=1)
+    name: Text
     """Outputs carry it."""
-    version: str = Field(min_length=1)
+    version: Text
     """Outputs carry it, beside the digest of what the file says."""
-    principles: tuple[Principle, ...] = Field(min_length=1)
+    principles: tuple[Principle, ...]
     """The rules."""
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        seen = set[str]()
-        for one in self.principles:
-            if one.id in seen:
-                raise ValueError(f"two principles have the id '{one.id}'")
-            seen.add(one.id)
-        return self
+    @field_validator("principles")
+    @classmethod
+    def _some_and_distinct(cls, principles: tuple[Principle, ...]) -> tuple[Principle, ...]:
+        if not principles:
+            raise ValueError("holds no principle")
+        ids = [one.id for one in principles]
+        if twice := [name for place, name in enumerate(ids) if name in ids[:place]]:
+            raise ValueError(f"two principles have the id '{twice[0]}'")
+        return principles
 
     @property
     def digest(self) -> str:

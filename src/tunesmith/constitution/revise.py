@@ -269,13 +269,13 @@ class _Loop:
                 asked.append(Asked(messages=messages, row_id=row_id))
             tags = [{"case": cases[i].key, "principle": cases[i].principle.id} for i in places]
             replies = self.asker.write("revision", voice.writer, asked, sampling, tags)
-            for i, one, reply in zip(places, asked, replies, strict=True):
+            for i, request, reply in zip(places, asked, replies, strict=True):
                 text = bare_answer(_whole(reply.text, reply.stop_reason))
                 text = first_sentences(text, self.settings.max_sentences) if self.settings.max_sentences else text
                 others = {
                     "the critique": critiques[i].text,
                     "the prompt": cases[i].prompt[-1].content,
-                    "the request": one.messages[-1].content,
+                    "the request": request.messages[-1].content,
                 }
                 fault = fault_of(text, reply.stop_reason, cases[i].principle.revision_request, others)
                 same = UNCHANGED if fold(text) == fold(cases[i].answer) else REVISED
