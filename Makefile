@@ -8,7 +8,7 @@ JOBS ?= 2
 TESTS ?= tests
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: demo test check setup bench bench-preference clean
+.PHONY: demo test check setup bench bench-preference bench-generate clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -31,6 +31,9 @@ bench: $(VENV)/.ready
 
 bench-preference: $(VENV)/.ready
 	$(BIN)/python bench/run_preference.py
+
+bench-generate: $(VENV)/.ready
+	$(BIN)/python bench/run_generate.py
 
 # Without Debian's python3-venv a failed attempt leaves an environment that has no pip: it must not be taken for one.
 $(BIN)/python:
