@@ -131,9 +131,11 @@ class FastDecoding:
         def attend(layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
             k_TGD, v_TGD = placed.sight(layer, k_TGD, v_TGD)
             if layer == len(self.keys):
-                # Zeros: slots not yet written are masked, and a mask lets NaN through.
-                self.keys.append(k_TGD.new_zeros(shape))
-                self.values.append(v_TGD.new_zeros(shape))
+                self.keys.append(k_TGD.new_empty(shape))
+                self.values.append(v_TGD.new_empty(shape))
+            for cache in (self.keys[layer], self.values[layer]):
+                # Slots not yet written are masked, and a mask lets NaN through: also what an ended row left here.
+                cache[running : running + len(of_row)].zero_()
             for row, number in enumerate(of_row, start=running):
                 path_L = path_tokens[number]
                 self.keys[layer][row, :, : len(path_L)] = k_TGD[path_L].transpose(0, 1)
