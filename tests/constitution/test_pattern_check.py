@@ -28,6 +28,7 @@ def test_what_matches_every_text_is_told(pattern: str) -> None:
     [
         r"\bfoo\b", r"\b-", r"(?<=x)foo", r"(?<!x)foo", "^$", "[一-龥]+", r"[\u4e00-\u9fff]", r"\p{Thai}",
         r"\w+@\w+\.\w+", "(foo|bar){12}", r"\d{3}-\d{4}", r"(?P<q>.)(?P=q)", r"(?i)abc", r"a\b b", "(.*)(.*)(.*)x",
+        "[a&&b]",
     ],
 )  # fmt: skip
 def test_a_text_is_found_that_the_pattern_matches(pattern: str) -> None:

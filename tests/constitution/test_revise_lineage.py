@@ -97,6 +97,7 @@ def test_every_row_has_a_whole_chain(seed: int, likelihood: bool, num_rounds: in
     assert sum(one["number"] for one in counts["garbage"].values()) == sum(one.outcome not in GOOD for one in steps)
     for row in critic_rows(chains, constitution(*PRINCIPLES), "quoted", "opening" if likelihood else "marked"):
         last = row["messages"][-1]
+        assert row["provenance"]["constitution"] == constitution(*PRINCIPLES).digest
         critique = next(one.critique for one in steps if one.id == row["provenance"]["step"])
         assert critique and last["role"] == "assistant" and "train" not in last
         fault = last["content"].startswith("Yes") if likelihood else "[[fault]]" in last["content"]

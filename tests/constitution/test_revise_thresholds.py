@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from revise_worlds import RuleLikelihood, RuleWriter, constitution, critic_of, principle, run
+from revise_worlds import RuleLikelihood, RuleWriter, constitution, critic_of, principle, question, run
 
 from tunesmith.constitution.asking import Asker
 from tunesmith.constitution.audit import critic_rows
 from tunesmith.constitution.principles import Demonstration
 from tunesmith.constitution.threshold import demonstrated_thresholds, num_judged
+from tunesmith.recipes.constitution_config import ReviseConfig
+from tunesmith.recipes.constitution_revise import to_weigh
 from tunesmith.rollout.results import ResultsFile
 
 
@@ -39,6 +41,15 @@ def test_a_threshold_lies_halfway_between_the_demonstrations_each_judged_without
     for text in seen:
         assert text.count(f"Answer: {last_answer(text)}\n") == 1, "not shown what is asked of it"
         assert text.count("Answer: ") == 3
+
+
+def test_only_principles_that_an_answer_is_held_against_are_weighed() -> None:
+    bad, good = principle("bad"), principle("good")
+    critic = critic_of(RuleWriter(lambda kind, asked: "x"), RuleLikelihood(lambda text: 0.0))
+    questions, drawn = [question("Bad?"), question("Good?", harmless=True)], [(bad,), (good,)]
+    for criticised, weighed in ((True, [bad, good]), (False, [bad])):
+        config = ReviseConfig(prompts="p", output_dir="o", criticise_harmless=criticised)
+        assert to_weigh(config, critic, constitution(bad, good), questions, lambda i, *_: drawn[i]) == weighed
 
 
 def test_words_that_deny_their_verdict_neither_teach_nor_lead_the_reviser(tmp_path: Path) -> None:

@@ -84,7 +84,12 @@ def critic_rows(
             turns = critic_row(style, verdict, one.prompt, one.before, principle, words, found=found)
             if turns not in seen:
                 seen.add(turns)
-                provenance = {"step": one.id, "principle": principle.id, "critic": one.critique.who}
+                provenance = {
+                    "step": one.id,
+                    "principle": principle.id,
+                    "critic": one.critique.who,
+                    "constitution": one.constitution,
+                }
                 out.append({"messages": turns_of(turns), "provenance": provenance})
     return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,7 +64,10 @@ def pattern_facts(pattern: str, seconds: float = SECONDS) -> PatternFacts:
 def _found_by_re(pattern: str, text: str) -> bool:
     """Whether Python's re agrees; what it cannot read it does not dispute. The text is short, the pattern not slow."""
     try:
-        return re.search(pattern, text, re.IGNORECASE) is not None
+        with warnings.catch_warnings():
+            # Of signs in a class that may mean a set some day, as [a&&b].
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.search(pattern, text, re.IGNORECASE) is not None
     except re.error:
         return True
 

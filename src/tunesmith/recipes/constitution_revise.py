@@ -175,7 +175,8 @@ def to_weigh(
     if config.threshold is not None or not reads_tokens:
         return []
     rounds = range(1, config.num_rounds + 1)
-    drawn = {one.id for i, q in enumerate(questions) for number in rounds for one in choose(i, q.id, number)}
+    held = [(i, q.id) for i, q in enumerate(questions) if config.criticise_harmless or not q.harmless]
+    drawn = {one.id for i, prompt_id in held for number in rounds for one in choose(i, prompt_id, number)}
     return [one for one in constitution.principles if one.id in drawn and one.id not in config.thresholds]
 
 
