@@ -292,9 +292,8 @@ class _Loop:
         def turns(shown: Sequence[Demonstration]) -> Turns:
             return revision_turns(settings.style, settings.way, case.prompt, case.answer, case.principle, words, shown)
 
-        examples = case.principle.examples if settings.way == "asked" else shown_for(case.principle, self.constitution)
-        with_fault = [one for one in examples if one.fault][: settings.max_demonstrations]
-        return fitting(self.speakers.revises, with_fault, turns, settings.revision.max_new_tokens)[0]
+        shown = shown_for(case.principle, self.constitution, settings)
+        return fitting(self.speakers.revises, shown, turns, settings.revision.max_new_tokens)[0]
 
     def _reviser(self, critique: Critique) -> str:
         return critique.who if critique.revision is not None else who(self.speakers.revises.writer.identity)
@@ -325,10 +324,11 @@ def first_answer(question: Question, attempt: int = 0) -> Asked:
     return Asked(messages=question.messages, row_id=derive_seed(0, "constitution_answer", question.id, attempt))
 
 
-def shown_for(principle: Principle, constitution: Constitution) -> list[Demonstration]:
-    """A principle's own demonstrations, and behind them those of the others of its category."""
+def shown_for(principle: Principle, constitution: Constitution, settings: ReviseSettings) -> list[Demonstration]:
+    """What a reviser sees put right: the principle's own faults, and where it is shown, behind them its category's."""
     others = [one for one in constitution.principles if one.category == principle.category and one.id != principle.id]
-    return [one for rule in (principle, *others) for one in rule.examples]
+    rules = (principle, *others) if settings.way == "shown" else (principle,)
+    return [one for rule in rules for one in rule.examples if one.fault][: settings.max_demonstrations]
 
 
 def with_id(one: Revision) -> Revision:

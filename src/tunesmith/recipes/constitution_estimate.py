@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from tunesmith.constitution.asking import Asker, Voice
 from tunesmith.constitution.critic import AlwaysRefuse, Case, ModelCritic
-from tunesmith.constitution.principles import Principle
-from tunesmith.constitution.revise import Question, ReviseSettings, Speakers, first_answer
+from tunesmith.constitution.principles import Constitution, Principle
+from tunesmith.constitution.revise import Question, ReviseSettings, Speakers, first_answer, shown_for
 from tunesmith.constitution.threshold import num_judged
 from tunesmith.constitution.wording import critique_turns, revision_turns, verdict_turns
 from tunesmith.progress import clock
@@ -52,7 +52,7 @@ class Estimate:
 def estimate(
     config: ReviseConfig,
     questions: Sequence[Question],
-    principles: Sequence[Principle],
+    constitution: Constitution,
     weighed: Sequence[Principle],
     speakers: Speakers,
     settings: ReviseSettings,
@@ -78,14 +78,17 @@ def estimate(
         requests += steps * per_step
         judged = num_judged(weighed)
         requests += judged
-        reads = _mean([_critic_reads(config, house, critic, case) for case in _cases(sample, principles)])
+        reads = _mean([_critic_reads(config, house, critic, case) for case in _cases(sample, constitution.principles)])
         # Without the written critique, a verdict is one request of two.
         read += (steps + judged / 2) * reads
         generated += steps * config.critique_tokens
     if not isinstance(critic, AlwaysRefuse):
         requests += steps
         read += steps * _mean(
-            [_reviser_reads(config, settings, house, speakers, case) for case in _cases(sample, principles)]
+            [
+                _reviser_reads(config, settings, house, speakers.revises, constitution, case)
+                for case in _cases(sample, constitution.principles)
+            ]
         )
         generated += steps * config.answer_tokens
     seconds = None
@@ -119,10 +122,14 @@ def _critic_reads(config: ReviseConfig, house: House, critic: ModelCritic, case:
     return sum(house.count(critic.voice, turns) + config.answer_tokens for turns in asked)
 
 
-def _reviser_reads(config: ReviseConfig, settings: ReviseSettings, house: House, speakers: Speakers, case: Case) -> int:
-    shown = [one for one in case.principle.examples if one.fault][: settings.max_demonstrations]
+def _reviser_reads(
+    config: ReviseConfig, settings: ReviseSettings, house: House, voice: Voice, constitution: Constitution, case: Case
+) -> int:
+    shown = shown_for(case.principle, constitution, settings)
     turns = revision_turns(settings.style, settings.way, case.prompt, case.answer, case.principle, "-", shown)
-    return house.count(speakers.revises, turns) + config.answer_tokens + config.critique_tokens
+    # Where a revision is shown, neither the answer nor its critique is read.
+    words = config.answer_tokens + config.critique_tokens if settings.way == "asked" else 0
+    return house.count(voice, turns) + words
 
 
 def _pace(voice: Voice, house: House, sample: Sequence[Question]) -> tuple[float, float]:

@@ -92,7 +92,7 @@ def run_revise(
         weighed = to_weigh(config, speakers.critic, constitution, questions, choose)
 
         # 2. What it will take.
-        expected = estimate(config, questions, constitution.principles, weighed, speakers, settings, house, asker)
+        expected = estimate(config, questions, constitution, weighed, speakers, settings, house, asker)
         say(expected.sentence())
         if config.estimate_only:
             return Revised(folder=folder, estimate=expected)
