@@ -175,11 +175,11 @@ def ruling(rubric: Rubric, said: Said) -> Ruling:
 
 def _ruling_on(case: Case, judge: Judge, said: Said) -> Ruling:
     """The ruling; none for a judge that says its question again, at whose end a verdict stands as an example."""
-    words = said.text.split()
+    if said.logprobs:
+        return ruling(case.rubric, said)
     example = render_case(case, judge.style)[-1].content.rpartition("\n\n")[2].split()
-    if not said.logprobs and words[-len(example) :] == example:
-        return Ruling(label=None, value=None, said=said)
-    return ruling(case.rubric, said)
+    is_echo = said.text.split()[-len(example) :] == example
+    return Ruling(label=None, value=None, said=said) if is_echo else ruling(case.rubric, said)
 
 
 def _labels_are_values(rubric: Rubric) -> bool:
