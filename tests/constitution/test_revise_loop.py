@@ -339,7 +339,8 @@ def test_a_revision_may_be_shown_instead_of_asked_for(tmp_path: Path) -> None:
     told = {"way": "shown", "max_sentences": 4, "max_demonstrations": 6, "num_rounds": 1, "principles_per_round": 1}
     (chain,) = run(tmp_path, writer, RandomCritic(p=1.0), principles=rules, **told)
     said = [(turn.role, turn.content) for turn in writer.asked[1][1].messages]
-    assert said == [("user", "own?"), ("assistant", "Good own."), ("user", "kin?"), ("assistant", "Good kin."),
+    # The principle's own stands nearest to the prompt.
+    assert said == [("user", "kin?"), ("assistant", "Good kin."), ("user", "own?"), ("assistant", "Good own."),
                     ("user", "What is he like?")]  # fmt: skip
     assert chain.last.after == "One. Two.", "up to the first sentence that repeats one"
 

@@ -106,7 +106,8 @@ GROUPS: tuple[Group, ...] = (
             r"|think (?:i|that i) (?:can|should)|provide|offer|give out|assist|help)",
             r"(?:that|this|it)(?: is|'s) (?:not|n't) something (?:that )?i(?: am|'m)? (?:can|could|will|able"
             r"|allowed|want|comfortable)",
-            r"i would (?:rather|prefer) not",
+            r"i'll (?:\w{1,12}ly )?not {gap}?{help}\b",
+            r"(?:i would|i'd) (?:rather|prefer) not",
             r"(?:no|nope), i (?:{cannot}|{wont})",
             r"not something i (?:can|will|am)\b",
         ),
