@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+import tunesmith.recipes.constitution_label_open as module
 from tunesmith.constitution.label import sigmoid
 from tunesmith.constitution.principles import Constitution, Principle
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.evals.judge import hear
+from tunesmith.models.resolve import EMBEDDED_MODEL
 from tunesmith.recipes.constitution_judges import EachJudge, cases_of_pair, opinion_of
+from tunesmith.recipes.constitution_label_config import LabelConfig
 from tunesmith.records import Likelihood, Message
 from tunesmith.rollout.results import ResultsFile
 
@@ -94,3 +97,20 @@ def test_a_pair_asked_in_two_sittings_of_one_judge_is_scored_once() -> None:
     judge = EachJudge(model, rules, 0)
     said = [next(iter(judge.ask([case], [None])))[1].text for case in cases]
     assert said == ["[[A]]", "[[B]]"] and len(model.asked) == 2 == len(judge.requests(cases))
+
+
+def test_a_judge_of_another_name_is_not_the_base_of_the_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model, named as the judge, beside adapters on another base that is in memory."""
+    asked: list[tuple[str | None, str]] = []
+
+    def opened(settings: Any, model: Any, base: Any) -> Any:
+        asked.append((settings.judge_model, model.model_name_or_path))
+        raise ConfigError("here", "it ends.", "Nothing.")
+
+    monkeypatch.setattr(module, "open_judge", opened)
+    monkeypatch.setattr(module, "base_of_first", lambda adapters: "elsewhere" if adapters else None)
+    for adapters, base in (("a",), "elsewhere"), ((), EMBEDDED_MODEL):
+        config = LabelConfig(prompts="p", store="s", adapters=adapters, judge_model=EMBEDDED_MODEL)
+        with pytest.raises(ConfigError):
+            module.open_labelling_judge(config, constitution(), cast(Any, object()))
+        assert asked.pop() == (EMBEDDED_MODEL, base)

@@ -325,7 +325,7 @@ def first_answer(question: Question, attempt: int = 0) -> Asked:
 
 
 def shown_for(principle: Principle, constitution: Constitution, settings: ReviseSettings) -> list[Demonstration]:
-    """Faults put right for a reviser: the principle's own, then, where it is shown, its category's; the first are kept."""
+    """Faults put right, for a reviser: the principle's own, then, where revision is shown, its category's."""
     others = [one for one in constitution.principles if one.category == principle.category and one.id != principle.id]
     rules = (principle, *others) if settings.way == "shown" else (principle,)
     return [one for rule in rules for one in rule.examples if one.fault][: settings.max_demonstrations]

@@ -22,14 +22,16 @@ Tokens = Callable[[], int]
 
 
 def open_base(config: LabelConfig) -> Base:
-    """The base that draws and, unless it is told otherwise, judges: without a model's name the first adapter's.
+    """The base that draws and, unless it is told otherwise, judges. Raises ModelError."""
+    return load_base(_with_base_of_adapters(config))
 
-    Raises ModelError.
-    """
+
+def _with_base_of_adapters(config: LabelConfig) -> LabelConfig:
+    """The settings with the first adapter's base where no other model is named."""
     name = config.model_name_or_path
     if name == EMBEDDED_MODEL:
         name = base_of_first(config.adapters) or name
-    return load_base(config.model_copy(update={"model_name_or_path": name}))
+    return config.model_copy(update={"model_name_or_path": name})
 
 
 def open_labelling_judge(
@@ -48,7 +50,8 @@ def open_labelling_judge(
         base = open_base(config)
         notes += base.notes
     same = config.model_copy(update={"judge": LOCAL}) if config.judge == EACH else config
-    judge, more = open_judge(same, config, base)
+    # What is in memory is the adapters' base: a judge of another name is another one.
+    judge, more = open_judge(same, _with_base_of_adapters(config), base)
     if isinstance(judge, WriterJudge):
         counting = _Counting(judge.writer)
         judge.writer = counting
