@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -138,6 +139,13 @@ def test_nothing_is_done_twice_and_what_changed_is_done_again(
     assert due(recipe)["prefer"] == "pairs.jsonl is gone"
     pairs.write_text(kept)
     assert due(recipe) == {}
+    # So are other rows in a public set, which no stage's keys tell of.
+    asked = Path(recipe["evaluate"]["data_dir"]) / "xstest" / "prompts.csv"
+    rows = asked.read_text()
+    asked.write_text(rows.replace("lamps process", "lamps thread"))
+    assert due(recipe) == dict.fromkeys(("prompts", "evaluate"), "settings changed: what is asked")
+    asked.write_text(rows)
+    assert due(recipe) == {}
     # A person's judgement makes pairs anew, and is never deleted with the labels.
     store = Path(recipe["output_dir"]) / "label" / "feedback.db"
     whole = store.read_bytes()
@@ -225,6 +233,10 @@ def test_a_ppo_run_with_controls_is_wired_as_told(world: tuple[Path, Path]) -> N
     assert stages["label"].config.adapters == (str(folder / "sft"),)
     assert stages["ppo"].config.sft_adapter == str(folder / "sft")
     assert [one.model for one in stages["ppo"].config.rewards] == [str(folder / "reward")]
+    # An adapter that judges or criticises is read like any other.
+    judged = tiny_recipe(*world, label={"judge_adapter": str(world[0])}, revise={"critic": str(world[1])})
+    reads = {one.stage.name: one.stage.reads for one in stages_of(judged)}
+    assert reads["label"]["judge"] == world[0] and reads["revise"]["critic"] == world[1]
     control = stages["revise@random"]
     assert control.config.critic == "random" and control.config.prompts == stages["revise"].config.prompts
     assert control.stage.folder == folder / "controls" / "random" / "revise"
@@ -252,13 +264,15 @@ def test_a_share_holds_where_helpful_rows_are_few() -> None:
         ({"mixing_shares": [1.0]}, ConfigError, "below 1"),
         ({"mixing_shares": [0.5], "revise": {"critic": "always-refuse"}}, ConfigError, "helpful_rows"),
         ({"constitution": "nowhere.yaml"}, ConfigError, "nowhere.yaml"),
+        ({"revise": {"critic": "runs/nobody"}}, DataError, "runs/nobody (critic)"),
+        ({"revise": {"model": "gpt2"}}, ConfigError, "Set model_name_or_path"),
     ],
 )
 def test_bad_recipes_are_told_before_anything_is_loaded(
     world: tuple[Path, Path], tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     recipe = tiny_recipe(*world, output_dir=str(tmp_path / "run"))
-    with pytest.raises(error, match=words.replace(".", r"\.")):
+    with pytest.raises(error, match=re.escape(words)):
         run({**recipe, **change})
     assert not (tmp_path / "run").exists()
 
