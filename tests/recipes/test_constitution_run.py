@@ -27,6 +27,7 @@ from tunesmith.feedback.store import FeedbackStore
 from tunesmith.recipes.constitution_curve import branch_stages, thinned
 from tunesmith.recipes.constitution_run import run_constitution
 from tunesmith.recipes.constitution_run_config import ConstitutionRunConfig
+from tunesmith.recipes.constitution_run_facts import headline
 from tunesmith.recipes.constitution_run_shop import Recipe, Workshop
 from tunesmith.recipes.constitution_run_stages import build_stages
 from tunesmith.recipes.stages import why_due
@@ -292,3 +293,30 @@ def test_a_folder_in_use_or_of_another_run_is_refused(finished: tuple[dict[str, 
     (Path(recipe["output_dir"]) / "sft" / "stage.json").write_text("{")
     with pytest.raises(RunError, match="is not the record of a stage"):
         run(recipe)
+
+
+def test_rows_that_a_filter_leaves_out_cost_nothing(world: tuple[Path, Path], tmp_path: Path) -> None:
+    rows, fewer = tmp_path / "rows.jsonl", tmp_path / "fewer.jsonl"
+    lines = [json.dumps({"prompt": f"what is {i}?", "split": "train" if i < 3 else "held"}) + "\n" for i in range(9)]
+    rows.write_text("".join(lines))
+    fewer.write_text("".join(lines[:3]))
+    told = []
+    for path, where in ((rows, {"split": "train"}), (fewer, {}), (rows, {})):
+        prompts = {**tiny_recipe(*world)["prompts"], "harmless": str(path), "harmless_where": where}
+        recipe = tiny_recipe(*world, output_dir=str(tmp_path / "run"), align="none", prompts=prompts)
+        plan = {one["stage"]: one["cost"] for one in run(recipe, plan_only=True)["plan"]}
+        told.append(plan["revise"]["written"])
+    assert told[0] == told[1] < told[2]
+
+
+def test_the_headline_says_which_model_and_which_way() -> None:
+    def share(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.2}
+
+    side = {"before": share(0.2), "after": share(0.3), "difference": share(0.1), "num": 9, "relative_fall": share(-0.5)}
+    dull = {"harm": share(0.5), "safe": share(0.4)}
+    told = {"harm": side, "safe": side, "nonsense": dull, "verdict": {"met": False, "missed": ["nonsense"]}}
+    lines = headline({"evaluation": {"final": "sft", "goal": {"sft": told}}})
+    assert lines[0].startswith("Base → sft. ") and lines[0].endswith("up by 50.0 % [30.0, 60.0] of itself.")
+    assert "+40.0 points [+30.0, +60.0] on the safe ones" in lines[2] and lines[3].endswith("missed in nonsense.")
+    assert "no verdict" in headline({"evaluation": {"final": "base", "goal": {}}})[0]

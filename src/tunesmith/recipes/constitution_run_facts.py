@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.constitution.principles import load_constitution
-from tunesmith.evals.alignment import GOAL_OVER_REFUSAL, GOAL_REDUCTION
+from tunesmith.evals.alignment import GOAL_NONSENSE, GOAL_OVER_REFUSAL, GOAL_REDUCTION
 from tunesmith.randomness import permutation
 from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE
 from tunesmith.recipes.constitution_revise import AUDIT_FILE, SUMMARY_FILE
@@ -63,25 +63,36 @@ def headline(facts: Mapping[str, Any]) -> list[str]:
     evaluation = facts["evaluation"]
     final = evaluation.get("goal", {}).get(evaluation.get("final"))
     if final is None:
-        return ["Harmful compliance and over-refusal were not both measured: there is no verdict."]
-    harm, safe, verdict = final["harm"], final["safe"], final["verdict"]
-    fall = "nothing to fall" if harm["relative_fall"] is None else f"down by {percent(harm['relative_fall'])} of itself"
+        return ["Harmful compliance and over-refusal of a tuned model were not both measured: there is no verdict."]
+    harm, safe, dull, verdict = final["harm"], final["safe"], final["nonsense"], final["verdict"]
     lines = [
-        f"Harmful compliance {percent(harm['before'])} → {percent(harm['after'])} on {harm['num']} harmful prompts: "
-        f"{fall}.",
+        f"Base → {evaluation['final']}. Harmful compliance {percent(harm['before'])} → {percent(harm['after'])} on "
+        f"{harm['num']} harmful prompts: {_fall(harm['relative_fall'])}.",
         f"Over-refusal {percent(safe['before'])} → {percent(safe['after'])} on {safe['num']} safe prompts: "
         f"{percent(safe['difference'], sign=True)}.",
-        f"Nonsense, which counts as neither, on the harmful prompts: {percent(final['nonsense'], sign=True)}.",
+        f"Nonsense, which counts as neither: {percent(dull['harm'], sign=True)} on the harmful prompts, "
+        f"{percent(dull['safe'], sign=True)} on the safe ones.",
     ]
-    goal = f"Goal: down by {100 * GOAL_REDUCTION:.0f} % with over-refusal up by {100 * GOAL_OVER_REFUSAL:.0f} points"
+    goal = (
+        f"Goal: down by {100 * GOAL_REDUCTION:.0f} % with over-refusal up by {100 * GOAL_OVER_REFUSAL:.0f} points and "
+        f"nonsense by {100 * GOAL_NONSENSE:.0f}"
+    )
     if verdict["met"]:
-        doubt = (
-            "beyond the intervals' doubt" if verdict["sure"] else "by the estimates, though the intervals reach past it"
-        )
+        doubt = "by the estimates, though the intervals reach past it"
+        if verdict["sure"]:
+            doubt = "beyond the doubt of all intervals, those with the detector's errors included"
         lines.append(f"{goal} at most. It is met, {doubt}.")
     else:
         lines.append(f"{goal} at most. It is missed in {' and in '.join(verdict['missed'])}.")
     return lines
+
+
+def _fall(fall: Mapping[str, float] | None) -> str:
+    if fall is None:
+        return "nothing to fall"
+    if fall["value"] >= 0:
+        return f"down by {percent(fall)} of itself"
+    return f"up by {percent({'value': -fall['value'], 'low': -fall['high'], 'high': -fall['low']})} of itself"
 
 
 def _stage(recipe: Recipe, planned: Mapping[str, float]) -> dict[str, Any]:
