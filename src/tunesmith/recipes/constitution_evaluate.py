@@ -113,8 +113,8 @@ def jobs_of(config: ConstitutionEvaluateConfig, seed: int) -> list[Job]:
     ]
     if config.helpful is not None:
         what = config.helpful
-        held_out = {"split": "held_out"} if what.prompts is None else what.where
-        rows = prompts_where(what.prompts or str(EXAMPLES / "harmless.jsonl"), what.columns, held_out)
+        where = what.where if what.prompts else {**what.where, "split": "held_out"}
+        rows = prompts_where(what.prompts or str(EXAMPLES / "harmless.jsonl"), what.columns, where)
         items = prompt_items("helpful", [one.messages for one in rows[: what.num]])
         jobs.append(Job(task=helpful_task(items), sampling=greedy, headline="refused"))
     if config.reference is not None:

@@ -41,17 +41,22 @@ def gather_facts(
         "evaluation": evaluation,
         "revise": _json(folder / "revise" / SUMMARY_FILE),
         "audit": _audited(folder / "revise" / AUDIT_FILE, config.seed),
-        "curve": [_branch(folder / "shares" / f"{share:g}", {"share": share}) for share in config.mixing_shares],
+        "curve": [
+            _branch(folder / "shares" / f"{share:g}", {"share": share}) for share in sorted(config.mixing_shares)
+        ],
         "controls": [_branch(folder / "controls" / name, {"control": name}) for name in config.controls],
         "final_adapter": str(adapters[-1]) if adapters else None,
     }
     facts["headline"] = headline(facts)
+    resumed = any(one["resumed"] for one in facts["stages"])
     facts["footer"] = {
         "base digest": base_digest[:16],
         "constitution digest": constitution.digest[:16],
         "align": config.align,
         "seed": config.seed,
-        "seconds of all stages": round(sum(one["seconds"] for one in facts["stages"])),
+        ("seconds of all stages, without parts before a stop" if resumed else "seconds of all stages"): round(
+            sum(one["seconds"] for one in facts["stages"])
+        ),
         "processor": f"{machine['processor']}, {machine['cores']} cores",
         "date": time.strftime("%Y-%m-%d"),
     }
