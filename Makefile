@@ -8,7 +8,7 @@ JOBS ?= 2
 TESTS ?= tests
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: demo test check setup bench bench-preference bench-gpu clean
+.PHONY: demo test check setup bench bench-preference bench-generate bench-gpu clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -31,6 +31,9 @@ bench: $(VENV)/.ready
 
 bench-preference: $(VENV)/.ready
 	$(BIN)/python bench/run_preference.py
+
+bench-generate: $(VENV)/.ready
+	$(BIN)/python bench/run_generate.py
 
 # On a machine with an NVIDIA GPU; some minutes. The GPU tests: make test TESTS=tests/gpu JOBS=0
 bench-gpu: $(VENV)/.ready

@@ -174,6 +174,20 @@ def test_rows_that_end_one_by_one_leave_the_others_as_they_are(load: Callable[..
     assert not torch.allclose(together[(4, 4)], alone[(1, 4)])
 
 
+def test_a_row_that_enters_sees_nothing_of_the_one_before(load: Callable[..., Any]) -> None:
+    base = load()
+    first, second, third = (p.ids for p in prompts(20, 6, 5))
+    state, alone = (FastDecoding(base, base.decoder, (rows, 40)) for rows in (2, 1))
+    state.enter([second, first], [None, None])
+    state.keep([0])
+    for cache in (*state.keys, *state.values):
+        cache[1] = torch.nan
+    entered = state.enter([third], [None])
+    torch.testing.assert_close(entered, alone.enter([third], [None]), rtol=1e-9, atol=1e-10)
+    ids = torch.tensor([7, 9])
+    torch.testing.assert_close(state.step(ids)[1:], alone.step(ids[1:]), rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("nucleus_tokens", [2, 1024])
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.6), (0, 0.5), (0, 0.9), (3, 0.6), (1, 1.0)])
 def test_draws_invert_the_cumulative_distribution(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tunesmith.errors import ConfigError
+from tunesmith.kernels.elementwise import rope_reference, rope_rolled, signed_sin
 from tunesmith.kernels.head_loss import logits_of
 from tunesmith.kernels.packed import HalfWeight, Int8Weight, fits_half, int8_matmul_reference, packs_here, quantize_rows
 from tunesmith.models.adapters import AdapterConfig, add_adapter
@@ -139,3 +140,12 @@ def test_what_cannot_be_packed_is_refused(load: Callable[..., Any]) -> None:
     add_adapter(base, "full", AdapterConfig(method="full"), 0)
     with pytest.raises(ConfigError, match="learn"):
         packed.decoder()
+
+
+def test_rotation_by_rolling_equals_the_plain_one() -> None:
+    draws = torch.Generator().manual_seed(3)
+    x, angles = (torch.randn(size, generator=draws, dtype=torch.float64) for size in ((5, 3, 8), (5, 4)))
+    cos, sin = (f(torch.cat([angles, angles], dim=1)) for f in (torch.cos, torch.sin))
+    wanted = rope_reference(x, cos, sin)
+    torch.testing.assert_close(rope_rolled(x, cos, signed_sin(sin)), wanted)
+    assert not torch.allclose(rope_rolled(x, cos, sin), wanted)

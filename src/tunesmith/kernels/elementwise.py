@@ -96,6 +96,18 @@ def rope(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     return _Rope.apply(x_THD, cos_TD, sin_TD)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def signed_sin(sin_TD: Tensor) -> Tensor:
+    """The sines that ``rope_rolled`` takes: those of the first half of the width negative."""
+    half = sin_TD.shape[-1] // 2
+    return torch.cat((-sin_TD[:, :half], sin_TD[:, half:]), dim=1)
+
+
+def rope_rolled(x_THD: Tensor, cos_TD: Tensor, signed_sin_TD: Tensor) -> Tensor:
+    """``rope`` by three operators and no gradients: for few tokens, where calls cost more than passes over x."""
+    rolled = x_THD.roll(x_THD.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x_THD * cos_TD[:, None], rolled, signed_sin_TD[:, None])
+
+
 def swiglu_reference(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """silu(gate) * up (Shazeer 2020, arXiv:2002.05202, equation 6)."""
     return torch.nn.functional.silu(gate_TF) * up_TF

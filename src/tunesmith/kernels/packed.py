@@ -51,8 +51,9 @@ class HalfWeight:
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight_OI.detach().float().contiguous(), None)
 
     def matmul(self, x_TI: Tensor) -> Tensor:
-        y_TO: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x_TI.float().contiguous(), self._packed)
-        return y_TO.to(x_TI.dtype)
+        wide_TI = x_TI if x_TI.dtype == torch.float32 else x_TI.float()
+        y_TO: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(wide_TI, self._packed)
+        return y_TO if x_TI.dtype == torch.float32 else y_TO.to(x_TI.dtype)
 
 
 def quantize_rows(weight_OI: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.kernels.attention import AttentionRules
-from tunesmith.kernels.elementwise import rms_norm, rope, swiglu
+from tunesmith.kernels.elementwise import rms_norm, rope, rope_rolled, signed_sin, swiglu
 from tunesmith.models.linear import Routing, Site, add_own, call_group
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
@@ -127,7 +127,7 @@ def run_blocks(
     """
     hidden_TD = (decoder.embedding(ids_T) if embedded_TD is None else embedded_TD).to(dtype)
     cos_1TD, sin_1TD = decoder.rotary(hidden_TD[None], positions_T[None])
-    cos_TD, sin_TD = cos_1TD[0], sin_1TD[0]
+    cos_TD, sin_TD = cos_1TD[0], signed_sin(sin_1TD[0]) if decoder.answers_only else sin_1TD[0]
     for index, block in enumerate(decoder.blocks):
         arguments = (decoder, block, index, hidden_TD, cos_TD, sin_TD, attend, routing)
         if checkpointing and torch.is_grad_enabled():
@@ -172,6 +172,6 @@ def _norm(decoder: Decoder, x: Tensor, module: Any) -> Tensor:
 
 def _rotated(decoder: Decoder, q_THD: Tensor, k_TGD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> tuple[Tensor, Tensor]:
     if decoder.answers_only:
-        both = rope(torch.cat((q_THD, k_TGD), dim=1), cos_TD, sin_TD)
+        both = rope_rolled(torch.cat((q_THD, k_TGD), dim=1), cos_TD, sin_TD)
         return both[:, : q_THD.shape[1]], both[:, q_THD.shape[1] :]
     return rope(q_THD, cos_TD, sin_TD), rope(k_TGD, cos_TD, sin_TD)

@@ -138,6 +138,10 @@ class FastDecoding:
                 # Zeros: slots not yet written are masked, and a mask lets NaN through.
                 self.keys.append(k_TGD.new_zeros(shape))
                 self.values.append(v_TGD.new_zeros(shape))
+            else:
+                # So is what an ended row left in its place: it may be no number at all.
+                for cache in (self.keys[layer], self.values[layer]):
+                    cache[running : running + len(of_row)].zero_()
             self.keys[layer][place_N, :, slot_N] = k_TGD[tokens_N]
             self.values[layer][place_N, :, slot_N] = v_TGD[tokens_N]
             return placed.attend(q_THD, k_TGD, v_TGD, rules)
