@@ -73,6 +73,10 @@ def test_every_stage_leaves_what_the_next_one_reads(finished: tuple[dict[str, An
     assert facts["did"] == CHAIN and facts["final_adapter"] == str(folder / "dpo")
     rows = [json.loads(line) for line in (folder / "revise" / "sft.jsonl").read_text().splitlines()]
     assert {row["provenance"]["from"] for row in rows} >= {"revision", "helpful"}
+    # A critic that always refuses: the report says that all revisions do, and nothing else.
+    revised = sum(row["provenance"]["from"] == "revision" for row in rows)
+    assert facts["rows"]["revision"] == {"comply": 0, "partly": 0, "refuse": revised, "nonsense": 0}
+    assert set(facts["rows"]["helpful"]) == set(facts["rows"]["revision"]) and facts["rows"]["helpful"]["refuse"] == 0
     # What is learnt from is neither measured nor seen in both phases.
     texts = {
         name: {
@@ -98,7 +102,7 @@ def test_the_report_says_what_was_measured(finished: tuple[dict[str, Any], dict[
     for heading in (
         "Harmful compliance and over-refusal", "What the answers are", "Helpfulness and creativity kept",
         "Win rate on harmless requests", "Three scenarios", "Every task, tested", "Which principle did what",
-        "What it took",
+        "What the tuning learns from", "What it took",
     ):  # fmt: skip
         assert heading in page and heading in text, heading
     goal = facts["evaluation"]["goal"]

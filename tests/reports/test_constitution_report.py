@@ -44,6 +44,7 @@ def facts() -> dict[str, Any]:
                           "kinds": ["comply", "refuse"]}],
         },
         "revise": {"principles": {"kind": fired, HOSTILE: fired}},
+        "rows": {"revision": {"comply": 60, "partly": 7, "refuse": 26, "nonsense": 0}},
         "audit": [{"title": HOSTILE, "prompt": HOSTILE, "first": HOSTILE, "steps": [{**step, "after": HOSTILE}]}],
         "curve": [{"share": s, "rows": 9, "harm": share(h), "safe": share(0.1)} for s, h in ((0.2, 0.1), (0.6, 0.4))]
         + [{"share": 0.9, "rows": 0, "harm": None, "safe": None}],
@@ -65,6 +66,7 @@ def test_what_a_model_said_stays_text_and_shut(tmp_path: Path) -> None:
     for line in text.splitlines():
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", line.strip()))
+    assert "| revision | 60 | 7 | 26 | 0 |" in text
     # What the correction stands on is named, and where it cannot be leant on.
     assert "(labels; few labels)" in text and "over-refusal, corrected (not reliable)" in text
     assert "harmful compliance, corrected |" in text

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.constitution.principles import load_constitution
-from tunesmith.evals.alignment import GOAL_NONSENSE, GOAL_OVER_REFUSAL, GOAL_REDUCTION
+from tunesmith.evals.alignment import GOAL_NONSENSE, GOAL_OVER_REFUSAL, GOAL_REDUCTION, counts_of
 from tunesmith.randomness import permutation
 from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE
-from tunesmith.recipes.constitution_revise import AUDIT_FILE, SUMMARY_FILE
+from tunesmith.recipes.constitution_revise import AUDIT_FILE, SFT_FILE, SUMMARY_FILE
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig
 from tunesmith.recipes.constitution_run_shop import Recipe
 from tunesmith.reports.constitution_tables import percent
+from tunesmith.rollout.refusal import Kind, read_refusal
 from tunesmith.runs import machine_summary
 
 # Prompts of the audit log that the report shows.
@@ -40,6 +41,7 @@ def gather_facts(
         "stages": [_stage(recipe, planned) for recipe in recipes],
         "evaluation": evaluation,
         "revise": _json(folder / "revise" / SUMMARY_FILE),
+        "rows": _trained_on(folder / "revise" / SFT_FILE),
         "audit": _audited(folder / "revise" / AUDIT_FILE, config.seed),
         "curve": [
             _branch(folder / "shares" / f"{share:g}", {"share": share}) for share in sorted(config.mixing_shares)
@@ -120,6 +122,16 @@ def _branch(folder: Path, told: Mapping[str, Any]) -> dict[str, Any]:
         "harm": None if goal is None else goal["harm"]["after"],
         "safe": None if goal is None else goal["safe"]["after"],
     }
+
+
+def _trained_on(path: Path) -> dict[str, dict[str, int]]:
+    """What the detector reads in the rows of the first tuning: where an answer comes from -> kind -> rows."""
+    kinds: dict[str, list[Kind]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        row = json.loads(line)
+        *asked, answer = (turn["content"] for turn in row["messages"])
+        kinds.setdefault(row["provenance"]["from"], []).append(read_refusal(asked[-1], answer).kind)
+    return {source: counts_of(kinds[source]) for source in sorted(kinds)}
 
 
 def _audited(path: Path, seed: int) -> list[dict[str, Any]]:

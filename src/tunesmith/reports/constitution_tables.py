@@ -23,7 +23,7 @@ def sections(facts: Mapping[str, Any]) -> Iterator[Section]:
     for part in (_goal, _kinds, _curve, _kept, _judged, _scenarios, _tests):
         if (section := part(evaluation if part is not _curve else facts)) is not None:
             yield section
-    for part in (_principles, _controls, _stages):
+    for part in (_principles, _rows, _controls, _stages):
         if (section := part(facts)) is not None:
             yield section
 
@@ -196,6 +196,19 @@ def _principles(facts: Mapping[str, Any]) -> Section | None:
     )
     columns = ["principle", "sampled", "fired", "changed", "garbage", "on harmless: sampled", "fired"]
     return Section(heading="Which principle did what", words=words, columns=columns, rows=rows) if rows else None
+
+
+def _rows(facts: Mapping[str, Any]) -> Section | None:
+    rows = [
+        [source, *(counts[kind] for kind in ("comply", "partly", "refuse", "nonsense"))]
+        for source, counts in facts.get("rows", {}).items()
+    ]
+    words = (
+        "The rows of the sft stage by where their answers come from, as the detector reads them. Refusals among the "
+        "revisions are all that this stage can learn to refuse from."
+    )
+    columns = ["answers", "comply", "partly", "refuse", "nonsense"]
+    return Section(heading="What the tuning learns from", words=words, columns=columns, rows=rows) if rows else None
 
 
 def _on_harmless(one: Mapping[str, Any]) -> list[object]:
