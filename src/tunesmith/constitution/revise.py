@@ -318,7 +318,7 @@ def first_answer(question: Question, attempt: int = 0) -> Asked:
 
 
 def shown_for(principle: Principle, constitution: Constitution) -> list[Demonstration]:
-    """A principle's own demonstrations, and behind them those of the others of its category."""
+    """A principle's own demonstrations, then those of the others of its category: the first stay where room ends."""
     others = [one for one in constitution.principles if one.category == principle.category and one.id != principle.id]
     return [one for rule in (principle, *others) for one in rule.examples]
 

@@ -75,9 +75,12 @@ def revision_turns(
     style: Style, way: Way, prompt: Sequence[Message], answer: str, principle: Principle, critique: str,
     shown: Sequence[Demonstration] = (),
 ) -> Turns:  # fmt: skip
-    """The request for the answer put right; of the demonstrations those with a fault are shown."""
+    """The request for the answer put right; of the demonstrations those with a fault are shown.
+
+    Where they are all the way, the first ones, the principle's own, come last: a small model copies what is nearest.
+    """
     before = list[Message]()
-    for one in shown:
+    for one in reversed(shown) if way == "shown" else shown:
         if one.fault:
             question = _question_of(one)
             asked = (

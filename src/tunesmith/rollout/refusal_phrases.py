@@ -93,7 +93,7 @@ GROUPS: tuple[Group, ...] = (
         role="declines",
         phrases=(
             r"i (?:\w{1,12}ly )?(?:just |simply )?(?:{cannot}|{wont}) (?!wait\b){gap}?{help}\b",
-            r"i(?:'ll| will) (?:not|never) {gap}?{help}\b",
+            r"i(?:'ll| will) never {gap}?{help}\b",
             r"i (?:must|have to|will|need to|would|am going to|shall|'ll)? ?(?:\w{1,12}ly )?(?:decline|refuse)\b",
             r"{am} {gap}?{not_able}(?: to|$|[.,])",
             r"(?<!you )(?<!they )(?<!you're )(?<!are )(?<!is )(?<!was )(?<!were )unable to {gap}?(?:help|assist"
@@ -107,7 +107,8 @@ GROUPS: tuple[Group, ...] = (
             r"|think (?:i|that i) (?:can|should)|provide|offer|give out|assist|help)",
             r"(?:that|this|it)(?: is|'s) (?:not|n't) something (?:that )?i(?: am|'m)? (?:can|could|will|able"
             r"|allowed|want|comfortable)",
-            r"i would (?:rather|prefer) not",
+            r"i'll (?:\w{1,12}ly )?not {gap}?{help}\b",
+            r"(?:i would|i'd) (?:rather|prefer) not",
             r"(?:no|nope), i (?:{cannot}|{wont})",
             r"not something i (?:can|will|am)\b",
         ),
