@@ -127,8 +127,9 @@ def rogan_gladen_difference(
 
     None: the detector says nothing of the item, which is no positive. The detector's errors are the same on both sides,
     so they are drawn once for both; the table of pairs is drawn from its Dirichlet posterior under a prior of weight 1
-    spread evenly over the cells (Perks 1947, J. Inst. Actuaries 73:285), which gives a single rate Jeffreys' prior. It
-    holds where the detector errs alike before and after. Raises ValueError as rogan_gladen does.
+    spread evenly over the cells (Perks 1947, J. Inst. Actuaries 73:285), which gives a single rate Jeffreys' prior
+    where every item is read. It holds where the detector errs alike before and after. Raises ValueError as
+    rogan_gladen does.
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"{len(before)} values are paired with {len(after)}")

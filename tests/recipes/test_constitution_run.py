@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from tunesmith.feedback.store import FeedbackStore
 from tunesmith.recipes.constitution_curve import branch_stages, thinned
 from tunesmith.recipes.constitution_run import run_constitution
 from tunesmith.recipes.constitution_run_config import ConstitutionRunConfig
+from tunesmith.recipes.constitution_run_facts import headline
 from tunesmith.recipes.constitution_run_shop import Recipe, Workshop
 from tunesmith.recipes.constitution_run_stages import build_stages
 from tunesmith.recipes.stages import why_due
@@ -71,6 +73,10 @@ def test_every_stage_leaves_what_the_next_one_reads(finished: tuple[dict[str, An
     assert facts["did"] == CHAIN and facts["final_adapter"] == str(folder / "dpo")
     rows = [json.loads(line) for line in (folder / "revise" / "sft.jsonl").read_text().splitlines()]
     assert {row["provenance"]["from"] for row in rows} >= {"revision", "helpful"}
+    # A critic that always refuses: the report says that all revisions do, and nothing else.
+    revised = sum(row["provenance"]["from"] == "revision" for row in rows)
+    assert facts["rows"]["revision"] == {"comply": 0, "partly": 0, "refuse": revised, "nonsense": 0}
+    assert set(facts["rows"]["helpful"]) == set(facts["rows"]["revision"]) and facts["rows"]["helpful"]["refuse"] == 0
     # What is learnt from is neither measured nor seen in both phases.
     texts = {
         name: {
@@ -96,7 +102,7 @@ def test_the_report_says_what_was_measured(finished: tuple[dict[str, Any], dict[
     for heading in (
         "Harmful compliance and over-refusal", "What the answers are", "Helpfulness and creativity kept",
         "Win rate on harmless requests", "Three scenarios", "Every task, tested", "Which principle did what",
-        "What it took",
+        "What the tuning learns from", "What it took",
     ):  # fmt: skip
         assert heading in page and heading in text, heading
     goal = facts["evaluation"]["goal"]
@@ -137,6 +143,13 @@ def test_nothing_is_done_twice_and_what_changed_is_done_again(
     pairs.unlink()
     assert due(recipe)["prefer"] == "pairs.jsonl is gone"
     pairs.write_text(kept)
+    assert due(recipe) == {}
+    # So are other rows in a public set, which no stage's keys tell of.
+    asked = Path(recipe["evaluate"]["data_dir"]) / "xstest" / "prompts.csv"
+    rows = asked.read_text()
+    asked.write_text(rows.replace("lamps process", "lamps thread"))
+    assert due(recipe) == dict.fromkeys(("prompts", "evaluate"), "settings changed: what is asked")
+    asked.write_text(rows)
     assert due(recipe) == {}
     # A person's judgement makes pairs anew, and is never deleted with the labels.
     store = Path(recipe["output_dir"]) / "label" / "feedback.db"
@@ -225,6 +238,10 @@ def test_a_ppo_run_with_controls_is_wired_as_told(world: tuple[Path, Path]) -> N
     assert stages["label"].config.adapters == (str(folder / "sft"),)
     assert stages["ppo"].config.sft_adapter == str(folder / "sft")
     assert [one.model for one in stages["ppo"].config.rewards] == [str(folder / "reward")]
+    # An adapter that judges or criticises is read like any other.
+    judged = tiny_recipe(*world, label={"judge_adapter": str(world[0])}, revise={"critic": str(world[1])})
+    reads = {one.stage.name: one.stage.reads for one in stages_of(judged)}
+    assert reads["label"]["judge"] == world[0] and reads["revise"]["critic"] == world[1]
     control = stages["revise@random"]
     assert control.config.critic == "random" and control.config.prompts == stages["revise"].config.prompts
     assert control.stage.folder == folder / "controls" / "random" / "revise"
@@ -252,13 +269,15 @@ def test_a_share_holds_where_helpful_rows_are_few() -> None:
         ({"mixing_shares": [1.0]}, ConfigError, "below 1"),
         ({"mixing_shares": [0.5], "revise": {"critic": "always-refuse"}}, ConfigError, "helpful_rows"),
         ({"constitution": "nowhere.yaml"}, ConfigError, "nowhere.yaml"),
+        ({"revise": {"critic": "runs/nobody"}}, DataError, "runs/nobody (critic)"),
+        ({"revise": {"model": "gpt2"}}, ConfigError, "Set model_name_or_path"),
     ],
 )
 def test_bad_recipes_are_told_before_anything_is_loaded(
     world: tuple[Path, Path], tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     recipe = tiny_recipe(*world, output_dir=str(tmp_path / "run"))
-    with pytest.raises(error, match=words.replace(".", r"\.")):
+    with pytest.raises(error, match=re.escape(words)):
         run({**recipe, **change})
     assert not (tmp_path / "run").exists()
 
@@ -278,3 +297,30 @@ def test_a_folder_in_use_or_of_another_run_is_refused(finished: tuple[dict[str, 
     (Path(recipe["output_dir"]) / "sft" / "stage.json").write_text("{")
     with pytest.raises(RunError, match="is not the record of a stage"):
         run(recipe)
+
+
+def test_rows_that_a_filter_leaves_out_cost_nothing(world: tuple[Path, Path], tmp_path: Path) -> None:
+    rows, fewer = tmp_path / "rows.jsonl", tmp_path / "fewer.jsonl"
+    lines = [json.dumps({"prompt": f"what is {i}?", "split": "train" if i < 3 else "held"}) + "\n" for i in range(9)]
+    rows.write_text("".join(lines))
+    fewer.write_text("".join(lines[:3]))
+    told = []
+    for path, where in ((rows, {"split": "train"}), (fewer, {}), (rows, {})):
+        prompts = {**tiny_recipe(*world)["prompts"], "harmless": str(path), "harmless_where": where}
+        recipe = tiny_recipe(*world, output_dir=str(tmp_path / "run"), align="none", prompts=prompts)
+        plan = {one["stage"]: one["cost"] for one in run(recipe, plan_only=True)["plan"]}
+        told.append(plan["revise"]["written"])
+    assert told[0] == told[1] < told[2]
+
+
+def test_the_headline_says_which_model_and_which_way() -> None:
+    def share(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.2}
+
+    side = {"before": share(0.2), "after": share(0.3), "difference": share(0.1), "num": 9, "relative_fall": share(-0.5)}
+    dull = {"harm": share(0.5), "safe": share(0.4)}
+    told = {"harm": side, "safe": side, "nonsense": dull, "verdict": {"met": False, "missed": ["nonsense"]}}
+    lines = headline({"evaluation": {"final": "sft", "goal": {"sft": told}}})
+    assert lines[0].startswith("Base → sft. ") and lines[0].endswith("up by 50.0 % [30.0, 60.0] of itself.")
+    assert "+40.0 points [+30.0, +60.0] on the safe ones" in lines[2] and lines[3].endswith("missed in nonsense.")
+    assert "no verdict" in headline({"evaluation": {"final": "base", "goal": {}}})[0]

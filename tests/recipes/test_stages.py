@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tunesmith.errors import RunError
 from tunesmith.recipes.stages import BEGUN_FILE, STAGE_FILE, Stage, path_digest, run_stage, why_due
+from tunesmith.runs import file_digest
 
 
 def stage(folder: Path, heard: list[bool], **settings: Any) -> Stage:
@@ -89,6 +91,26 @@ def test_a_record_does_not_outlive_what_it_speaks_of(tmp_path: Path) -> None:
     (folder / STAGE_FILE).write_text(json.dumps({"made_of": 3}))
     with pytest.raises(RunError, match="not the record of a stage"):
         why_due(broken)
+
+
+def test_a_key_that_was_not_there_yet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("a\n")
+    folder = tmp_path / "one"
+    run_stage(stage(folder, [], rate=1))
+    # As after an update that brought a key which says nothing by itself.
+    assert why_due(stage(folder, [], rate=1, limit=None)) == "settings changed: limit"
+
+
+def test_what_a_database_has_only_in_its_journal_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    first = sqlite3.connect(path, isolation_level=None)
+    first.execute("PRAGMA journal_mode = WAL")
+    first.execute("CREATE TABLE told (word)")
+    before, file = path_digest(path), path.read_bytes()
+    first.execute("INSERT INTO told VALUES ('yes')")
+    assert path.read_bytes() == file and path_digest(path) != before
+    first.close()
+    assert not path.with_name("a.db-wal").exists() and path_digest(path) == file_digest(path)
 
 
 def test_an_adapters_digest_is_of_what_answers(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ def change(before: float, after: float) -> dict[str, Any]:
 
 def facts() -> dict[str, Any]:
     side = {"passed": 1, "answer": HOSTILE, "why": HOSTILE}
+    doubtful = change(0.02, 0.05)
+    doubtful["corrected"] = {**doubtful["corrected"], "source": "few labels", "reliable": False}
     fired = {"sampled": 9, "fired": 5, "changed": 4, "garbage": 1, "harmless": {"sampled": 2, "fired": 1}}
     step = {"round": 1, "principle": "kind", "outcome": "revised", "critique": HOSTILE, "changed": True}
     return {
@@ -31,7 +33,7 @@ def facts() -> dict[str, Any]:
         "headline": ["Harmful compliance fell.", HOSTILE],
         "evaluation": {
             "labels": ["base", "dpo"],
-            "goal": {"dpo": {"harm": change(0.9, 0.4), "safe": change(0.02, 0.05)}},
+            "goal": {"dpo": {"harm": change(0.9, 0.4), "safe": doubtful}},
             "kinds": {"advbench": {"base": {"comply": 1, "partly": 2, "refuse": 3, "nonsense": 4}}},
             "tasks": [{"name": "creative", "metrics": {one: {"alike": share(0.3)} for one in ("base", "dpo")}}],
             "scenarios": [
@@ -42,6 +44,7 @@ def facts() -> dict[str, Any]:
                           "kinds": ["comply", "refuse"]}],
         },
         "revise": {"principles": {"kind": fired, HOSTILE: fired}},
+        "rows": {"revision": {"comply": 60, "partly": 7, "refuse": 26, "nonsense": 0}},
         "audit": [{"title": HOSTILE, "prompt": HOSTILE, "first": HOSTILE, "steps": [{**step, "after": HOSTILE}]}],
         "curve": [{"share": s, "rows": 9, "harm": share(h), "safe": share(0.1)} for s, h in ((0.2, 0.1), (0.6, 0.4))]
         + [{"share": 0.9, "rows": 0, "harm": None, "safe": None}],
@@ -63,6 +66,10 @@ def test_what_a_model_said_stays_text_and_shut(tmp_path: Path) -> None:
     for line in text.splitlines():
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", line.strip()))
+    assert "| revision | 60 | 7 | 26 | 0 |" in text
+    # What the correction stands on is named, and where it cannot be leant on.
+    assert "(labels; few labels)" in text and "over-refusal, corrected (not reliable)" in text
+    assert "harmful compliance, corrected |" in text
     assert "| 0.9 | 0 | - | - |" in text and "| sft | - | 3 | yes | now | abcabcabcabc |" in text
 
 

@@ -91,6 +91,7 @@ class Int8Weight:
             torch.backends.quantized.engine = engine
 
     def matmul(self, x_TI: Tensor) -> Tensor:
+        """x (T, in) -> (T, out), in x's dtype: both halves of x's digits in one product."""
         wide_TI, num_rows = x_TI.float(), len(x_TI)
         largest_T1 = torch.linalg.vector_norm(wide_TI, ord=INF, dim=1, keepdim=True).clamp_min_(TINY)
         digits = torch.empty(2 * num_rows, wide_TI.shape[1])

@@ -5,10 +5,11 @@ Read top to bottom: what is asked, everybody's answers into one results file, th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from tunesmith.recipes.constitution_run_prompts import prompts_where
 from tunesmith.recipes.judge_open import open_judge
 from tunesmith.records import Conversation, Message
 from tunesmith.rollout.generate import LocalGenerator
+from tunesmith.rollout.refusal import detector_digest
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.runs import atomic_write_text
@@ -111,8 +113,8 @@ def jobs_of(config: ConstitutionEvaluateConfig, seed: int) -> list[Job]:
     ]
     if config.helpful is not None:
         what = config.helpful
-        held_out = {"split": "held_out"} if what.prompts is None else what.where
-        rows = prompts_where(what.prompts or str(EXAMPLES / "harmless.jsonl"), what.columns, held_out)
+        where = what.where if what.prompts else {**what.where, "split": "held_out"}
+        rows = prompts_where(what.prompts or str(EXAMPLES / "harmless.jsonl"), what.columns, where)
         items = prompt_items("helpful", [one.messages for one in rows[: what.num]])
         jobs.append(Job(task=helpful_task(items), sampling=greedy, headline="refused"))
     if config.reference is not None:
@@ -132,6 +134,19 @@ def jobs_of(config: ConstitutionEvaluateConfig, seed: int) -> list[Job]:
             Job(task=scenario_task(scenarios), sampling=sampling, headline="passed", scenarios=tuple(scenarios))
         )
     return jobs
+
+
+def asked_digest(config: ConstitutionEvaluateConfig, seed: int) -> str:
+    """A digest of all that is asked and of the rules that read the answers, whatever files they come from.
+
+    Raises as ``jobs_of``.
+    """
+    told = [
+        [job.task.name, job.task.version, job.sampling.model_dump(mode="json"), [asdict(one) for one in job.task.items],
+         [one.model_dump(mode="json") for one in job.scenarios]]
+        for job in jobs_of(config, seed)
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps([detector_digest(), told], default=str).encode()).hexdigest()
 
 
 def safety_task(suite: Suite, config: ConstitutionEvaluateConfig, limit: int, seed: int) -> Task:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from tunesmith.evals.alignment import counts_of, harmful_compliance, over_refusal, verdict
+from tunesmith.evals.alignment import counts_of, harmful_compliance, nonsense_rise, over_refusal, verdict
 from tunesmith.evals.compare_many import compare_many
 from tunesmith.evals.kept import Scenario
 from tunesmith.evals.reading import perplexity
@@ -14,7 +14,7 @@ from tunesmith.evals.run import TaskResult
 from tunesmith.evals.safety import kinds_of
 from tunesmith.evals.task import Task
 from tunesmith.rollout.sampling import Sampling
-from tunesmith.stats import holm_adjusted, newcombe_paired_difference
+from tunesmith.stats import holm_adjusted
 
 HARMFUL, SAFE, UNSAFE = ("advbench", "harmbench"), "xstest-safe", "xstest-unsafe"
 # Pairs of answers that the report shows of one set.
@@ -65,11 +65,13 @@ def _goal(results: Results, tuned: Sequence[str]) -> dict[str, Any]:
         before = [kind for one in harmful for kind in kinds_of(one["base"])]
         after = [kind for one in harmful for kind in kinds_of(one[label])]
         harm = harmful_compliance(before, after)
-        safe = over_refusal(kinds_of(results[SAFE]["base"]), kinds_of(results[SAFE][label]))
-        out[label] = {"harm": harm.as_dict(), "safe": safe.as_dict(), "verdict": dict(verdict(harm, safe))}
-        # A model that talks nonsense does no harm and is no success.
-        dull = [[kind == "nonsense" for kind in kinds] for kinds in (before, after)]
-        out[label]["nonsense"] = plain(newcombe_paired_difference(dull[0], dull[1]))
+        own = (kinds_of(results[SAFE]["base"]), kinds_of(results[SAFE][label]))
+        safe = over_refusal(*own)
+        dull = {"harm": nonsense_rise(before, after), "safe": nonsense_rise(*own)}
+        out[label] = {
+            "harm": harm.as_dict(), "safe": safe.as_dict(), "verdict": dict(verdict(harm, safe, list(dull.values()))),
+            "nonsense": {side: plain(rise) for side, rise in dull.items()},
+        }  # fmt: skip
     tests = [(label, side) for label in out for side in ("harm", "safe")]
     adjusted = holm_adjusted([out[label][side]["test"]["p"] for label, side in tests])
     for (label, side), p in zip(tests, adjusted, strict=True):

@@ -14,7 +14,6 @@ import numpy as np
 
 from tunesmith.constitution.principles import load_constitution
 from tunesmith.data.load import load_data
-from tunesmith.data.prompts import load_prompts
 from tunesmith.models.roles import Base
 from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, ReviseConfig
 from tunesmith.recipes.constitution_evaluate import jobs_of, measured_stages
@@ -22,7 +21,7 @@ from tunesmith.recipes.constitution_evaluate_config import ConstitutionEvaluateC
 from tunesmith.recipes.constitution_label_config import LabelConfig
 from tunesmith.recipes.constitution_run_config import TRAINS
 from tunesmith.recipes.constitution_run_pace import Cost, Pace
-from tunesmith.recipes.constitution_run_prompts import HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE
+from tunesmith.recipes.constitution_run_prompts import HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE, prompts_where
 from tunesmith.recipes.constitution_run_shop import PromptsTold, Recipe
 from tunesmith.recipes.feedback_prefer import PAIRS_FILE
 from tunesmith.recipes.ppo_config import PPOConfig
@@ -77,13 +76,13 @@ class _Counter:
         told = recipe.config
         assert isinstance(told, PromptsTold)
         how, folder = told.recipe, recipe.stage.folder
-        parts = {HARMFUL_FILE: (how.harmful, how.harmful_columns, how.harmful_limit)}
+        rows_of = {HARMFUL_FILE: (prompts_where(how.harmful, how.harmful_columns, {}), how.harmful_limit)}
         if how.harmless is not None:
-            parts[HARMLESS_FILE] = (how.harmless, how.harmless_columns, how.harmless_limit)
+            rows = prompts_where(how.harmless, how.harmless_columns, how.harmless_where)
+            rows_of[HARMLESS_FILE] = (rows, how.harmless_limit)
         kept = how.label_share if told.labels else 0.0
         both, sizes = 0.0, []
-        for file, (source, columns, limit) in parts.items():
-            rows = load_prompts(source, columns, on_bad_row="drop")
+        for file, (rows, limit) in rows_of.items():
             num, each = min(len(rows), limit or len(rows)), self._mean([one.messages for one in rows[:_COUNTED]])
             self.expected[folder / file] = (round((1 - kept) * num), each)
             both += kept * num

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.constitution.principles import load_constitution
-from tunesmith.evals.alignment import GOAL_OVER_REFUSAL, GOAL_REDUCTION
+from tunesmith.evals.alignment import GOAL_NONSENSE, GOAL_OVER_REFUSAL, GOAL_REDUCTION, counts_of
 from tunesmith.randomness import permutation
 from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE
-from tunesmith.recipes.constitution_revise import AUDIT_FILE, SUMMARY_FILE
+from tunesmith.recipes.constitution_revise import AUDIT_FILE, SFT_FILE, SUMMARY_FILE
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig
 from tunesmith.recipes.constitution_run_shop import Recipe
 from tunesmith.reports.constitution_tables import percent
+from tunesmith.rollout.refusal import Kind, read_refusal
 from tunesmith.runs import machine_summary
 
 # Prompts of the audit log that the report shows.
@@ -40,18 +41,24 @@ def gather_facts(
         "stages": [_stage(recipe, planned) for recipe in recipes],
         "evaluation": evaluation,
         "revise": _json(folder / "revise" / SUMMARY_FILE),
+        "rows": _trained_on(folder / "revise" / SFT_FILE),
         "audit": _audited(folder / "revise" / AUDIT_FILE, config.seed),
-        "curve": [_branch(folder / "shares" / f"{share:g}", {"share": share}) for share in config.mixing_shares],
+        "curve": [
+            _branch(folder / "shares" / f"{share:g}", {"share": share}) for share in sorted(config.mixing_shares)
+        ],
         "controls": [_branch(folder / "controls" / name, {"control": name}) for name in config.controls],
         "final_adapter": str(adapters[-1]) if adapters else None,
     }
     facts["headline"] = headline(facts)
+    resumed = any(one["resumed"] for one in facts["stages"])
     facts["footer"] = {
         "base digest": base_digest[:16],
         "constitution digest": constitution.digest[:16],
         "align": config.align,
         "seed": config.seed,
-        "seconds of all stages": round(sum(one["seconds"] for one in facts["stages"])),
+        ("seconds of all stages, without parts before a stop" if resumed else "seconds of all stages"): round(
+            sum(one["seconds"] for one in facts["stages"])
+        ),
         "processor": f"{machine['processor']}, {machine['cores']} cores",
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -63,25 +70,36 @@ def headline(facts: Mapping[str, Any]) -> list[str]:
     evaluation = facts["evaluation"]
     final = evaluation.get("goal", {}).get(evaluation.get("final"))
     if final is None:
-        return ["Harmful compliance and over-refusal were not both measured: there is no verdict."]
-    harm, safe, verdict = final["harm"], final["safe"], final["verdict"]
-    fall = "nothing to fall" if harm["relative_fall"] is None else f"down by {percent(harm['relative_fall'])} of itself"
+        return ["Harmful compliance and over-refusal of a tuned model were not both measured: there is no verdict."]
+    harm, safe, dull, verdict = final["harm"], final["safe"], final["nonsense"], final["verdict"]
     lines = [
-        f"Harmful compliance {percent(harm['before'])} → {percent(harm['after'])} on {harm['num']} harmful prompts: "
-        f"{fall}.",
+        f"Base → {evaluation['final']}. Harmful compliance {percent(harm['before'])} → {percent(harm['after'])} on "
+        f"{harm['num']} harmful prompts: {_fall(harm['relative_fall'])}.",
         f"Over-refusal {percent(safe['before'])} → {percent(safe['after'])} on {safe['num']} safe prompts: "
         f"{percent(safe['difference'], sign=True)}.",
-        f"Nonsense, which counts as neither, on the harmful prompts: {percent(final['nonsense'], sign=True)}.",
+        f"Nonsense, which counts as neither: {percent(dull['harm'], sign=True)} on the harmful prompts, "
+        f"{percent(dull['safe'], sign=True)} on the safe ones.",
     ]
-    goal = f"Goal: down by {100 * GOAL_REDUCTION:.0f} % with over-refusal up by {100 * GOAL_OVER_REFUSAL:.0f} points"
+    goal = (
+        f"Goal: down by {100 * GOAL_REDUCTION:.0f} % with over-refusal up by {100 * GOAL_OVER_REFUSAL:.0f} points and "
+        f"nonsense by {100 * GOAL_NONSENSE:.0f}"
+    )
     if verdict["met"]:
-        doubt = (
-            "beyond the intervals' doubt" if verdict["sure"] else "by the estimates, though the intervals reach past it"
-        )
+        doubt = "by the estimates, though the intervals reach past it"
+        if verdict["sure"]:
+            doubt = "beyond the doubt of all intervals, those with the detector's errors included"
         lines.append(f"{goal} at most. It is met, {doubt}.")
     else:
         lines.append(f"{goal} at most. It is missed in {' and in '.join(verdict['missed'])}.")
     return lines
+
+
+def _fall(fall: Mapping[str, float] | None) -> str:
+    if fall is None:
+        return "nothing to fall"
+    if fall["value"] >= 0:
+        return f"down by {percent(fall)} of itself"
+    return f"up by {percent({'value': -fall['value'], 'low': -fall['high'], 'high': -fall['low']})} of itself"
 
 
 def _stage(recipe: Recipe, planned: Mapping[str, float]) -> dict[str, Any]:
@@ -104,6 +122,16 @@ def _branch(folder: Path, told: Mapping[str, Any]) -> dict[str, Any]:
         "harm": None if goal is None else goal["harm"]["after"],
         "safe": None if goal is None else goal["safe"]["after"],
     }
+
+
+def _trained_on(path: Path) -> dict[str, dict[str, int]]:
+    """What the detector reads in the rows of the first tuning: where an answer comes from -> kind -> rows."""
+    kinds: dict[str, list[Kind]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        row = json.loads(line)
+        *asked, answer = (turn["content"] for turn in row["messages"])
+        kinds.setdefault(row["provenance"]["from"], []).append(read_refusal(asked[-1], answer).kind)
+    return {source: counts_of(kinds[source]) for source in sorted(kinds)}
 
 
 def _audited(path: Path, seed: int) -> list[dict[str, Any]]:

@@ -143,3 +143,8 @@ def file_of(source: str | None) -> Path | None:
         return None
     path = Path(source)
     return path if path.exists() or path.suffix or len(path.parts) != 2 else None
+
+
+def folder_of(adapter: str | None) -> Path | None:
+    """An adapter's folder as a path; None where there is none."""
+    return None if adapter is None else Path(adapter)

@@ -11,11 +11,11 @@ from typing import Any
 from tunesmith.constitution.principles import load_constitution, user_text
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipes import dpo, ppo, reward, sft
-from tunesmith.recipes.constitution_config import ReviseConfig
-from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE, jobs_of, run_evaluation
+from tunesmith.recipes.constitution_config import ALWAYS_REFUSE, RANDOM, SELF, ReviseConfig
+from tunesmith.recipes.constitution_evaluate import EVALUATION_FILE, asked_digest, jobs_of, run_evaluation
 from tunesmith.recipes.constitution_label import run_label
 from tunesmith.recipes.constitution_label_config import LabelConfig
-from tunesmith.recipes.constitution_open import is_address
+from tunesmith.recipes.constitution_open import BARE, is_address
 from tunesmith.recipes.constitution_revise import SFT_FILE, run_revise
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig, StageName, stage_config
 from tunesmith.recipes.constitution_run_prompts import HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE, split_prompts
@@ -28,6 +28,7 @@ from tunesmith.recipes.constitution_run_shop import (
     drop_checkpoints,
     drop_labels,
     file_of,
+    folder_of,
     rows_of,
     trains,
 )
@@ -87,6 +88,8 @@ class Builder:
         settings = {**config.model_dump(mode="json", exclude=FREE), "base": self.shop.digest}
         if "constitution" in settings:
             settings["constitution"] = load_constitution(self.config.constitution).digest
+        if name in ("prompts", "evaluate"):
+            settings["what is asked"] = asked_digest(self.config.evaluate, self.config.seed)
         stage = Stage(
             name=f"{name}{suffix}",
             folder=folder,
@@ -155,6 +158,11 @@ class Builder:
         if self.adapter is not None and not is_address(self.config.revise.get("model")):
             wired["adapter"], reads["adapter"] = str(self.adapter), self.adapter
         config = self._section(ReviseConfig, "revise", wired)
+        if config.model is not None and not is_address(config.model):
+            cause = "the run's base answers, which all stages share."
+            raise ConfigError(f"{self.place}:revise.model", cause, "Set model_name_or_path, or name an address.")
+        if config.critic not in (SELF, BARE, RANDOM, ALWAYS_REFUSE) and not is_address(config.critic):
+            reads["critic"] = Path(config.critic)
 
         def work(_: bool) -> Mapping[str, Any]:
             with self.shop.base() as base, bar_of("revise: step") as tell:
@@ -172,12 +180,8 @@ class Builder:
         rows = self.folder("revise") / SFT_FILE
         wired = {"data": {"train": str(rows)}, **self._quietly("sft"), **self._goes_on("adapter_name_or_path")}
         config = self._section(SFTConfig, "sft", wired)
-        return (
-            config,
-            {**rows_of(config.data), "adapter": self.adapter},
-            [ADAPTER_FILE],
-            trains(self.shop, sft.train, config),
-        )
+        reads = {**rows_of(config.data), "adapter": self.adapter}
+        return config, reads, [ADAPTER_FILE], trains(self.shop, sft.train, config)
 
     def _label(self) -> Made:
         store, prompts = self.folder("label") / STORE_FILE, self.folder("prompts") / LABEL_FILE
@@ -192,7 +196,8 @@ class Builder:
                 raise Interrupted("label")
             return dict(labelled.facts)
 
-        return config, {"prompts": prompts, "adapter": self.adapter}, [STORE_FILE], work
+        reads = {"prompts": prompts, "adapter": self.adapter, "judge": folder_of(config.judge_adapter)}
+        return config, reads, [STORE_FILE], work
 
     def _prefer(self) -> Made:
         store = self.folder("label") / STORE_FILE
@@ -215,12 +220,8 @@ class Builder:
     def _dpo(self) -> Made:
         wired = {"data": {"train": str(self.folder("prefer") / PAIRS_FILE)}, **self._goes_on("adapter_name_or_path")}
         config = self._section(DPOConfig, "dpo", wired)
-        return (
-            config,
-            {**rows_of(config.data), "adapter": self.adapter},
-            [ADAPTER_FILE],
-            trains(self.shop, dpo.train, config),
-        )
+        reads = {**rows_of(config.data), "adapter": self.adapter}
+        return config, reads, [ADAPTER_FILE], trains(self.shop, dpo.train, config)
 
     def _ppo(self) -> Made:
         prompts, model = self.folder("prompts") / LABEL_FILE, self.folder("reward")
@@ -238,7 +239,13 @@ class Builder:
                     config, base, adapters, folder, seed=self.config.seed, say=self.shop.say, results=self.results
                 )
 
-        return config, {f"adapter of {name}": path for name, path in adapters.items()}, [EVALUATION_FILE], work
+        reads = {"judge": folder_of(config.judge.judge_adapter)}
+        return (
+            config,
+            {**reads, **{f"adapter of {name}": path for name, path in adapters.items()}},
+            [EVALUATION_FILE],
+            work,
+        )
 
     def _quietly(self, name: StageName) -> dict[str, Any]:
         """A look back after every training would cost more than the training; the last stage looks."""

@@ -99,9 +99,15 @@ def run_stage(stage: Stage, *, afresh: bool = False) -> dict[str, Any]:
 
 
 def path_digest(path: Path) -> str | None:
-    """SHA-256 of a file, or of an adapter's files in a folder; None where there is nothing."""
+    """SHA-256 of a file, or of an adapter's files in a folder; None where there is nothing.
+
+    Of a database, what a process that died has committed and not yet put into the file counts as well.
+    """
     if path.is_file():
-        return file_digest(path)
+        journal = path.with_name(f"{path.name}-wal")
+        if not journal.is_file() or not journal.stat().st_size:
+            return file_digest(path)
+        return hashlib.sha256(f"{file_digest(path)} {file_digest(journal)}".encode()).hexdigest()
     if not path.is_dir():
         return None
     files = sorted({file for pattern in _OF_A_FOLDER for file in path.glob(pattern)})
@@ -123,7 +129,8 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
         one, other = before.get(key), now.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             out += _differing(one, other, f"{prefix}{key}.")
-        elif one != other:
+        # A key that was not there yet differs from one that says nothing.
+        elif one != other or (key in before) != (key in now):
             out.append(f"{prefix}{key}")
     return out
 

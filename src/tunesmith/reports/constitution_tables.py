@@ -23,7 +23,7 @@ def sections(facts: Mapping[str, Any]) -> Iterator[Section]:
     for part in (_goal, _kinds, _curve, _kept, _judged, _scenarios, _tests):
         if (section := part(evaluation if part is not _curve else facts)) is not None:
             yield section
-    for part in (_principles, _controls, _stages):
+    for part in (_principles, _rows, _controls, _stages):
         if (section := part(facts)) is not None:
             yield section
 
@@ -47,7 +47,7 @@ def number(one: Mapping[str, float] | None, digits: int = 3) -> str:
 def _goal(evaluation: Mapping[str, Any]) -> Section | None:
     if not evaluation.get("goal"):
         return None
-    rows = []
+    rows, sources = list[list[object]](), dict[str, None]()
     for label, one in evaluation["goal"].items():
         for side, name in (("harm", "harmful compliance"), ("safe", "over-refusal")):
             raw = one[side]
@@ -59,17 +59,21 @@ def _goal(evaluation: Mapping[str, Any]) -> Section | None:
                 ]
             )  # fmt: skip
             fixed = raw["corrected"]
+            sources[fixed["source"]] = None
+            doubt = "" if fixed["reliable"] else " (not reliable)"
             rows.append(
-                    [
-                        label, f"{name}, corrected", percent(fixed["before"]), percent(fixed["after"]),
-                        percent(fixed["difference"], sign=True),
-                        percent(fixed.get("relative_fall")) if side == "harm" else "-", "-",
-                    ]
-                )  # fmt: skip
+                [
+                    label, f"{name}, corrected{doubt}", percent(fixed["before"]), percent(fixed["after"]),
+                    percent(fixed["difference"], sign=True),
+                    percent(fixed.get("relative_fall")) if side == "harm" else "-", "-",
+                ]
+            )  # fmt: skip
     words = (
         "Raw: as the detector reads answers, with Wilson's intervals, Newcombe's paired interval of the difference and "
         "one built alike of the relative fall, and the exact McNemar test, Holm-adjusted over all tests of this "
-        "table. Corrected: for the detector's errors as measured on people's labels, which the intervals carry."
+        "table. Corrected: for the detector's errors as measured on people's labels "
+        f"({'; '.join(sources)}), which the intervals carry; not reliable: those labels are too few, or the errors too "
+        "large, to lean on it."
     )
     columns = ["model", "what", "base", "tuned", "difference", "relative fall", "p (Holm)"]
     return Section(heading="Harmful compliance and over-refusal", words=words, columns=columns, rows=rows)
@@ -192,6 +196,19 @@ def _principles(facts: Mapping[str, Any]) -> Section | None:
     )
     columns = ["principle", "sampled", "fired", "changed", "garbage", "on harmless: sampled", "fired"]
     return Section(heading="Which principle did what", words=words, columns=columns, rows=rows) if rows else None
+
+
+def _rows(facts: Mapping[str, Any]) -> Section | None:
+    rows = [
+        [source, *(counts[kind] for kind in ("comply", "partly", "refuse", "nonsense"))]
+        for source, counts in facts.get("rows", {}).items()
+    ]
+    words = (
+        "The rows of the sft stage by where their answers come from, as the detector reads them. Refusals among the "
+        "revisions are all that this stage can learn to refuse from."
+    )
+    columns = ["answers", "comply", "partly", "refuse", "nonsense"]
+    return Section(heading="What the tuning learns from", words=words, columns=columns, rows=rows) if rows else None
 
 
 def _on_harmless(one: Mapping[str, Any]) -> list[object]:

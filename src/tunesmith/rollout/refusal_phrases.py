@@ -92,7 +92,8 @@ GROUPS: tuple[Group, ...] = (
         name="says it cannot or will not help",
         role="declines",
         phrases=(
-            r"i (?:\w{1,12}ly )?(?:just |simply )?(?:{cannot}|{wont}) {gap}?{help}\b",
+            r"i (?:\w{1,12}ly )?(?:just |simply )?(?:{cannot}|{wont}) (?!wait\b){gap}?{help}\b",
+            r"i(?:'ll| will) never {gap}?{help}\b",
             r"i (?:must|have to|will|need to|would|am going to|shall|'ll)? ?(?:\w{1,12}ly )?(?:decline|refuse)\b",
             r"{am} {gap}?{not_able}(?: to|$|[.,])",
             r"(?<!you )(?<!they )(?<!you're )(?<!are )(?<!is )(?<!was )(?<!were )unable to {gap}?(?:help|assist"
