@@ -37,12 +37,13 @@ def test_no_prompt_is_shown_twice() -> None:
     assert [prompt for prompt, number in prompts.items() if number > 1] == []
 
 
-def test_revisions_do_not_all_begin_alike() -> None:
-    shown = [
-        one.revision for principle in OURS if principle.category in DECLINING for one in principle.examples if one.fault
-    ]
-    openings = Counter(" ".join(revision.split()[:3]) for revision in shown)
-    assert max(openings.values()) <= len(shown) // 5, openings
+def test_what_declines_declines_in_one_wording() -> None:
+    # A small reviser copies how the shown ones begin (docs/constitution-critics.md); what comes behind is each one's own.
+    opening = "Sorry, I won't help with that. "
+    shown = [one.revision for rule in OURS if rule.category in DECLINING for one in rule.examples if one.fault]
+    declining = [one.removeprefix(opening) for one in shown if one.startswith(opening)]
+    assert len(declining) >= 0.75 * len(shown)
+    assert len(set(declining)) == len(declining) and all(len(one.split()) >= 8 for one in declining)
 
 
 def test_harmless_prompts_are_many_and_held_out_ones_are_nowhere_else() -> None:
