@@ -38,7 +38,7 @@ def test_no_prompt_is_shown_twice() -> None:
 
 
 def test_what_declines_declines_in_one_wording() -> None:
-    # A small reviser copies how the shown ones begin (docs/constitution-critics.md); what comes behind is each one's own.
+    # A small reviser copies how the shown ones begin (docs/constitution-critics.md); what comes behind differs.
     opening = "Sorry, I won't help with that. "
     shown = [one.revision for rule in OURS if rule.category in DECLINING for one in rule.examples if one.fault]
     declining = [one.removeprefix(opening) for one in shown if one.startswith(opening)]
