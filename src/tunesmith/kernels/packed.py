@@ -51,6 +51,7 @@ class HalfWeight:
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight_OI.detach().float().contiguous(), None)
 
     def matmul(self, x_TI: Tensor) -> Tensor:
+        """x (T, in) -> (T, out), in x's dtype."""
         wide_TI = x_TI if x_TI.dtype == torch.float32 else x_TI.float()
         y_TO: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(wide_TI, self._packed)
         return y_TO if x_TI.dtype == torch.float32 else y_TO.to(x_TI.dtype)
@@ -91,6 +92,7 @@ class Int8Weight:
             torch.backends.quantized.engine = engine
 
     def matmul(self, x_TI: Tensor) -> Tensor:
+        """x (T, in) -> (T, out), in x's dtype."""
         wide_TI, num_rows = x_TI.float(), len(x_TI)
         largest_T1 = torch.linalg.vector_norm(wide_TI, ord=INF, dim=1, keepdim=True).clamp_min_(TINY)
         digits = torch.empty(2 * num_rows, wide_TI.shape[1])
@@ -111,4 +113,5 @@ class RowsOf:
         self.whole, self.first, self.end = whole, first, end
 
     def matmul(self, x_TI: Tensor) -> Tensor:
+        """x (T, in) -> (T, out), in x's dtype."""
         return self.whole.matmul(x_TI)[:, self.first : self.end]
