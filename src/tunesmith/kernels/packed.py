@@ -55,6 +55,7 @@ class HalfWeight:
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight_OI.detach().float().contiguous(), None)
 
     def matmul(self, x_TI: Tensor) -> Tensor:
+        """x (T, in) -> (T, out), in x's dtype."""
         wide_TI = x_TI if x_TI.dtype == torch.float32 else x_TI.float()
         y_TO: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(wide_TI, self._packed)
         return y_TO if x_TI.dtype == torch.float32 else y_TO.to(x_TI.dtype)
@@ -116,4 +117,5 @@ class RowsOf:
         self.whole, self.first, self.end = whole, first, end
 
     def matmul(self, x_TI: Tensor) -> Tensor:
+        """x (T, in) -> (T, out), in x's dtype."""
         return self.whole.matmul(x_TI)[:, self.first : self.end]
