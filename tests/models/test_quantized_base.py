@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.kernels import nf4
 from tunesmith.models import quantized_linear
-from tunesmith.models.adapters import AdapterConfig, adapter_tensors, add_adapter, load_adapter, save_role
+from tunesmith.models.adapters import AdapterConfig, adapter_tensors, add_adapter, drop_adapter, load_adapter, save_role
 from tunesmith.models.forward import hidden_states
 from tunesmith.models.load import ModelConfig, build_base, load_base
 from tunesmith.models.merge import merged_tensors
@@ -211,6 +211,12 @@ def test_a_saved_base_that_was_changed_is_refused(load: Callable[..., Any], tmp_
         build_base(resolve_model(str(tmp_path / "a")), CPU, torch.float32)
     with pytest.raises(ModelError, match="is not quantised"):
         save_quantized(load(), tmp_path / "c")
+    carried = load(quantization=NF4)
+    add_adapter(carried, "taught", AdapterConfig(r=2), 0)
+    drop_adapter(carried, "taught")
+    # PEFT's wrapping stays, and with it other names than a fresh base's.
+    with pytest.raises(ModelError, match="or did"):
+        save_quantized(carried, tmp_path / "d")
 
 
 def test_packed_weights_are_small_and_do_not_depend_on_the_dtype(load: Callable[..., Any]) -> None:

@@ -67,6 +67,17 @@ def test_half_multiplies_with_the_same_numbers_where_they_fit() -> None:
     assert not torch.allclose(HalfWeight(weight / 3).matmul(x).double(), wanted / 3, rtol=1e-6, atol=1e-6)
 
 
+def test_a_weight_beyond_fp16_is_refused_and_stays(load: Callable[..., Any]) -> None:
+    base = load("llama", "float32")
+    weight = base.head.weight_VD
+    with torch.no_grad():
+        weight[3, 4] = 1e5
+    with pytest.raises(ConfigError, match="65,504"):
+        PackedWeights(base, "half")
+    assert float(weight[3, 4]) == 1e5
+    assert not PackedWeights(base, "int8").exact
+
+
 def with_adapters(base: Base) -> Base:
     for number, (name, method) in enumerate(METHODS.items()):
         config = AdapterConfig(r=2) if method == "lora" else AdapterConfig(method=method)

@@ -22,7 +22,7 @@ AdapterPaths = Annotated[
 ]
 DecodingWeights = Annotated[
     Literal["full", "half", "int8"],
-    typer.Option("--weights", help="What tokens are decoded with: as loaded, fp16 (faster), 8 bits (smallest)."),
+    typer.Option("--weights", help="What a CPU decodes with: as loaded, fp16 (faster), 8 bits (less exact)."),
 ]
 AdapterPath = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter or of a run.")]
 

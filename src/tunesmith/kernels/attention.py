@@ -23,8 +23,9 @@ from tunesmith.tokens.pack import Packed
 MATMUL_MAX_TOKENS = 256
 # Rows with ancestors cannot use flash's causal half, so products stay ahead for longer; this bounds what they save.
 MATMUL_MAX_SCORES = 256 * 1024
-# What torch's flash kernels take: a multiple of 8 up to this.
-FLASH_MAX_WIDTH = 256
+# A multiple of 8 up to this is what torch's flash kernels take on every card: beyond it consumer cards (Ampere, Ada)
+# refuse some widths in the backward pass, and torch's own attention knows which.
+FLASH_MAX_WIDTH = 192
 # Rows of one bucket may differ in length by this share: the padding it costs against the calls it saves.
 BUCKET_SLACK = 0.25
 

@@ -20,6 +20,7 @@ ZERO_POINT = 64
 TINY = 1e-30
 INF = float("inf")
 HALF_STEP = 2.0**-24
+HALF_MAX = 65504.0
 
 
 class Product(Protocol):
@@ -45,12 +46,16 @@ def fits_half(weight: Tensor) -> bool:
 
 
 class HalfWeight:
-    """A weight (out, in) in fp16, multiplied and summed in fp32."""
+    """A weight (out, in) in fp16, multiplied and summed in fp32. Raises OverflowError for one beyond fp16's range."""
 
     def __init__(self, weight_OI: Tensor) -> None:
+        # fbgemm would cut it at the range's end, in the tensor it is given.
+        if not bool((weight_OI.abs() <= HALF_MAX).all()):
+            raise OverflowError(f"a weight is beyond {HALF_MAX:,.0f}, the largest number of fp16")
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight_OI.detach().float().contiguous(), None)
 
     def matmul(self, x_TI: Tensor) -> Tensor:
+        """x (T, in) -> (T, out), in x's dtype."""
         wide_TI = x_TI if x_TI.dtype == torch.float32 else x_TI.float()
         y_TO: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(wide_TI, self._packed)
         return y_TO if x_TI.dtype == torch.float32 else y_TO.to(x_TI.dtype)
@@ -91,7 +96,7 @@ class Int8Weight:
             torch.backends.quantized.engine = engine
 
     def matmul(self, x_TI: Tensor) -> Tensor:
-        """x (T, in) -> (T, out), in x's dtype: both halves of x's digits in one product."""
+        """x (T, in) -> (T, out), in x's dtype; as ``int8_matmul_reference`` of the digits kept of x."""
         wide_TI, num_rows = x_TI.float(), len(x_TI)
         largest_T1 = torch.linalg.vector_norm(wide_TI, ord=INF, dim=1, keepdim=True).clamp_min_(TINY)
         digits = torch.empty(2 * num_rows, wide_TI.shape[1])
@@ -112,4 +117,5 @@ class RowsOf:
         self.whole, self.first, self.end = whole, first, end
 
     def matmul(self, x_TI: Tensor) -> Tensor:
+        """x (T, in) -> (T, out), in x's dtype."""
         return self.whole.matmul(x_TI)[:, self.first : self.end]

@@ -28,7 +28,7 @@ class PackedWeights:
     """Packed once; the base's own weights stay beside them and are what training and prompts go on using.
 
     kind: half (fp16: the same numbers where ``exact``) or int8 (one scale an output). Raises ConfigError where the base
-    is not one our blocks run, learns itself, or lies on a device whose kernels we lack.
+    is not one our blocks run, learns itself, lies on a device whose kernels we lack, or has numbers fp16 does not.
     """
 
     @torch.no_grad()
@@ -37,11 +37,14 @@ class PackedWeights:
         decoder, pack = _packable(base, kind), PACKING[kind]
         self.exact = kind == "half" and fits_half(base.head.weight_VD)
         self._products: list[tuple[Product, ...]] = []
-        for block in decoder.blocks:
-            weights = [torch.cat([_dense(site) for site in _sites(block, names)]) for names in GROUPS]
-            self.exact = self.exact and all(fits_half(weight) for weight in weights)
-            self._products.append(tuple(pack(weight) for weight in weights))
-        self.head: Head = replace(base.head, packed=pack(base.head.weight_VD))
+        try:
+            for block in decoder.blocks:
+                weights = [torch.cat([_dense(site) for site in _sites(block, names)]) for names in GROUPS]
+                self.exact = self.exact and all(fits_half(weight) for weight in weights)
+                self._products.append(tuple(pack(weight) for weight in weights))
+            self.head: Head = replace(base.head, packed=pack(base.head.weight_VD))
+        except OverflowError as error:
+            raise _refused(kind, str(error)) from None
         self._seen, self._decoder = decoder, self._over(decoder)
 
     def decoder(self) -> Decoder:
@@ -57,16 +60,18 @@ class PackedWeights:
         return replace(decoder, blocks=over, answers_only=True)
 
 
-def _packable(base: Base, kind: str) -> Decoder:
-    def refused(why: str) -> ConfigError:
-        return ConfigError("weights", f"'{kind}' cannot be used: {why}.", "Use weights: full.")
+def _refused(kind: str, why: str) -> ConfigError:
+    return ConfigError("weights", f"'{kind}' cannot be used: {why}.", "Use weights: full.")
 
+
+def _packable(base: Base, kind: str) -> Decoder:
     if base.decoder is None:
-        raise refused(f"only our own blocks take packed weights, and they do not run here ({base.reference_reason})")
+        reason = base.reference_reason
+        raise _refused(kind, f"only our own blocks take packed weights, and they do not run here ({reason})")
     if base.device.type != "cpu" or not packs_here():
-        raise refused("its kernels are those of x86 processors")
+        raise _refused(kind, "its kernels are those of x86 processors")
     if any(parameter.requires_grad for site in _all_sites(base.decoder) for parameter in site.layer.parameters()):
-        raise refused("the base's own weights learn here, and packed ones would not follow")
+        raise _refused(kind, "the base's own weights learn here, and packed ones would not follow")
     return base.decoder
 
 
