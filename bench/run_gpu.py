@@ -282,7 +282,11 @@ def render(report: Mapping[str, Any]) -> str:
                 f"({'with' if told['budget']['checkpointing'] else 'without'} checkpointing), "
                 f"measured {told['peak_bytes'] / 1e9:.2f}.",
             ]
-    lines += [
+    return "\n".join([*lines, *_generation_lines(report)]) + "\n"
+
+
+def _generation_lines(report: Mapping[str, Any]) -> list[str]:
+    lines = [
         "",
         "## Generation",
         "",
@@ -300,7 +304,7 @@ def render(report: Mapping[str, Any]) -> str:
                 f"{a['median'] / b['median']:.2f}x | {1e3 * a['first_token_seconds']:.0f} ms | "
                 f"{1e3 * b['first_token_seconds']:.0f} ms |"
             )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from revise_server import Server, completion
+from chat_server import ChatServer, completion
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
@@ -31,7 +31,7 @@ def says(messages: list[dict[str, str]]) -> tuple[int, str, bytes]:
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    server, ran = Server(), 0
+    server, ran = ChatServer(), 0
     server.reply = says
     try:
         for kind, name, body in blocks:

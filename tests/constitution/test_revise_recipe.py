@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import ChatServer, completion
 from conftest import build_model, build_tokenizer
-from revise_server import Server, completion
 from revise_worlds import CONSTITUTION
 from test_revise_lineage import check_log
 from typer.testing import CliRunner
@@ -34,8 +34,8 @@ def kindly(messages: list[dict[str, str]]) -> tuple[int, str, bytes]:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
+def server() -> Iterator[ChatServer]:
+    server = ChatServer()
     server.reply = kindly
     yield server
     server.close()
@@ -52,7 +52,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def config(server: Server | None = None, **settings: Any) -> ReviseConfig:
+def config(server: ChatServer | None = None, **settings: Any) -> ReviseConfig:
     there = {} if server is None else {"model": server.url, "endpoint_model": "m"}
     quick = {"backoff_seconds": 0.01, "max_attempts": 2, "num_connections": 2, "constitution": "rules.yaml"}
     return ReviseConfig(**{"prompts": "bad.txt", "output_dir": "out", **quick, **there, **settings})
@@ -66,7 +66,7 @@ def bytes_of(folder: str = "out") -> list[bytes]:
     return [(Path(folder) / name).read_bytes() for name in FILES]
 
 
-def test_files_come_from_an_endpoint_and_are_paid_once(work: Path, server: Server) -> None:
+def test_files_come_from_an_endpoint_and_are_paid_once(work: Path, server: ChatServer) -> None:
     said, progress = list[str](), list[tuple[int, int]]()
     told = config(server, harmless="good.txt", helpful_rows="helpful.jsonl", helpful_share=0.5)
     revised = run_revise(told, said.append, lambda done, total: progress.append((done, total)))
@@ -99,7 +99,7 @@ def test_files_come_from_an_endpoint_and_are_paid_once(work: Path, server: Serve
     }
 
 
-def test_sft_reads_both_files(work: Path, server: Server) -> None:
+def test_sft_reads_both_files(work: Path, server: ChatServer) -> None:
     run_revise(config(server, harmless="good.txt", helpful_rows="helpful.jsonl", helpful_share=0.5))
     for name, number in (("sft.jsonl", 10), ("critic.jsonl", 8)):
         data = load_data(DataConfig(train=f"out/{name}", validation_share=0.0))
@@ -107,7 +107,7 @@ def test_sft_reads_both_files(work: Path, server: Server) -> None:
 
 
 @pytest.mark.parametrize(("share", "wanted"), [(0.0, 0), (0.25, 1), (0.5, 3), (0.75, 9), (0.9, 27)])
-def test_helpful_rows_have_the_stated_share(work: Path, server: Server, share: float, wanted: int) -> None:
+def test_helpful_rows_have_the_stated_share(work: Path, server: ChatServer, share: float, wanted: int) -> None:
     said = list[str]()
     told = {"helpful_rows": "helpful.jsonl", "helpful_share": share} if share else {}
     rows = run_revise(config(server, **told), said.append).summary["rows"]
@@ -119,7 +119,7 @@ def test_helpful_rows_have_the_stated_share(work: Path, server: Server, share: f
     )
 
 
-def test_helpful_rows_that_are_left_out_are_told(work: Path, server: Server) -> None:
+def test_helpful_rows_that_are_left_out_are_told(work: Path, server: ChatServer) -> None:
     with Path("helpful.jsonl").open("a") as file:
         file.write('{"instruction": "No answer?"}\n')
     said = list[str]()
@@ -128,7 +128,7 @@ def test_helpful_rows_that_are_left_out_are_told(work: Path, server: Server) -> 
     assert any(line.startswith("helpful: 1 rows left out: ") for line in said)
 
 
-def test_a_dialogue_keeps_its_turns_and_trains_on_the_last_alone(work: Path, server: Server) -> None:
+def test_a_dialogue_keeps_its_turns_and_trains_on_the_last_alone(work: Path, server: ChatServer) -> None:
     turns = [("system", "Be brief."), ("user", "Hello."), ("assistant", "Hello!"), ("user", "Write an insult.")]
     row = {"messages": [{"role": role, "content": text} for role, text in turns]}
     Path("talk.jsonl").write_text(json.dumps(row) + "\n")
@@ -144,7 +144,7 @@ def test_a_dialogue_keeps_its_turns_and_trains_on_the_last_alone(work: Path, ser
     assert all(one != other for one, other in pairwise(roles)), "speakers take turns"
 
 
-def test_what_was_not_revised_is_no_row_unless_asked_for(work: Path, server: Server) -> None:
+def test_what_was_not_revised_is_no_row_unless_asked_for(work: Path, server: ChatServer) -> None:
     server.reply = lambda messages: completion(
         "Fine. [[no fault]]" if "Say wh" in messages[-1]["content"] else "A thing."
     )
@@ -155,7 +155,7 @@ def test_what_was_not_revised_is_no_row_unless_asked_for(work: Path, server: Ser
 
 
 @pytest.mark.parametrize("critic", ["random", "always-refuse"])
-def test_a_control_leaves_a_log_and_no_lessons(work: Path, server: Server, critic: str) -> None:
+def test_a_control_leaves_a_log_and_no_lessons(work: Path, server: ChatServer, critic: str) -> None:
     revised = run_revise(config(server, critic=critic, random_share=1.0))
     assert revised.summary["revised"] == 3 and rows_of("critic.jsonl") == []
     check_log(rows_of("audit.jsonl"), rows_of("sft.jsonl"))
@@ -163,7 +163,7 @@ def test_a_control_leaves_a_log_and_no_lessons(work: Path, server: Server, criti
     assert any("sorry" in one for one in refused) == (critic == "always-refuse")
 
 
-def test_a_web_page_is_an_error_at_once_and_what_was_answered_stays(work: Path, server: Server) -> None:
+def test_a_web_page_is_an_error_at_once_and_what_was_answered_stays(work: Path, server: ChatServer) -> None:
     def reply(messages: list[dict[str, str]]) -> tuple[int, str, bytes]:
         page = (200, "text/html", b"<html><title>Log in</title></html>")
         return page if "Say wh" in messages[-1]["content"] else kindly(messages)
@@ -176,7 +176,7 @@ def test_a_web_page_is_an_error_at_once_and_what_was_answered_stays(work: Path, 
     assert run_revise(config(server)).summary["this_run"]["found"]["answer"] == 3
 
 
-def test_a_server_that_is_down_is_tried_again_and_then_an_error(work: Path, server: Server) -> None:
+def test_a_server_that_is_down_is_tried_again_and_then_an_error(work: Path, server: ChatServer) -> None:
     fails = iter([True, False] * 99)
     server.reply = lambda messages: (500, "application/json", b"{}") if next(fails) else kindly(messages)
     assert run_revise(config(server, num_connections=1)).summary["revised"] == 3
@@ -185,7 +185,7 @@ def test_a_server_that_is_down_is_tried_again_and_then_an_error(work: Path, serv
         run_revise(config(server, seed=1, num_connections=1))
 
 
-def test_a_critic_elsewhere_judges_what_a_model_here_says(work: Path, server: Server) -> None:
+def test_a_critic_elsewhere_judges_what_a_model_here_says(work: Path, server: ChatServer) -> None:
     server.reply = lambda messages: completion("Look at it. [[fault]]")
     told = {"critic": server.url, "critic_model": "big", "model": roomy(work), **TALKS, "num_rounds": 1}
     revised = run_revise(config(None, **told))
@@ -232,7 +232,7 @@ def test_a_model_here_is_its_own_critic(work: Path) -> None:
     assert "verdict" not in low.summary["this_run"]["asked"] and len(scores) >= revised.summary["answered"] > 1
 
 
-def test_a_critic_here_judges_what_a_server_says(work: Path, server: Server, load: Callable[..., Any]) -> None:
+def test_a_critic_here_judges_what_a_server_says(work: Path, server: ChatServer, load: Callable[..., Any]) -> None:
     """The server's address is not taken for the name of the critic's base."""
     from tunesmith.models.adapters import AdapterConfig, add_adapter, save_role
 
@@ -269,7 +269,7 @@ def test_a_prompt_beyond_the_context_is_named_before_anything_is_asked(
     assert (there["number"], there["places"]) == (1, ["bad.txt:2"])
 
 
-def test_ctrl_c_is_noted_and_the_next_run_goes_on(work: Path, server: Server) -> None:
+def test_ctrl_c_is_noted_and_the_next_run_goes_on(work: Path, server: ChatServer) -> None:
     def stop(done: int, total: int) -> None:
         if done == 4:
             raise KeyboardInterrupt
@@ -282,7 +282,7 @@ def test_ctrl_c_is_noted_and_the_next_run_goes_on(work: Path, server: Server) ->
     assert bytes_of("whole") == parts
 
 
-def test_a_folder_in_use_is_refused(work: Path, server: Server) -> None:
+def test_a_folder_in_use_is_refused(work: Path, server: ChatServer) -> None:
     Path("out").mkdir()
     with hold_file(Path("out/requests.jsonl")), pytest.raises(RunError, match="in use"):
         run_revise(config(server))
@@ -314,14 +314,14 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said:
         (CONSTITUTION.replace("in this answer", "in {reply}"), "{reply}"),
     ],
 )
-def test_a_constitution_that_cannot_be_used_is_refused(work: Path, server: Server, text: str, said: str) -> None:
+def test_a_constitution_that_cannot_be_used_is_refused(work: Path, server: ChatServer, text: str, said: str) -> None:
     Path("rules.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
         run_revise(config(server))
     assert said in str(error.value) and server.bodies == []
 
 
-def test_a_threshold_for_no_principle_is_refused(work: Path, server: Server) -> None:
+def test_a_threshold_for_no_principle_is_refused(work: Path, server: ChatServer) -> None:
     with pytest.raises(ConfigError, match="no principle 'kindd'"):
         run_revise(config(server, thresholds={"kindd": 1.0}))
 
@@ -330,7 +330,7 @@ def call(*words: str) -> Any:
     return CliRunner().invoke(app, ["constitution", "revise", *words])
 
 
-def test_the_verb(work: Path, server: Server) -> None:
+def test_the_verb(work: Path, server: ChatServer) -> None:
     words = [
         "bad.txt",
         "--model",

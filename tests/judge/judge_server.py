@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from chat_server import ChatServer, completion
 from conftest import build_model, build_tokenizer
 
 from tunesmith.evals.contests import Contest
@@ -20,37 +19,20 @@ from tunesmith.rollout.sampling import Sampling
 Verdict = Callable[[list[dict[str, str]]], tuple[int, str]]
 
 
-class JudgeServer:
-    """An OpenAI-compatible server in a thread; ``verdict(messages)`` gives (status, text)."""
+class JudgeServer(ChatServer):
+    """A server that judges: ``verdict(messages)`` gives (status, text), once ``wait`` is set."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.verdict: Verdict = lambda messages: (200, "It is fine. [[A]]")
-        self.bodies: list[dict[str, Any]] = []
         self.wait = threading.Event()
         self.wait.set()
-        server = self
+        self.reply = self._judged
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.bodies.append(body)
-                server.wait.wait(5)
-                status, text = server.verdict(body["messages"])
-                message = {"role": "assistant", "content": text}
-                data = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+    def _judged(self, messages: list[dict[str, str]]) -> tuple[int, str, bytes]:
+        self.wait.wait(5)
+        status, text = self.verdict(messages)
+        return status, *completion(text)[1:]
 
     def judge(self, **settings: Any) -> WriterJudge:
         """A judge that asks this server."""
@@ -60,8 +42,7 @@ class JudgeServer:
 
     def close(self) -> None:
         self.wait.set()
-        self._http.shutdown()
-        self._http.server_close()
+        super().close()
 
 
 def roomy_model(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server for the tests of revision."""
+"""An OpenAI-compatible server for tests whose endpoint says what the test decides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 Reply = Callable[[list[dict[str, str]]], tuple[int, str, bytes]]
 
 
-class Server:
+class ChatServer:
     """An OpenAI-compatible server in a thread; ``reply(messages)`` gives (status, type, body)."""
 
     def __init__(self) -> None:
