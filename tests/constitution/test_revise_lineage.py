@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from revise_worlds import RuleLikelihood, RuleWriter, constitution, critic_of, p
 from tunesmith.constitution.audit import counts_of, critic_rows, sft_rows, step_row
 from tunesmith.constitution.revise import GOOD, REVISED, STOPS, Chain, with_id
 from tunesmith.randomness import generator
+from tunesmith.records import Message, Revision, Where
 from tunesmith.rollout.writer import Asked
 
 # Every kind of ending: good words, the same again, nothing, an echo, cut off, withheld, no verdict.
@@ -159,3 +161,16 @@ def test_a_critics_row_holds_its_words_whatever_the_way(tmp_path: Path) -> None:
                 "behind": [["It is cold.", "Yes"], ["It is cold.", "No"]],
             }[way]
         )
+
+
+@pytest.mark.parametrize(
+    "other", [{"who": "b"}, {"after": "c"}, {"parent": "d"}, {"constitution": "e"}, {"outcome": "f"}, {"round": 2}]
+)
+def test_an_id_depends_on_all_that_a_step_says(other: dict[str, Any]) -> None:
+    step = Revision(
+        id="", parent="", prompt_id="p", where=Where("x"), round=1, step=1,
+        prompt=(Message(role="user", content="q"),), before="", critique=None, after="a", outcome="answered",
+        who="a", constitution="k", stopped="",
+    )  # fmt: skip
+    assert with_id(step).id != with_id(replace(step, **other)).id
+    assert with_id(step).id == with_id(replace(step, stopped="all rounds")).id
