@@ -96,7 +96,8 @@ class Attack:
 
     run: (goal, draw) -> steps; the goal's request is what the converters made of it. about: one line for tables and
     docs. source: the paper or tool that told of it. num_target_calls, num_attacker_calls, num_judge_calls: the most an
-    attempt makes, for the estimate. version: raised when what it asks changes.
+    attempt makes, for the estimate. version: raised when what it asks changes. data: digest of what it reads from a
+    file; empty where it reads none.
     """
 
     name: str
@@ -108,3 +109,4 @@ class Attack:
     num_attacker_calls: int = 0
     num_judge_calls: int = 0
     version: int = 1
+    data: str = ""
