@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tunesmith.records import Message
 from tunesmith.redteam.attack import AskAttacker, AskJudge, AskTarget, Attack, Draw, Steps
 from tunesmith.redteam.calls import Speaker
 from tunesmith.redteam.driver import Driver
-from tunesmith.redteam.goals import Goal
+from tunesmith.redteam.goals import Goal, GoalKind
 from tunesmith.redteam.judgement import Case, Judgement
+from tunesmith.redteam.judges import JudgeByKind
 from tunesmith.redteam.plan import Planned, plan_attempts
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
+
+
+KINDS: tuple[GoalKind, ...] = get_args(GoalKind)
 
 
 class Killed(BaseException):
@@ -149,7 +153,7 @@ def driver(
         target=Speaker(
             writer=target or Scripted("target", hashed_answer), sampling=sampling, portion=portion, **speaker
         ),
-        judge=judge or YesJudge(),
+        judge=JudgeByKind(dict.fromkeys(KINDS, judge or YesJudge())),
         attacker=Speaker(
             writer=attacker or Scripted("attacker", lambda m: f"w{len(m[-1].content)}"), sampling=sampling
         ),

@@ -15,10 +15,11 @@ from tunesmith.errors import ConfigError
 from tunesmith.feedback.judgements import digest_of
 from tunesmith.records import Message
 from tunesmith.redteam.attack import Ask, AskAttacker, AskJudge, AskTarget, Heard, Steps
-from tunesmith.redteam.attempt_rows import attempt_row
+from tunesmith.redteam.attempt_rows import attempt_row, message_rows
 from tunesmith.redteam.attempts import Attempt, Try
 from tunesmith.redteam.calls import Call, Calls, Judged, Speaker, Spent, judged_case
-from tunesmith.redteam.judgement import Case, Judge, Judgement
+from tunesmith.redteam.judgement import Case, Judgement
+from tunesmith.redteam.judges import JudgeByKind
 from tunesmith.redteam.plan import Planned
 from tunesmith.rollout.results import ResultsFile
 
@@ -43,6 +44,7 @@ class _Going:
     steps: Steps
     asks: tuple[Ask, ...] = ()
     tries: list[Try] = field(default_factory=list)
+    counted: Any = None
     num_calls: dict[str, int] = field(default_factory=lambda: {"target": 0, "attacker": 0, "judge": 0})
     num_rounds: int = 0
     ended: str = ""
@@ -59,7 +61,7 @@ class Driver:
         self,
         *,
         target: Speaker,
-        judge: Judge,
+        judge: JudgeByKind,
         attacker: Speaker | None = None,
         calls: ResultsFile,
         attempts: ResultsFile,
@@ -73,7 +75,8 @@ class Driver:
 
     def key_of(self, plan: Planned) -> str:
         """Digest of all that an attempt depends on."""
-        told: dict[str, Any] = {**plan.identity, "target": self.target.identity, "judge": dict(self.judge.identity)}
+        judge = dict(self.judge.of(plan.goal.kind).identity)
+        told: dict[str, Any] = {**plan.identity, "target": self.target.identity, "judge": judge}
         if plan.attack.num_attacker_calls and self.attacker is not None:
             told["attacker"] = self.attacker.identity
         return digest_of(told)
@@ -144,9 +147,11 @@ class Driver:
         return calls
 
     def _call(self, one: _Going, place: int, ask: AskTarget | AskAttacker) -> Call:
-        draw = (one.plan.row_id, _role(ask), one.num_rounds, place)
         if isinstance(ask, AskTarget):
+            draw = (one.plan.row_id, one.num_rounds, place)
             return self.target.call(_under(one.plan.goal.system, ask.messages), draw)
+        # The same request is rewritten alike whoever is attacked with it.
+        draw = (one.plan.seed, ask.draw, digest_of(message_rows(ask.messages)))
         how = {"max_new_tokens": ask.max_new_tokens, "temperature": ask.temperature}
         return self._speaker(ask).call(ask.messages, draw, **how)
 
@@ -157,7 +162,7 @@ class Driver:
 
     def _case(self, one: _Going, messages: Sequence[Message], answer: str, *, withheld: bool = False) -> Judged:
         case = Case(goal=one.plan.goal, prompt=messages[-1].content, answer=answer)
-        return judged_case(self.judge, case, withheld=withheld)
+        return judged_case(self.judge.of(case.goal.kind), case, withheld=withheld)
 
     def _hear(self, one: _Going, call: Call | None, judgement: Judgement | None) -> Heard:
         """The reply to one ask; of the target's, one that is judged is a try."""
@@ -190,6 +195,8 @@ class Driver:
     def _attempt(self, one: _Going) -> Attempt:
         plan = one.plan
         details: dict[str, Any] = {"calls": one.num_calls, "rounds": one.num_rounds}
+        if one.counted is not None:
+            details["counted"] = dict(one.counted)
         if plan.replay_of:
             details["replay_of"] = plan.replay_of
         if plan.attack.num_attacker_calls and self.attacker is not None:
@@ -207,7 +214,7 @@ class Driver:
             request=plan.request,
             tries=tuple(one.tries),
             target=dict(self.target.writer.identity),
-            judge=dict(self.judge.identity),
+            judge=dict(self.judge.of(plan.goal.kind).identity),
             skipped="" if one.tries else one.ended or "the attack asked nothing that counts",
             details=details,
         )
@@ -226,8 +233,8 @@ def _advance(one: _Going, heard: tuple[Heard, ...] | None) -> None:
     """Let an attempt go on to what it asks next, or to its end. Raises ValueError where it asks more than it says."""
     try:
         one.asks = next(one.steps) if heard is None else one.steps.send(heard)
-    except StopIteration:
-        one.asks = ()
+    except StopIteration as end:
+        one.asks, one.counted = (), end.value
         return
     attack = one.plan.attack
     if not one.asks:
