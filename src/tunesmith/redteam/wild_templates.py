@@ -18,8 +18,8 @@ WILD_FILE = "jailbreak_templates/inthewild.jsonl"
 WILD_SOURCE = "github.com/verazuo/jailbreak_llms"
 # How users mark where the request goes.
 _MARK = re.compile(
-    r"\\?[\[{(](?:insert|enter|your|paste|put)[ _](?:your )?[ _]?(?:prompt|question|request|query|prom?t)[ _]?(?:here|below)?"
-    r"\\?[\]})]|\[PROMPT\]|\[INPUT\]|\{ENTER_YOUR_PROMPT_HERE\}|\{INSERT_YOUR_PROMPT_HERE\}|\*\*REPLACE WITH YOUR REQUEST\*{0,2}",
+    r"\\?[\[{(](?:insert|enter|your)[ _](?:your[ _])?(?:prompt|question|request)[ _]?(?:here)?\\?[\]})]"
+    r"|\[PROMPT\]|\*\*REPLACE WITH YOUR REQUEST\*{0,2}",
     re.IGNORECASE,
 )
 # How a text ends that a request is to follow.
@@ -27,7 +27,7 @@ _CUE = re.compile(r"(?:prompt|question|request|query)(?: is)?\s*:\s*$", re.IGNOR
 
 
 def with_slot(text: str) -> str | None:
-    """The template with its mark, of which it must have one kind, made our slot; None for a text that is no template."""
+    """The template with its mark made our slot; None for a text that has none, or marks of several kinds."""
     if SLOT in text:
         return text
     if len(marks := set(_MARK.findall(text))) == 1:
