@@ -46,4 +46,4 @@ def serve(
             for line in [json.dumps(facts)] if as_json else describe_server(server, key_env):
                 typer.echo(line)
             serve_until_stopped(server)
-        typer.echo(f"stopped; {server.num_answered} requests were answered.", err=True)
+        typer.echo(f"stopped; requests answered: {server.num_answered}.", err=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tunesmith.errors import ConfigError
 from tunesmith.recipes.chat import Session
 from tunesmith.rollout.batcher import Batcher
+from tunesmith.rollout.sampling import Weights
 from tunesmith.rollout.server import ModelServer
 
 
@@ -35,7 +36,7 @@ def serving(
     host: str = "127.0.0.1",
     port: int = 8000,
     max_new_tokens: int = 256,
-    weights: str = "full",
+    weights: Weights = "full",
     key_env: str = "TUNESMITH_SERVE_KEY",
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
@@ -44,8 +45,6 @@ def serving(
     key = os.environ.get(key_env, "").strip()
     if key and not (key.isascii() and key.isprintable()):
         raise ConfigError(f"environment variable {key_env}", "does not hold a key.", "Set it to the key alone.")
-    if weights not in ("full", "half", "int8"):
-        raise ConfigError("weights", f"'{weights}' is none of full, half, int8.", "Take one of them.")
     session = Session.open_all(model, adapters, weights)
     names = served_names(session.base.resolved.name, list(session.adapters))
     models = {name: session.adapters.get(folder) for name, folder in names.items()}
@@ -63,12 +62,15 @@ def serving(
 
 def serve_until_stopped(server: ModelServer) -> None:
     """Answer until Ctrl-C or SIGTERM."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
     try:
         server.serve()
     except KeyboardInterrupt:
         return
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def describe_server(server: ModelServer, key_env: str) -> list[str]:

@@ -175,7 +175,9 @@ class Batcher:
             if self._closed:
                 return None
             self._waiting = [job for job in self._waiting if not job.gone.is_set()]
-            alike, others, room = [], [], self.max_rows
+            alike: list[Job] = []
+            others: list[Job] = []
+            room = self.max_rows
             for job in self._waiting:
                 fits = not alike or (_kind(job) == _kind(alike[0]) and job.num_answers <= room)
                 (alike if fits else others).append(job)
