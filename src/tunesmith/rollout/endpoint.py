@@ -111,7 +111,7 @@ class Endpoint:
         self.config, self._seed = config, seed
         self.address, host = _address(config.url)
         self._key = _read_key(config.api_key_env)
-        self.is_local, self._pace = _is_loopback(host), _Pace(config.requests_per_minute)
+        self.is_local, self._pace = is_loopback(host), _Pace(config.requests_per_minute)
         proxies = [urllib.request.ProxyHandler({})] if self.is_local else []
         self._opener = urllib.request.build_opener(_NoRedirect, *proxies)
         self.notes: list[str] = []
@@ -335,7 +335,8 @@ def _address(url: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}{path}", host
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address or name means this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
