@@ -19,7 +19,7 @@ from tunesmith.errors import ConfigError, RunError
 from tunesmith.models.roles import Base
 from tunesmith.recipes.redteam_config import RedteamConfig
 from tunesmith.recipes.redteam_cost import CampaignCost, cost_of
-from tunesmith.recipes.redteam_judges import known_errors
+from tunesmith.recipes.redteam_known import known_errors
 from tunesmith.recipes.redteam_open import Opened, open_targets
 from tunesmith.redteam.attempt_rows import ATTEMPTS_FILE, load_attempts, read_attempt
 from tunesmith.redteam.attempts import Attempt

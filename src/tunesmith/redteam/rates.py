@@ -30,12 +30,13 @@ class KnownError:
     """How a reading errs on single answers, as measured on people's labels.
 
     sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others.
-    source: whose answers. reliable: whether the errors are small, and known well, enough to lean on. exact: nothing is
-    read that could be misread, as where strings are compared.
+    Where answers were drawn together the counts are of as many as are independent. source: whose answers. reliable:
+    whether the errors are small, and known well, enough to lean on. exact: nothing is read that could be misread, as
+    where strings are compared.
     """
 
-    sensitivity: tuple[int, int]
-    specificity: tuple[int, int]
+    sensitivity: tuple[float, float]
+    specificity: tuple[float, float]
     source: str
     reliable: bool = True
     exact: bool = False
