@@ -31,9 +31,9 @@ def pair_attack(config: PairConfig | None = None) -> Attack:
     config = config or PairConfig()
     calls = config.streams * config.depth
     return Attack(
-        name=name_of("pair", config, PairConfig()),
+        name=name_of("pair", config),
         family="search",
-        about=f"an attacker refines its message from the last answer, {config.streams} streams of {config.depth}",
+        about=f"A model refines its message by the last answer: {config.streams} streams of {config.depth} messages.",
         run=partial(_run, config),
         source="arXiv:2310.08419 (PAIR)",
         num_target_calls=calls,
