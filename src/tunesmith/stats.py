@@ -236,20 +236,22 @@ def clustered_paired_difference(
 ) -> Interval:
     """Interval of share(second) - share(first) over the same items, which come in clusters.
 
-    Built from the two intervals of clustered_proportion and the correlation of the clusters' residuals (MOVER: Zou and
-    Donner 2008, Statistics in Medicine 27:1693), so that it keeps a width where no item changed. Clusters of one item
-    give newcombe_paired_difference. Raises ValueError as that does.
+    Newcombe's method 10 with the two intervals of clustered_proportion and the correlation of the clusters' residuals,
+    so that it keeps a width where no item changed. Clusters of one item give newcombe_paired_difference. Raises
+    ValueError when the lengths differ or nothing was measured.
     """
     _check_paired(first, second)
-    names, which = np.unique(np.asarray(clusters), return_inverse=True)
-    if len(names) == len(first):
-        return newcombe_paired_difference(first, second, confidence)
+    _, which = np.unique(np.asarray(clusters), return_inverse=True)
     one, two = (clustered_proportion([float(hit) for hit in side], clusters, confidence) for side in (first, second))
     left_G, right_G = (
         np.bincount(which, weights=np.asarray(side, float) - own.value) for side, own in ((first, one), (second, two))
     )
     size = math.sqrt(float((left_G**2).sum() * (right_G**2).sum()))
-    phi = float(left_G @ right_G) / size if size > 0 else 0.0
+    together = float(left_G @ right_G)
+    if together > 0:
+        # Newcombe's continuity correction, half an item where the clusters are items.
+        together = max(0.0, together - float((np.bincount(which) ** 2).mean()) / 2)
+    phi = together / size if size > 0 else 0.0
     difference = two.value - one.value
     low = difference - _joined(two.value - two.low, one.high - one.value, phi)
     high = difference + _joined(one.value - one.low, two.high - two.value, phi)
