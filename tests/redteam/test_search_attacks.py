@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tunesmith.errors import ConfigError
 from tunesmith.records import Message
 from tunesmith.redteam.attack import AskAttacker, AskJudge, AskTarget, Attack, Draw, Heard
-from tunesmith.redteam.attack_pair import PairConfig, pair_attack
+from tunesmith.redteam.attack_pair import PairConfig, frames_attack, pair_attack
 from tunesmith.redteam.attack_tree import TreeConfig, tree_attack
 from tunesmith.redteam.attacker import STRATEGIES, read_proposal
 from tunesmith.redteam.attempt_rows import load_attempts
@@ -177,6 +177,14 @@ def test_with_a_useless_attacker_frames_take_turns_and_none_comes_twice() -> Non
     assert len(orders) == 3
     again = drive(attack, GOAL, attacker=lambda m: "I cannot help with that request.")
     assert again.prompts == run.prompts
+
+
+def test_the_control_puts_the_same_frames_without_an_attacker() -> None:
+    config = PairConfig(streams=2, depth=2)
+    useless = drive(pair_attack(config), GOAL, draw=Draw(seed=3, attack="x", goal="g"))
+    control = drive(frames_attack(config), GOAL, draw=Draw(seed=3, attack="x", goal="g"))
+    assert control.shapes == ["target 2", "judge 2"] * 2 and control.prompts == useless.prompts
+    assert frames_attack(config).num_attacker_calls == 0 == control.counted["attacker_texts"]
 
 
 def test_a_message_is_not_put_twice() -> None:

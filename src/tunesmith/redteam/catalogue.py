@@ -8,19 +8,20 @@ from dataclasses import dataclass
 
 from tunesmith.errors import ConfigError
 from tunesmith.redteam.attack import Attack, Family
-from tunesmith.redteam.attack_pair import PairConfig, pair_attack
+from tunesmith.redteam.attack_pair import PairConfig, frames_attack, pair_attack
 from tunesmith.redteam.attack_tree import TreeConfig, tree_attack
 from tunesmith.redteam.attacks_single import SINGLE_ATTACKS
 from tunesmith.redteam.attacks_turns import TURN_ATTACKS
 from tunesmith.redteam.search import settings_from
 from tunesmith.redteam.wild_templates import in_the_wild, own_templates
 
-# A model writes these; settings other than the usual ones stand behind the name, as in pair:streams=3,depth=3.
+# A model writes these; frames are their control. Settings stand behind the name, as in pair:streams=3,depth=3.
 SEARCHES: Mapping[str, Callable[[str], Attack]] = {
     "pair": lambda settings: pair_attack(settings_from(PairConfig, settings)),
+    "frames": lambda settings: frames_attack(settings_from(PairConfig, settings)),
     "tap": lambda settings: tree_attack(settings_from(TreeConfig, settings)),
 }
-# Attacks that need no file; those of the family search need an attacker, the others nothing but the target.
+# Attacks that need no file: pair and tap need an attacker, the others nothing but the target.
 ATTACKS: Mapping[str, Attack] = {
     attack.name: attack for attack in (*SINGLE_ATTACKS, *TURN_ATTACKS, *(search("") for search in SEARCHES.values()))
 }
