@@ -31,7 +31,8 @@ from tunesmith.redteam.suffix_tokens import Ids, Slots, allowed_tokens, slots_of
 from tunesmith.tokens.pack import ROOT, micro_batches, pack
 
 # gcg: swaps the gradient names. random-search: any swaps, the best is kept. random-suffix: fresh suffixes each time.
-Method = Literal["gcg", "random-search", "random-suffix"]
+# none: the request as it is, measured once.
+Method = Literal["gcg", "random-search", "random-suffix", "none"]
 Stop = Literal["reached", "steps", "tokens"]
 
 # Drawn for each candidate that is wanted before a step goes on with fewer: the filter turns down a third to a half.
@@ -104,9 +105,8 @@ def search_suffixes(
     tokenizer = base.tokenizer_of(adapter)
     searches = []
     for goal in goals:
-        slots = slots_of(
-            goal, tokenizer, num_suffix_tokens=config.suffix_tokens, max_opening_tokens=config.opening_tokens
-        )
+        num_suffix = 0 if method == "none" else config.suffix_tokens
+        slots = slots_of(goal, tokenizer, num_suffix_tokens=num_suffix, max_opening_tokens=config.opening_tokens)
         if slots.num_tokens > (limit := base.context_tokens_of(adapter)):
             cause = f"needs {slots.num_tokens} tokens with suffix and opening, the model reads {limit}."
             raise DataError(goal.where or f"goal {goal.id}", cause, "Shorten it.")
@@ -217,7 +217,7 @@ def _take_best(search: Search, found: Sequence[tuple[bool, float, Ids]], config:
         search.stop = "reached"
     elif config.forward_tokens is not None and search.num_tokens >= config.forward_tokens:
         search.stop = "tokens"
-    elif len(search.curve) > config.steps:
+    elif search.method == "none" or len(search.curve) > config.steps:
         search.stop = "steps"
     search.step = len(search.curve)
 
@@ -244,25 +244,19 @@ def suffix_forest(slots: Slots, current: Ids, candidates: Sequence[Ids]) -> tupl
     segments: list[Example] = []
     parents: list[int] = []
     trunk = (*slots.before, *current)
-    end_of: dict[int, int] = {}
+    segment_to: dict[int, int] = {}
     done = 0
     for shared in sorted({num_shared(current, suffix) for suffix in candidates}):
         end = len(slots.before) + shared
+        parents.append(len(segments) - 1 if segments else ROOT)
+        segment_to[shared] = len(segments)
         segments.append(_segment(trunk[done:end], 0))
-        parents.append(end_of_last(end_of))
-        end_of[shared] = len(segments) - 1
         done = end
     for suffix in candidates:
         shared = num_shared(current, suffix)
-        tail = (*suffix[shared:], *slots.after, *slots.opening)
-        segments.append(_segment(tail, len(slots.opening)))
-        parents.append(end_of[shared])
+        parents.append(segment_to[shared])
+        segments.append(_segment((*suffix[shared:], *slots.after, *slots.opening), len(slots.opening)))
     return segments, parents
-
-
-def end_of_last(end_of: dict[int, int]) -> int:
-    """The segment a chain ends with, ROOT for one that has not begun."""
-    return max(end_of.values(), default=ROOT)
 
 
 def _example(slots: Slots, suffix: Ids) -> Example:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import DataError
-from tunesmith.records import Message, Where
+from tunesmith.records import Where
+from tunesmith.redteam.attack_suffix import suffix_messages
 from tunesmith.redteam.goals import Goal
 from tunesmith.tokens.continuation import continuation_examples
 from tunesmith.tokens.render import render_prompt
@@ -46,12 +47,6 @@ class Slots:
     def num_tokens(self) -> int:
         """Of prompt and opening."""
         return len(self.before) + len(self.start) + len(self.after) + len(self.opening)
-
-
-def suffix_messages(goal: Goal, suffix: str) -> tuple[Message, ...]:
-    """What the target is sent: the goal's request with the suffix right behind it, under its system message."""
-    system = (Message(role="system", content=goal.system),) if goal.system else ()
-    return (*system, Message(role="user", content=goal.request + suffix))
 
 
 def slots_of(goal: Goal, tokenizer: Any, *, num_suffix_tokens: int, max_opening_tokens: int | None = None) -> Slots:
