@@ -33,7 +33,7 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     limit: int | None = Field(None, ge=1)
     """So many in all at most, in turn from the sets and their categories; empty: all."""
     attacks: tuple[str, ...] = Field(("all",), min_length=1)
-    """Attacks by name; all: those that need nothing but the target."""
+    """Attacks by name; all: those that need no file."""
     converters: tuple[str, ...] = ()
     """Chains such as leet+base64, each put before the attacks of ``converted_attacks``."""
     converted_attacks: tuple[str, ...] = ("direct",)
@@ -45,7 +45,7 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     seed: int = Field(0, ge=0)
     """Chooses goals and keys every draw."""
 
-    max_new_tokens: int = Field(48, ge=1)
+    max_new_tokens: int = Field(40, ge=1)
     """Most tokens of an answer: enough to tell a refusal from an answer."""
     temperature: float = Field(0.0, ge=0, le=10)
     """0 takes the likeliest token."""
