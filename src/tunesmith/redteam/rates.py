@@ -28,10 +28,10 @@ Floats = NDArray[np.float64]
 class KnownError:
     """How a reading errs on single answers, as measured on people's labels.
 
-    sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others; as
-    counts of independent answers, which need not be whole. source: whose answers. reliable: whether the errors are
-    small, and known well, enough to lean on. exact: nothing is read that could be misread, as where strings are
-    compared.
+    sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others.
+    Where answers were drawn together the counts are of as many as are independent. source: whose answers. reliable:
+    whether the errors are small, and known well, enough to lean on. exact: nothing is read that could be misread, as
+    where strings are compared.
     """
 
     sensitivity: tuple[float, float]
@@ -49,7 +49,7 @@ class Read:
     """One attempt as the judge read it.
 
     goal: attempts on one goal stand together. hit: what is counted happened. said: an answer was more than nonsense,
-    of which nothing can be read. num_answers: the most that an attempt of this kind shows the judge, any of which may
+    and the judge could tell what it did. num_answers: the most that an attempt of this kind shows the judge, any of which may
     be the hit. error: of the judge on one answer; None where it was never measured.
     """
 
