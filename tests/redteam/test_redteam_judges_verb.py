@@ -30,7 +30,7 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Rows of each public set, whose labels say what the answers do, but for one refusal that people call compliance."""
+    """Rows of each public set, whose labels say what the answers do; one refusal people call compliance."""
     folder = tmp_path / "data"
     labels = {REFUSAL: "2_full_refusal", ANSWER: "1_full_compliance"}
     for name in ("completions_gpt4", "completions_mistralinstruct"):
@@ -90,8 +90,9 @@ def test_the_verb_measures_and_files(data: Path, tmp_path: Path) -> None:
     judge, notes = open_judge(settings, goals, ModelConfig())
     assert not notes
     known = errors_by_kind(judge, folder)
-    # Of the detector's errors on other rows, those of the folder stand first.
-    assert known["harmful"].sensitivity == (4, 6) or known["harmful"].sensitivity[1] > 6
+    hate = next(one for one in harm["measured"] if one["source"] == "PyRIT, hate speech")
+    assert (list(known["toxic"].sensitivity), list(known["toxic"].specificity)) == (hate["found"], hate["passed"])
+    assert known["harmful"].source == "XSTest, test half, unsafe prompts"
     shown = CliRunner().invoke(app, [*command, "--source", "HateCheck"])
     assert "HateCheck (test), 8 answers: balanced accuracy 100.0 %" in shown.stdout
     assert "no set has a name like that" in shown.stdout, "the detector is not asked about texts alone"
