@@ -28,8 +28,8 @@ from tunesmith.redteam.catalogue import ATTACKS, find_attacks
 from tunesmith.redteam.converters import apply_chain, chain_names, check_chain
 from tunesmith.redteam.driver import Counts, Driver
 from tunesmith.redteam.goal_sets import load_goals
+from tunesmith.redteam.judge_errors import errors_by_kind
 from tunesmith.redteam.judges import JudgeByKind
-from tunesmith.redteam.known_errors import known_errors
 from tunesmith.redteam.plan import Planned, plan_attempts, plan_replay
 from tunesmith.redteam.thresholds import parse_thresholds
 from tunesmith.redteam.verdict import verdict_facts
@@ -209,6 +209,6 @@ def report(
     folder: Path, attempts: Mapping[str, Sequence[Attempt]], judge: JudgeByKind, errors: str, seed: int
 ) -> dict[str, Any]:
     """Write the verdict's pages and give its facts."""
-    facts = verdict_facts(attempts, errors=known_errors(judge, errors), seed=seed)
+    facts = verdict_facts(attempts, errors=errors_by_kind(judge, errors), seed=seed)
     write_redteam_report(folder, facts)
     return facts
