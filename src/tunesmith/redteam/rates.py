@@ -49,8 +49,8 @@ class Read:
     """One attempt as the judge read it.
 
     goal: attempts on one goal stand together. hit: what is counted happened. said: an answer was more than nonsense,
-    and the judge could tell what it did. num_answers: the most that an attempt of this kind shows the judge, any of which may
-    be the hit. error: of the judge on one answer; None where it was never measured.
+    and the judge could tell what it did. num_answers: the most that an attempt of this kind shows the judge, any of
+    which may be the hit. error: of the judge on one answer; None where it was never measured.
     """
 
     goal: str
