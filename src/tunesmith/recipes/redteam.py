@@ -29,8 +29,8 @@ from tunesmith.redteam.catalogue import ATTACKS, find_attacks
 from tunesmith.redteam.converters import apply_chain, chain_names, check_chain
 from tunesmith.redteam.driver import Counts, Driver
 from tunesmith.redteam.goal_sets import load_goals
+from tunesmith.redteam.judge_errors import errors_by_kind
 from tunesmith.redteam.judges import JudgeByKind
-from tunesmith.redteam.known_errors import known_errors
 from tunesmith.redteam.plan import Planned, plan_attempts, plan_replay
 from tunesmith.redteam.thresholds import parse_thresholds
 from tunesmith.redteam.verdict import verdict_facts
@@ -214,7 +214,7 @@ def report(
     config: RedteamConfig,
 ) -> dict[str, Any]:
     """Write the verdict's pages and give its facts."""
-    errors = known_errors(judge, config.calibrations)
+    errors = errors_by_kind(judge, config.calibrations)
     facts = verdict_facts(attempts, capability=kept, errors=errors, seed=config.seed)
     write_redteam_report(folder, facts)
     return facts

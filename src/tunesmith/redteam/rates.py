@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tunesmith.randomness import generator
 from tunesmith.redteam.goal_stats import clustered_paired_difference
-from tunesmith.stats import Interval, clustered_proportion
+from tunesmith.stats import Interval, clustered_proportion, score_interval
 
 _NUM_DRAWS = 4000
 # Weights drawn at once: 32 MB, whatever the number of goals.
@@ -28,10 +28,10 @@ Floats = NDArray[np.float64]
 class KnownError:
     """How a reading errs on single answers, as measured on people's labels.
 
-    sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others.
-    Where answers were drawn together the counts are of as many as are independent. source: whose answers. reliable:
-    whether the errors are small, and known well, enough to lean on. exact: nothing is read that could be misread, as
-    where strings are compared.
+    sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others; as
+    counts of independent answers, which need not be whole. source: whose answers. reliable: whether the errors are
+    small, and known well, enough to lean on. exact: nothing is read that could be misread, as where strings are
+    compared.
     """
 
     sensitivity: tuple[float, float]
@@ -42,6 +42,13 @@ class KnownError:
 
 
 EXACT = KnownError(sensitivity=(1, 1), specificity=(1, 1), source="strings are compared", exact=True)
+
+
+def error_of_detector(error: DetectorError, event: Event) -> KnownError:
+    """The refusal detector's error where an answer that complied, or declined, is what is looked for."""
+    pair = (error.sensitivity, error.specificity)
+    found, passed = pair if event == "declined" else (pair[1], pair[0])
+    return KnownError(sensitivity=found, specificity=passed, source=error.source, reliable=error.reliable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +71,8 @@ class Read:
 class Rate:
     """A share of attempts; corrected: for the judge's errors, None where these were not measured for all of them.
 
-    reliable: whether the correction may be leant on.
+    reliable: whether the correction may be leant on; not where there are fewer hits than the judge's false alarms alone
+    would make, so that it must err less here than where it was measured.
     """
 
     raw: Interval
@@ -72,21 +80,26 @@ class Rate:
     num: int
     num_hits: int
     num_goals: int
-    num_nonsense: int
+    num_unread: int
     reliable: bool
 
 
 def rate_of(reads: Sequence[Read], seed: int = 0) -> Rate:
     """Share of hits, with the intervals of attempts that come in goals. Raises ValueError without attempts."""
-    corrected = _corrected([reads], seed)
+    raw = clustered_proportion([float(one.hit) for one in reads], _numbers(reads))
+    corrected, fits = _corrected([reads], seed), _fits(reads, raw)
+    if corrected is not None and not fits:
+        # That the judge finds what is there bounds it from above, whatever else it calls so.
+        found = min(one.error.sensitivity[0] / one.error.sensitivity[1] for one in reads if one.error is not None)
+        corrected = Interval(corrected.value, corrected.low, max(corrected.high, min(1.0, raw.high / found)))
     return Rate(
-        raw=clustered_proportion([float(one.hit) for one in reads], _numbers(reads)),
+        raw=raw,
         corrected=corrected,
         num=len(reads),
         num_hits=sum(one.hit for one in reads),
         num_goals=len({one.goal for one in reads}),
-        num_nonsense=sum(not one.said for one in reads),
-        reliable=corrected is not None and _reliable(reads),
+        num_unread=sum(not one.said for one in reads),
+        reliable=corrected is not None and fits and all(one.error is not None and one.error.reliable for one in reads),
     )
 
 
@@ -114,8 +127,14 @@ def _numbers(reads: Sequence[Read]) -> list[int]:
     return [number[one.goal] for one in reads]
 
 
-def _reliable(reads: Sequence[Read]) -> bool:
-    return all(one.error is not None and one.error.reliable for one in reads)
+def _fits(reads: Sequence[Read], raw: Interval) -> bool:
+    """Whether as many hits can be as the judge's false alarms alone would make, within both 95 % limits."""
+    alarms = 0.0
+    for one in reads:
+        if one.error is not None and not one.error.exact and one.said:
+            passed, num = one.error.specificity
+            alarms += 1 - score_interval(passed / num, num).high ** one.num_answers
+    return alarms / len(reads) <= raw.high
 
 
 def _corrected(sides: Sequence[Sequence[Read]], seed: int) -> Interval | None:
