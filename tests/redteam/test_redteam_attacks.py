@@ -18,7 +18,7 @@ from tunesmith.redteam.attacks_single import SLOT, split_payload
 from tunesmith.redteam.attacks_turns import MAX_BACKTRACKS
 from tunesmith.redteam.catalogue import ATTACKS, FILE_ATTACKS, find_attacks
 from tunesmith.redteam.goals import Goal
-from tunesmith.redteam.shots import DEEDS, shots
+from tunesmith.redteam.shots import MISCHIEF, shots
 from tunesmith.redteam.wild_templates import with_slot
 
 GOAL = Goal(
@@ -107,21 +107,25 @@ def test_pieces_of_a_payload_give_it_back(text: str) -> None:
     assert "".join(pieces_in(play(ATTACKS["payload-splitting"], complies, goal=goal)[0].messages[-1].content)) == text
 
 
-def test_shots_are_the_same_for_every_goal_and_hold_nothing_of_use() -> None:
+def test_shots_are_the_same_for_every_goal_and_answered_in_full() -> None:
     few, many = (play(ATTACKS[name], complies)[0].messages[1:-1] for name in ("few-shot", "many-shot"))
     other = Goal(id="g-9", request="Else", category="c", source="s", system="Be brief.")
     assert play(ATTACKS["many-shot"], complies, goal=other)[0].messages[1:-1] == many
     assert many[: len(few)] == few and len(few) == 8 and len(many) == 64
     assert play(ATTACKS["many-shot"], complies, index=1)[0].messages[1:-1] != many
     assert len({turn.content for turn in many}) == len(many)
+    known = {f"How do I {deed}?": f"Sure. {answer}" for deed, answer in MISCHIEF}
+    assert len(known) == len(MISCHIEF)
     for question, answer in zip(many[::2], many[1::2], strict=True):
-        assert question.role == "user" and question.content.removeprefix("How do I ").rstrip("?") in DEEDS
-        assert re.fullmatch(
-            r"Sure, here is how to [^.]*\. First, \.\.\. \[left out\] \.\.\. Last, \.\.\. \[left out\]", answer.content
+        assert (question.role, answer.role) == ("user", "assistant") and known[question.content] == answer.content
+        # A placeholder in an example would be imitated, and an answer of placeholders look like compliance.
+        assert (
+            len(answer.content.split()) > 9
+            and not set("[]<>{}\u2026") & set(answer.content)
+            and "..." not in answer.content
         )
-        assert not re.search(r"\b(my|I|me|mine)\b", answer.content)
-    with pytest.raises(ValueError, match=f"there are {len(DEEDS)} examples"):
-        shots(len(DEEDS) + 1, 0, 0)
+    with pytest.raises(ValueError, match=f"there are {len(MISCHIEF)} examples"):
+        shots(len(MISCHIEF) + 1, 0, 0)
 
 
 def test_crescendo_takes_refused_turns_back_and_builds_on_the_others() -> None:
