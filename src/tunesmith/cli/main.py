@@ -32,6 +32,7 @@ from tunesmith.cli import (
     plan,
     ppo,
     quantize,
+    redteam,
     reward,
     score,
     tokenizer,
@@ -58,7 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (adapter, constitution, data, experiment, feedback, judge, tokenizer):
+for group in (adapter, constitution, data, experiment, feedback, judge, redteam, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 VERBS: tuple[Callable[..., None], ...] = (
     plan.plan, quantize.quantize, after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate,
