@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.randomness import permutation
+from tunesmith.recipes.redteam import CAMPAIGN_FILE, load_campaign
 from tunesmith.recipes.redteam_export_answers import by_revision, by_template
 from tunesmith.recipes.redteam_export_config import RedteamExportConfig
 from tunesmith.recipes.redteam_helpful import helpful_row, load_helpful, take
@@ -58,18 +59,19 @@ def run_export(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     *,
     base: Base | None = None,
+    measured: Sequence[str] = (),
 ) -> Exported:
     """Write the rows of a run's successes, the goals kept for the next test, and export.json.
 
-    on_progress: (done, total) of the reviser's work. base: one that is loaded already, for the reviser. Raises
-    ConfigError, DataError, RunError, and what the reviser raises.
+    on_progress: (done, total) of the reviser's work. base: one that is loaded already, for the reviser. measured:
+    requests of the next test that the run does not hold, which no helpful row may be like. Raises ConfigError,
+    DataError, RunError, and what the reviser raises.
     """
     # 1. Read, and tell what is trained on from what is tested with.
-    path = Path(config.run) / ATTEMPTS_FILE if Path(config.run).is_dir() else Path(config.run)
     folder = Path(config.output_dir)
     out = folder / ROWS_FILES[config.to]
     _make_room(folder, out, overwrite=config.overwrite)
-    attempts = _of(config, load_attempts(path))
+    path, attempts = _read(config)
     split = split_attempts(attempts, config, config.seed)
 
     # 2. Find.
@@ -101,7 +103,7 @@ def run_export(
 
     # 4. Help beside refusals, in its share.
     own = list(zip(findings, answers, strict=True))
-    own, helpful, mixture = _mixed(config, own, _measured(attempts, split), say)
+    own, helpful, mixture = _mixed(config, own, [*measured, *_measured(attempts, split)], say)
 
     # 5. Write.
     rows = [finding_row(one, safe, config.to) for one, safe in own] + helpful
@@ -132,14 +134,19 @@ def _make_room(folder: Path, out: Path, *, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _of(config: RedteamExportConfig, attempts: Sequence[Attempt]) -> list[Attempt]:
-    if config.of is None:
-        return list(attempts)
-    kept = [one for one in attempts if config.of in one.target.values()]
-    if not kept:
-        told = sorted({str(one.target.get("label", one.target.get("model", ""))) for one in attempts})
-        raise DataError(config.run, f"holds no attempt on '{config.of}'.", f"It has {', '.join(told)}.")
-    return kept
+def _read(config: RedteamExportConfig) -> tuple[Path, list[Attempt]]:
+    """The file and its attempts: of a campaign those on one model, of any other file all."""
+    run = Path(config.run)
+    path = run / ATTEMPTS_FILE if run.is_dir() else run
+    if not (run / CAMPAIGN_FILE).is_file():
+        if config.of is not None:
+            raise ConfigError("of", f"{run} does not say which model is which.", "Name a campaign's folder.")
+        return path, load_attempts(path)
+    _, by_label = load_campaign(run)
+    label = list(by_label)[-1] if config.of is None else config.of
+    if label not in by_label:
+        raise ConfigError("of", f"the campaign has no model '{label}'.", f"Use one of {', '.join(by_label)}.")
+    return path, by_label[label]
 
 
 def _measured(attempts: Sequence[Attempt], split: Split) -> list[str]:

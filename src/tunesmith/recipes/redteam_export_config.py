@@ -21,7 +21,8 @@ class RedteamExportConfig(SplitConfig):
     """preferences: pairs for `tunesmith dpo` and `tunesmith reward`; sft: rows for `tunesmith sft`;
     constitution-prompts: prompts for `tunesmith constitution revise`."""
     of: str | None = None
-    """Only attempts on the target of which some fact (label, name, digest) is this; empty: on all."""
+    """Of a campaign against several models: the label of the one whose answers become rows; empty: the one under
+    test."""
     answers: Literal["template", "revision"] = "template"
     """Where safe answers come from: a template that names what is declined, or a model that revises the harmful answer
     by a constitution; what it does not come to decline is declined by the template."""
