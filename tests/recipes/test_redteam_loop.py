@@ -127,8 +127,8 @@ def test_nothing_is_done_twice_and_a_change_reaches_what_it_touches(
     assert not {name for name, why in run(recipe, plan_only=True)["plan"].items() if why}
     plan = run({**recipe, "export": {**recipe["export"], "helpful_share": 0.4}}, plan_only=True)["plan"]
     assert {name for name, why in plan.items() if why} == {"export"}
-    # Attempts and answers are found, training comes to the same bytes.
-    assert run(recipe, start_from="attack")["did"] == STAGES[1:] and adapter.read_bytes() == before
+    # Training comes to the same bytes, so no answer is asked for again.
+    assert run(recipe, start_from="dpo")["did"] == ["dpo", "again"] and adapter.read_bytes() == before
 
 
 def test_a_stopped_round_goes_on(
@@ -136,7 +136,7 @@ def test_a_stopped_round_goes_on(
 ) -> None:
     from tunesmith.rollout.results import ResultsFile
 
-    own = {**recipe, "output_dir": str(tmp_path / "run")}
+    own = {**recipe, "output_dir": str(tmp_path / "run"), "learn": "sft", "reference": None}
     with pytest.MonkeyPatch.context() as patch:
         append, seen = ResultsFile.append, list[int]()
 
@@ -149,8 +149,8 @@ def test_a_stopped_round_goes_on(
         patch.setattr(ResultsFile, "append", stops)
         stopped = run(own)
     assert stopped["interrupted"] and stopped["stage"] == "attack"
-    assert run(own)["did"] == STAGES[1:]
-    for name in ("export/sft.jsonl", "sft/adapter_model.safetensors", "dpo/adapter_model.safetensors"):
+    assert run(own)["did"] == ["attack", "help", "export", "sft", "again"]
+    for name in ("attack/attempts.jsonl", "export/sft.jsonl", "sft/adapter_model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (Path(recipe["output_dir"]) / name).read_bytes(), name
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from tunesmith.constitution.audit import turns_of
@@ -55,8 +56,8 @@ def load_helpful(
             continue
         told = columns[record.row_id][0]
         borderline = bool(borderline_where) and all(told.get(key) == value for key, value in borderline_where.items())
-        # Where the package is installed is nobody's business.
-        place = f"{OURS}:{record.where.line}" if source == OURS else str(record.where)
+        # Where the folder lies is nobody's business, and would make the same rows differ.
+        place = f"{source if source == OURS else Path(record.where.file).name}:{record.where.line}"
         out.append(Helpful(row=record, borderline=borderline, place=place))
     if not out:
         raise DataError(path, "no row is left: each is like one that is measured.", "Train on other rows.")
