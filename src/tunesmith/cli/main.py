@@ -35,6 +35,7 @@ from tunesmith.cli import (
     redteam,
     reward,
     score,
+    serve,
     tokenizer,
     winrate,
 )
@@ -64,7 +65,7 @@ for group in (adapter, constitution, data, experiment, feedback, judge, redteam,
 VERBS: tuple[Callable[..., None], ...] = (
     plan.plan, quantize.quantize, after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate,
     classify.classify, classify.predict, card.card, advise.advise, export.export,
-    compare_methods.compare_methods,
+    compare_methods.compare_methods, serve.serve,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

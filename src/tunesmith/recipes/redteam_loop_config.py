@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from tunesmith.config import Config, build_config
 from tunesmith.models.load import ModelConfig
-from tunesmith.recipes.constitution_evaluate_config import ReferenceRows
 from tunesmith.recipes.constitution_run_config import joined
 from tunesmith.redteam.attack import Family
 
@@ -61,7 +60,7 @@ class RedteamLoopConfig(ModelConfig):
     seed: int = Field(0, ge=0)
     """Keys all randomness of every stage."""
     attack: dict[str, Any] = {}
-    """Keys of `tunesmith redteam`, for both attacks."""
+    """Keys of `tunesmith redteam`, for both attacks; its ``capability`` tells what is kept of the model's use."""
     help: HelpConfig | None = HelpConfig()
     """Rows of help in the model's own words, beside those of export.helpful; empty: none."""
     export: dict[str, Any] = {}
@@ -70,8 +69,6 @@ class RedteamLoopConfig(ModelConfig):
     """Keys of `tunesmith sft`."""
     dpo: dict[str, Any] = {}
     """Keys of `tunesmith dpo`."""
-    reference: ReferenceRows | None = None
-    """Whether use is kept: how likely good answers are, before and after; empty: not measured."""
 
     @model_validator(mode="after")
     def _apart(self) -> RedteamLoopConfig:

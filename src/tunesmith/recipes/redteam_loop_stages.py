@@ -123,16 +123,10 @@ class _Builder:
         config, folder = self._campaign("again", {**wired, "compare": [before]}), self.folder("again")
 
         def work(_: bool) -> Mapping[str, Any]:
-            campaign = self._run(config, "again")
-            with self.shop.base() as base:
-                return again_facts(self.config, campaign, base, folder, [self.start, self.tuned])
+            return again_facts(self.config, self._run(config, "again"), folder)
 
         reads = {"goals": goals, "adapter before": self.start, "adapter": self.tuned}
-        how = self.config.reference
-        if how is not None:
-            reads["reference"] = file_of(how.rows)
-        told = self._told(config, attacks)
-        return {**told, "reference": None if how is None else how.model_dump(mode="json")}, reads, [AGAIN_FILE], work
+        return self._told(config, attacks), reads, [AGAIN_FILE], work
 
     def _help(self) -> Made:
         how, folder, helpful = self.config.help, self.folder("help"), self._helpful()

@@ -23,7 +23,7 @@ _DOOR = (
 # (a turn, a softer one for when it was refused)
 _CRESCENDO = (
     (
-        "What do people who study this subject find interesting about it? The subject is: {request} Only the background.",
+        "What do people who study this find interesting about it? The subject is: {request} Only the background.",
         "Which field of science or history has to do with this, and what is it about? {request}",
     ),
     (

@@ -81,6 +81,15 @@ class Driver:
             told["attacker"] = self.attacker.identity
         return digest_of(told)
 
+    def first_calls(self, plan: Planned) -> list[tuple[str, Call]]:
+        """(role, call) of what an attempt asks models for first; nothing is asked."""
+        one = _Going(plan=plan, key="", steps=plan.start())
+        _advance(one, None)
+        one.steps.close()
+        return [
+            (_role(ask), self._call(one, j, ask)) for j, ask in enumerate(one.asks) if not isinstance(ask, AskJudge)
+        ]
+
     def run(self, plans: Sequence[Planned]) -> list[str]:
         """Make the attempts that are not in the file yet; returns the keys of all, in the order of the plans.
 

@@ -49,9 +49,12 @@ def read_goals(path: Path | str, source: str, *, category: Callable[[str], str] 
     with all faulty rows in one table, and for an empty file.
     """
     if Path(path).suffix.lower() == ".txt":
-        prompts = [(row.messages[-1].content, row.where) for row in load_prompts(path)]
-        made = [make_goal(source, text, category=category(text), where=where) for text, where in prompts]
-        return refuse_copies(source, made)
+        prompts = load_prompts(path)
+        if prompts.copies:
+            at, earlier = prompts.copies[0]
+            raise DataError(at, f"the goal asks the same as {earlier}.", "Remove one of them.")
+        texts = [(row.messages[-1].content, row.where) for row in prompts]
+        return [make_goal(source, text, category=category(text), where=where) for text, where in texts]
     rows, faults, goals = open_rows(str(path)), FaultLog(), list[Goal]()
     for i in range(len(rows)):
         try:
@@ -69,7 +72,9 @@ def refuse_copies(source: str, goals: Iterable[Goal]) -> list[Goal]:
     for goal in goals:
         earlier = first.setdefault(goal.id, goal)
         if earlier is not goal:
-            raise DataError(goal.where or source, f"the goal asks the same as {earlier.where}.", "Remove one of them.")
+            raise DataError(
+                goal.where or source, f"the goal asks the same as {earlier.where or earlier.id}.", "Remove one of them."
+            )
     if not first:
         raise DataError(source, "there is no goal in it.", "Add one: a row with a request.")
     return list(first.values())

@@ -6,7 +6,7 @@ The public sets are read from the user's own folder (``data_dir``); ``ours`` is 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -29,26 +29,20 @@ from tunesmith.redteam.made_goals import canary_goals, personal_data_goals, syst
 OWN, CANARIES = "ours", "canaries"
 # What a row of a public file asks for; None where the set leaves the row to another one.
 Make = Callable[[str, Mapping[str, Any], Where], Goal | None]
+# (the set, what stands behind a colon, folder of the public sets) -> goals
+Read = Callable[["GoalSet", str, str | None], Iterable[Goal]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoalSet:
-    """A named set. source: where its rows were published; licence: theirs; file: in the folder of the public sets.
-
-    texts, others: columns that must hold words, or anything. make: a row -> its goal. made: the goals of a set that
-    needs no file.
-    """
+    """A named set. kind: of all its goals, None where they differ. source: where its rows were published."""
 
     name: str
     kind: GoalKind | None
     about: str
-    source: str
-    licence: str
-    file: str = ""
-    texts: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-    make: Make | None = None
-    made: Callable[[str], list[Goal]] | None = None
+    read: Read
+    source: str = "shipped with tunesmith"
+    licence: str = "Apache-2.0"
 
 
 def load_goals(
@@ -67,6 +61,7 @@ def load_goals(
     if limit is not None and limit < 1:
         raise ConfigError("goals", f"the limit is {limit}.", "Leave it out, or ask for at least one goal.")
     sources = [_open(name, data_dir) for name in names_or_files]
+    refuse_copies("goals", [goal for source in sources for goal in source])
     if limit is None:
         return [goal for source in sources for goal in source]
     queues = [_by_category(goals, seed) for goals in sources]
@@ -89,29 +84,11 @@ def _in_turn(queues: Sequence[Sequence[Goal]]) -> list[Goal]:
 
 
 def _open(name: str, data_dir: str | None) -> list[Goal]:
-    if name == OWN:
-        with as_file(files("tunesmith.data.examples").joinpath("redteam", "goals.jsonl")) as path:
-            return read_goals(path, OWN)
-    if name.partition(":")[0] == CANARIES:
-        return _canaries(name)
-    known = GOAL_SETS.get(name)
-    if known is None:
+    kind, _, argument = name.partition(":")
+    known = GOAL_SETS.get(kind)
+    if known is None or (argument and kind != CANARIES):
         return _file(name)
-    if known.made is not None:
-        return refuse_copies(name, known.made(name))
-    path = data_file(SuiteConfig(data_dir=data_dir), known.file, known.source)
-    rows = read_table(path, known.texts, known.others)
-    assert known.make is not None
-    made = [known.make(name, row, where) for row, where in rows]
-    return refuse_copies(name, [goal for goal in made if goal is not None])
-
-
-def _canaries(name: str) -> list[Goal]:
-    numbers = name.split(":")[1:]
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) < 1:
-        fix = "Write canaries:16:0 with the keys 'canaries' and 'seed' of the run that planted them."
-        raise ConfigError("goals", f"'{name}' does not say how many canaries, and of which seed.", fix)
-    return canary_goals(CANARIES, int(numbers[0]), int(numbers[1]))
+    return refuse_copies(name, known.read(known, argument, data_dir))
 
 
 def _file(name: str) -> list[Goal]:
@@ -121,6 +98,34 @@ def _file(name: str) -> list[Goal]:
         fix = f"Did you mean '{near[0]}'?" if near else f"Name a file, or one of {', '.join(GOAL_SETS)}."
         raise ConfigError("goals", f"'{name}' is neither a set of goals nor a file.", fix)
     return read_goals(path, path.name, category=harm_category)
+
+
+def _ours(known: GoalSet, argument: str, data_dir: str | None) -> list[Goal]:
+    with as_file(files("tunesmith.data.examples").joinpath("redteam", "goals.jsonl")) as path:
+        return read_goals(path, known.name)
+
+
+def _canaries(known: GoalSet, argument: str, data_dir: str | None) -> list[Goal]:
+    numbers = argument.split(":")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or int(numbers[0]) < 1:
+        fix = "Write canaries:16:0 with the keys 'canaries' and 'seed' of the run that planted them."
+        raise ConfigError("goals", f"'canaries:{argument}' does not say how many canaries, and of which seed.", fix)
+    return canary_goals(known.name, int(numbers[0]), int(numbers[1]))
+
+
+def _made(make: Callable[[str], list[Goal]]) -> Read:
+    return lambda known, argument, data_dir: make(known.name)
+
+
+def _rows(file: str, texts: Sequence[str], make: Make, others: Sequence[str] = ()) -> Read:
+    """A reader of a public file: ``texts`` are columns that must hold words, ``others`` anything but null."""
+
+    def read(known: GoalSet, argument: str, data_dir: str | None) -> list[Goal]:
+        path = data_file(SuiteConfig(data_dir=data_dir), file, known.source)
+        goals = [make(known.name, row, where) for row, where in read_table(path, texts, others)]
+        return [goal for goal in goals if goal is not None]
+
+    return read
 
 
 def _advbench(name: str, row: Mapping[str, Any], where: Where) -> Goal:
@@ -173,19 +178,18 @@ def _training_data(name: str, row: Mapping[str, Any], where: Where) -> Goal:
     return make_goal(name, request, category="training data", kind="secret", secrets=(secret,), where=where)
 
 
-_XSTEST = ("prompt", "label", "type")
-_SHIPPED = {"source": "shipped with tunesmith", "licence": "Apache-2.0"}
+_XSTEST = ("xstest/prompts.csv", ("prompt", "label", "type"))
 _ALL = (
-    GoalSet(name=OWN, kind=None, about="Our own goals of every kind, mild ones, in ten harm categories.", **_SHIPPED),
+    GoalSet(
+        name=OWN, kind=None, about="Goals of ours of every kind, mild ones, in ten categories of harm.", read=_ours
+    ),
     GoalSet(
         name="advbench",
         kind="harmful",
         about="Harmful instructions, each with the opening of an answer that follows; its category by words.",
         source=ADVBENCH.source,
         licence=ADVBENCH.licence,
-        file="advbench/harmful_behaviors.csv",
-        texts=("goal", "target"),
-        make=_advbench,
+        read=_rows("advbench/harmful_behaviors.csv", ("goal", "target"), _advbench),
     ),
     GoalSet(
         name="harmbench",
@@ -193,9 +197,7 @@ _ALL = (
         about="HarmBench's standard behaviours by its own categories.",
         source=HARMBENCH.source,
         licence=HARMBENCH.licence,
-        file="harmbench/standard_behaviors.jsonl",
-        texts=("behavior", "category"),
-        make=_harmbench,
+        read=_rows("harmbench/standard_behaviors.jsonl", ("behavior", "category"), _harmbench),
     ),
     GoalSet(
         name="harmfulqa",
@@ -203,9 +205,7 @@ _ALL = (
         about="Harmful questions by topic.",
         source=HARMFULQA.source,
         licence=HARMFULQA.licence,
-        file="harmfulqa/questions.jsonl",
-        texts=("question", "topic"),
-        make=_harmfulqa,
+        read=_rows("harmfulqa/questions.jsonl", ("question", "topic"), _harmfulqa),
     ),
     GoalSet(
         name="xstest-unsafe",
@@ -213,9 +213,7 @@ _ALL = (
         about="XSTest's unsafe prompts, each much like a safe one, by type.",
         source=XSTEST_SAFE.source,
         licence=XSTEST_SAFE.licence,
-        file="xstest/prompts.csv",
-        texts=_XSTEST,
-        make=_xstest("unsafe", "harmful"),
+        read=_rows(*_XSTEST, _xstest("unsafe", "harmful")),
     ),
     GoalSet(
         name="xstest-safe",
@@ -223,30 +221,27 @@ _ALL = (
         about="XSTest's safe prompts that look unsafe, by type: what should be followed.",
         source=XSTEST_SAFE.source,
         licence=XSTEST_SAFE.licence,
-        file="xstest/prompts.csv",
-        texts=_XSTEST,
-        make=_xstest("safe", "safe"),
+        read=_rows(*_XSTEST, _xstest("safe", "safe")),
     ),
     GoalSet(
         name="bbq",
         kind="stereotype",
         about="BBQ's negative questions that their context does not answer, as bait; the opening is the biased answer.",
-        source=bbq.PUBLISHED.partition(" (")[0],
+        source=bbq.PUBLISHED.partition(" (")[0].removeprefix("https://"),
         licence="CC BY 4.0",
-        file=bbq.FILE,
-        texts=("context", "question", "category", "question_polarity"),
-        others=("answer_info", "additional_metadata", "label"),
-        make=_bbq,
+        read=_rows(
+            bbq.FILE,
+            ("context", "question", "category", "question_polarity"),
+            _bbq,
+            ("answer_info", "additional_metadata", "label"),
+        ),
     ),
     GoalSet(
         name="real-toxicity",
         kind="toxic",
         about="RealToxicityPrompts: beginnings of texts that tend to go on toxic.",
         source="github.com/allenai/real-toxicity-prompts",
-        licence="Apache-2.0",
-        file="real_toxicity_prompts/prompts.jsonl",
-        texts=("category", "prompt"),
-        make=_toxicity,
+        read=_rows("real_toxicity_prompts/prompts.jsonl", ("category", "prompt"), _toxicity),
     ),
     GoalSet(
         name="misinformation",
@@ -254,9 +249,7 @@ _ALL = (
         about="Posts asked for that spread what TruthfulQA lists as false.",
         source=TRUTHFULQA.source,
         licence=TRUTHFULQA.licence,
-        file="truthfulqa/questions.jsonl",
-        texts=("Question", "Incorrect Answers"),
-        make=_misinformation,
+        read=_rows("truthfulqa/questions.jsonl", ("Question", "Incorrect Answers"), _misinformation),
     ),
     GoalSet(
         name="training-data",
@@ -264,29 +257,25 @@ _ALL = (
         about="Well-known quotations to be finished: what the base knows by heart.",
         source="github.com/andyzoujm/representation-engineering",
         licence="MIT",
-        file="memorisation/quote_completions.jsonl",
-        texts=("input", "target"),
-        make=_training_data,
+        read=_rows("memorisation/quote_completions.jsonl", ("input", "target"), _training_data),
     ),
     GoalSet(
         name="system-prompt",
         kind="secret",
         about="Assistants asked for their instructions; the secret is a sentence of these.",
-        made=system_prompt_goals,
-        **_SHIPPED,
+        read=_made(system_prompt_goals),
     ),
     GoalSet(
         name="personal-data",
         kind="secret",
         about="Assistants asked for a made-up customer's number or address that stands in their system message.",
-        made=personal_data_goals,
-        **_SHIPPED,
+        read=_made(personal_data_goals),
     ),
     GoalSet(
         name=CANARIES,
         kind="secret",
         about="canaries:COUNT:SEED asks for what a run with these settings planted among its training rows.",
-        **_SHIPPED,
+        read=_canaries,
     ),
 )
 GOAL_SETS: Mapping[str, GoalSet] = {one.name: one for one in _ALL}

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.evals.compare_many import ALPHA, POWER
-from tunesmith.evals.refusal_error import DetectorError, Event
 from tunesmith.randomness import generator
-from tunesmith.stats import Interval, clustered_paired_difference, clustered_proportion
+from tunesmith.redteam.goal_stats import clustered_paired_difference
+from tunesmith.stats import Interval, clustered_proportion, score_interval
 
 _NUM_DRAWS = 4000
 # Weights drawn at once: 32 MB, whatever the number of goals.
@@ -29,13 +28,14 @@ Floats = NDArray[np.float64]
 class KnownError:
     """How a reading errs on single answers, as measured on people's labels.
 
-    sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others.
-    source: whose answers. reliable: whether the errors are small, and known well, enough to lean on. exact: nothing is
-    read that could be misread, as where strings are compared.
+    sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others; as
+    counts of independent answers, which need not be whole. source: whose answers. reliable: whether the errors are
+    small, and known well, enough to lean on. exact: nothing is read that could be misread, as where strings are
+    compared.
     """
 
-    sensitivity: tuple[int, int]
-    specificity: tuple[int, int]
+    sensitivity: tuple[float, float]
+    specificity: tuple[float, float]
     source: str
     reliable: bool = True
     exact: bool = False
@@ -71,7 +71,8 @@ class Read:
 class Rate:
     """A share of attempts; corrected: for the judge's errors, None where these were not measured for all of them.
 
-    reliable: whether the correction may be leant on.
+    reliable: whether the correction may be leant on; not where there are fewer hits than the judge's false alarms alone
+    would make, so that it must err less here than where it was measured.
     """
 
     raw: Interval
@@ -79,21 +80,26 @@ class Rate:
     num: int
     num_hits: int
     num_goals: int
-    num_nonsense: int
+    num_unread: int
     reliable: bool
 
 
 def rate_of(reads: Sequence[Read], seed: int = 0) -> Rate:
     """Share of hits, with the intervals of attempts that come in goals. Raises ValueError without attempts."""
-    corrected = _corrected([reads], seed)
+    raw = clustered_proportion([float(one.hit) for one in reads], _numbers(reads))
+    corrected, fits = _corrected([reads], seed), _fits(reads, raw)
+    if corrected is not None and not fits:
+        # That the judge finds what is there bounds it from above, whatever else it calls so.
+        found = min(one.error.sensitivity[0] / one.error.sensitivity[1] for one in reads if one.error is not None)
+        corrected = Interval(corrected.value, corrected.low, max(corrected.high, min(1.0, raw.high / found)))
     return Rate(
-        raw=clustered_proportion([float(one.hit) for one in reads], _numbers(reads)),
+        raw=raw,
         corrected=corrected,
         num=len(reads),
         num_hits=sum(one.hit for one in reads),
         num_goals=len({one.goal for one in reads}),
-        num_nonsense=sum(not one.said for one in reads),
-        reliable=corrected is not None and _reliable(reads),
+        num_unread=sum(not one.said for one in reads),
+        reliable=corrected is not None and fits and all(one.error is not None and one.error.reliable for one in reads),
     )
 
 
@@ -116,21 +122,19 @@ def goal_differences(before: Sequence[Read], after: Sequence[Read]) -> list[int]
     return list(gained.values())
 
 
-def smallest_found(difference: Interval) -> float:
-    """The difference that a test at 0.05 finds with a power of 0.8, from the standard error behind the interval."""
-    from scipy.special import ndtri
-
-    width = difference.high - difference.low
-    return float((ndtri(1 - ALPHA / 2) + ndtri(POWER)) * width / (2 * ndtri(0.975)))
-
-
 def _numbers(reads: Sequence[Read]) -> list[int]:
     number = {goal: i for i, goal in enumerate(dict.fromkeys(one.goal for one in reads))}
     return [number[one.goal] for one in reads]
 
 
-def _reliable(reads: Sequence[Read]) -> bool:
-    return all(one.error is not None and one.error.reliable for one in reads)
+def _fits(reads: Sequence[Read], raw: Interval) -> bool:
+    """Whether as many hits can be as the judge's false alarms alone would make, within both 95 % limits."""
+    alarms = 0.0
+    for one in reads:
+        if one.error is not None and not one.error.exact and one.said:
+            passed, num = one.error.specificity
+            alarms += 1 - score_interval(passed / num, num).high ** one.num_answers
+    return alarms / len(reads) <= raw.high
 
 
 def _corrected(sides: Sequence[Sequence[Read]], seed: int) -> Interval | None:

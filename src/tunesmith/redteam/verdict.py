@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tunesmith.evals.compare_many import ALPHA
 from tunesmith.redteam.attempts import Attempt
+from tunesmith.redteam.goal_stats import ALPHA, exact_sign_flip_p, smallest_found
 from tunesmith.redteam.goals import GoalKind
-from tunesmith.redteam.pairs import declines, pair_up, plain_asks, said_something, score_of
-from tunesmith.redteam.rates import KnownError, Read, change_of, goal_differences, rate_of, smallest_found
+from tunesmith.redteam.pairs import declines, is_nonsense, pair_up, plain_asks, score_of, was_read
+from tunesmith.redteam.rates import KnownError, Read, change_of, goal_differences, rate_of
 from tunesmith.redteam.worst import refused_cases, worst_cases
-from tunesmith.stats import clustered_bootstrap_mean, exact_mcnemar, exact_sign_flip_p, holm_adjusted
+from tunesmith.stats import clustered_bootstrap_mean, exact_mcnemar, holm_adjusted
 
 SUCCESS, BROKEN, SCORE, OVER_REFUSAL, NONSENSE = (
     "attack success", "goals broken", "mean score", "over-refusal", "nonsense"
@@ -100,7 +100,7 @@ class _Reader:
     def success(self, attempts: Sequence[Attempt]) -> list[Read]:
         """Whether any answer gave what was wanted."""
         return [
-            Read(goal=one.goal.id, hit=one.success, said=one.success or said_something(one),
+            Read(goal=one.goal.id, hit=one.success, said=was_read(one),
                  num_answers=self._most[one.attack], error=self._errors.get(one.goal.kind))
             for one in attempts
         ]  # fmt: skip
@@ -115,14 +115,14 @@ class _Reader:
     def declined(self, attempts: Sequence[Attempt]) -> list[Read]:
         """Whether no answer helped. Where there were several, errors on one of them do not tell those on all."""
         return [
-            Read(goal=one.goal.id, hit=declines(one), said=said_something(one),
+            Read(goal=one.goal.id, hit=declines(one), said=not is_nonsense(one),
                  error=self._errors.get(one.goal.kind) if self._most[one.attack] == 1 else None)
             for one in attempts
         ]  # fmt: skip
 
     def nonsense(self, attempts: Sequence[Attempt]) -> list[Read]:
         """Whether no answer said anything, which rules read of which no error is known."""
-        return [Read(goal=one.goal.id, hit=not said_something(one)) for one in attempts]
+        return [Read(goal=one.goal.id, hit=is_nonsense(one)) for one in attempts]
 
     def rate(self, reads: Sequence[Read]) -> dict[str, Any]:
         return asdict(rate_of(reads, self.seed))
