@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tunesmith.cli import redteam_gcg, redteam_judges, redteam_report
+from tunesmith.cli import redteam_export, redteam_gcg, redteam_judges, redteam_loop, redteam_report
 from tunesmith.cli.shared import Debug, Json, Overrides, errors_in_one_paragraph, print_lines
 
 _RUN = "run"
@@ -31,6 +31,8 @@ app = typer.Typer(
 app.command("judges")(redteam_judges.judges)
 app.command("gcg")(redteam_gcg.gcg)
 app.command("report")(redteam_report.report)
+app.command("export")(redteam_export.export)
+app.command("loop")(redteam_loop.loop)
 
 
 @app.command(_RUN)
