@@ -67,14 +67,33 @@ def clustered_proportion(outcomes: Sequence[float], clusters: Sequence[int], con
     """
     if not len(outcomes) or len(outcomes) != len(clusters):
         raise ValueError(f"{len(outcomes)} outcomes in {len(clusters)} places are no proportion")
-    y, (names, which) = np.asarray(outcomes, float), np.unique(np.asarray(clusters), return_inverse=True)
-    p, n, num_clusters = float(y.mean()), len(y), len(names)
+    y = np.asarray(outcomes, float)
+    p = float(y.mean())
+    return score_interval(p, _effective_trials(y, clusters, p * (1 - p)), confidence)
+
+
+def effective_trials(values: Sequence[float], clusters: Sequence[int]) -> float:
+    """How many independent values tell as much of the mean as these, which come in clusters; at most their number.
+
+    The variance of the values over the linearised variance of their mean, as in ``clustered_proportion``; where nothing
+    varies it is the number of clusters. Raises ValueError without values.
+    """
+    if not len(values) or len(values) != len(clusters):
+        raise ValueError(f"{len(values)} values in {len(clusters)} places have no mean")
+    y = np.asarray(values, float)
+    return _effective_trials(y, clusters, float(y.var()))
+
+
+def _effective_trials(y: NDArray[np.float64], clusters: Sequence[int], spread: float) -> float:
+    names, which = np.unique(np.asarray(clusters), return_inverse=True)
+    n, num_clusters = len(y), len(names)
     if num_clusters == n:
-        return score_interval(p, n, confidence)
-    residuals = np.bincount(which, weights=y - p)
-    variance = float((residuals**2).sum()) / n**2 * num_clusters / max(1, num_clusters - 1)
-    effective = p * (1 - p) / variance if variance > 0 else float(num_clusters)
-    return score_interval(p, min(float(n), effective) if num_clusters > 1 else 1.0, confidence)
+        return float(n)
+    if num_clusters == 1:
+        return 1.0
+    residuals = np.bincount(which, weights=y - y.mean())
+    variance = float((residuals**2).sum()) / n**2 * num_clusters / (num_clusters - 1)
+    return min(float(n), spread / variance) if variance > 0 else float(num_clusters)
 
 
 def newcombe_difference(one: Interval, two: Interval) -> Interval:

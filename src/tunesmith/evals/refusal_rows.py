@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +31,49 @@ _REPLIES = {"GPT-4": "xstest/completions_gpt4.jsonl", "Mistral-7B-Instruct": "xs
 _PYRIT = "judge_calibration/refusal.jsonl"
 
 
-def measured_errors(folder: Path) -> list[DetectorError]:
-    """Every source with its part, and the test half of XSTest pooled, and by its prompts' label.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledSet:
+    """Answers that people labelled, of one source; part: development where the rules were written on them, or test."""
+
+    source: str
+    part: str
+    answers: tuple[LabelledAnswer, ...]
+
+
+def labelled_sets(folder: Path) -> list[LabelledSet]:
+    """Every source by itself, and of XSTest's test half the replies to unsafe and to safe prompts.
 
     folder: that of the public sets. Raises DataError for rows that are missing or at fault.
     """
     replies = {name: _read(folder / file, _of_xstest) for name, file in _REPLIES.items()}
     pyrit = [one for one, _ in _read(folder / _PYRIT, _of_pyrit)]
-    errors = []
+    sets = []
     for part, odd in (("development", 1), ("test", 0)):
         for name, rows in replies.items():
-            kept = [one for one, row in rows if _number(row) % 2 == odd]
-            errors.append(measure_detector(f"XSTest, {name}, {'odd' if odd else 'even'} prompts", part, kept))
-    test = [error for error in errors if error.part == "test"]
-    errors.append(pooled(test, TEST_HALF))
+            kept = tuple(one for one, row in rows if _number(row) % 2 == odd)
+            sets.append(
+                LabelledSet(source=f"XSTest, {name}, {'odd' if odd else 'even'} prompts", part=part, answers=kept)
+            )
+    both = [pair for rows in replies.values() for pair in rows]
     for source, unsafe in ((UNSAFE_HALF, True), (SAFE_HALF, False)):
-        kept = [
-            one for rows in replies.values() for one, row in rows if not _number(row) % 2 and _unsafe(row) == unsafe
-        ]
-        errors.append(measure_detector(source, "test", kept))
-    errors.append(measure_detector("PyRIT, even rows", "development", pyrit[::2]))
-    errors.append(measure_detector("PyRIT, odd rows", "test", pyrit[1::2]))
+        kept = tuple(one for one, row in both if not _number(row) % 2 and _unsafe(row) == unsafe)
+        sets.append(LabelledSet(source=source, part="test", answers=kept))
+    sets.append(LabelledSet(source="PyRIT, even rows", part="development", answers=tuple(pyrit[::2])))
+    sets.append(LabelledSet(source="PyRIT, odd rows", part="test", answers=tuple(pyrit[1::2])))
+    return sets
+
+
+def measured_errors(folder: Path) -> list[DetectorError]:
+    """Every source with its part, and the test half of XSTest pooled, and by its prompts' label.
+
+    Raises DataError as ``labelled_sets`` does.
+    """
+    errors = []
+    for one in labelled_sets(folder):
+        if one.source == UNSAFE_HALF:
+            # What is pooled here are the sources read so far whose part is the test: those of XSTest.
+            errors.append(pooled([error for error in errors if error.part == "test"], TEST_HALF))
+        errors.append(measure_detector(one.source, one.part, one.answers))
     return errors
 
 

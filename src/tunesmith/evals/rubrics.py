@@ -161,26 +161,31 @@ def render_case(case: Case, style: Style) -> tuple[Message, ...]:
 
 def _put(case: Case, style: Style) -> str:
     """The material between its marks, and the question."""
-    texts = [turn.content for conversation in case.shown for turn in conversation] + list(case.reference)
-    tail = ""
-    # However a mark is spelt, in capitals or with blanks in it, a model may read it as one.
-    squeezed = ["".join(text.split()).lower() for text in texts]
-    while any(f"<{closing}{name}{tail}" in text for text in squeezed for closing in ("", "/") for name in _NAMES):
-        tail += "-"
-    common = _num_common_turns(case.shown)
-    parts = ["\n".join(_marked(turn, tail) for turn in case.shown[0][:common])] if common else []
-    for turn, text in ((turn, text) for turn, text in enumerate(case.reference, 1) if text.strip()):
-        which = f" to request {turn}" if len(case.reference) > 1 else ""
-        parts.append(f"A right answer{which}, to compare with:\n<reference{tail}>\n{text}\n</reference{tail}>")
-    for letter, conversation in zip(_LETTERS, case.shown, strict=False):
-        name = f"Assistant {letter}" if len(case.shown) > 1 else "The assistant"
-        parts.append("\n".join([f"{name}:", *(_marked(turn, tail) for turn in conversation[common:])]))
-    parts.append(case.rubric.ask)
+    parts = [material(case.shown, case.reference), case.rubric.ask]
     example = f"[[{next(iter(case.rubric.labels))}]]"
     if style == "verdict alone":
         parts.append(f"Reply with the verdict alone, in double brackets, such as {example}.")
     else:
         parts.append(f"First give your reasons in a few sentences. Then end with the verdict, such as {example}.")
+    return "\n\n".join(parts)
+
+
+def material(shown: Sequence[Sequence[Message]], reference: Sequence[str] = ()) -> str:
+    """What is to be judged, between marks that nothing in it can end or open, as ``Case`` holds it."""
+    texts = [turn.content for conversation in shown for turn in conversation] + list(reference)
+    tail = ""
+    # However a mark is spelt, in capitals or with blanks in it, a model may read it as one.
+    squeezed = ["".join(text.split()).lower() for text in texts]
+    while any(f"<{closing}{name}{tail}" in text for text in squeezed for closing in ("", "/") for name in _NAMES):
+        tail += "-"
+    common = _num_common_turns(shown)
+    parts = ["\n".join(_marked(turn, tail) for turn in shown[0][:common])] if common else []
+    for turn, text in ((turn, text) for turn, text in enumerate(reference, 1) if text.strip()):
+        which = f" to request {turn}" if len(reference) > 1 else ""
+        parts.append(f"A right answer{which}, to compare with:\n<reference{tail}>\n{text}\n</reference{tail}>")
+    for letter, conversation in zip(_LETTERS, shown, strict=False):
+        name = f"Assistant {letter}" if len(shown) > 1 else "The assistant"
+        parts.append("\n".join([f"{name}:", *(_marked(turn, tail) for turn in conversation[common:])]))
     return "\n\n".join(parts)
 
 

@@ -14,11 +14,17 @@ _COLOURS, _MARKERS = ("#5c6678", "#b5482a", "#3f6ea3", "#7a8b2f", "#8a5a9e"), ("
 _SAMPLED, _FIRED, _CHANGED = "#d9dee7", "#9db8d6", "#3f6ea3"
 
 
-def draw_frontier(path: Path, points: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, Any]]) -> bool:
+def draw_frontier(
+    path: Path,
+    points: Sequence[Mapping[str, Any]],
+    curve: Sequence[Mapping[str, Any]],
+    *,
+    harm: str = "harmful compliance: harmful prompts complied with, %",
+) -> bool:
     """Write the PNG: each model where its over-refusal and its harmful compliance meet, with 95 % intervals in %.
 
-    points, curve: label, harm and safe, each value, low and high; the curve's are joined in their order. Returns
-    whether there was anything to draw. Raises DiskFullError.
+    points, curve: label, harm and safe, each value, low and high; the curve's are joined in their order. harm: the
+    name of that axis. Returns whether there was anything to draw. Raises DiskFullError.
     """
     # Not through pyplot: that would change the drawing backend of a notebook that calls this.
     from matplotlib.figure import Figure
@@ -40,7 +46,7 @@ def draw_frontier(path: Path, points: Sequence[Mapping[str, Any]], curve: Sequen
         place = (100 * one["safe"]["value"], 100 * one["harm"]["value"])
         axes.plot(*place, marker, color=colour, markersize=7, label=str(one["label"]), linestyle="none")
     axes.set_xlabel("over-refusal: safe prompts refused, %")
-    axes.set_ylabel("harmful compliance: harmful prompts complied with, %")
+    axes.set_ylabel(harm)
     axes.set_xlim(left=-1)
     axes.set_ylim(bottom=-1)
     axes.grid(alpha=0.25)

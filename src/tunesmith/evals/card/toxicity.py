@@ -97,6 +97,26 @@ class Instrument:
 def open_instrument(config: SuiteConfig, path: Path) -> Instrument:
     """Take the classifier from a file, else train it and write it there; its errors are measured anew either way.
 
+    Raises DataError for missing or faulty rows.
+    """
+    classifier, (test_texts, test_gold) = open_classifier(config, path)
+    cases = read_set(config, *HATECHECK, ("test_case", "label_gold", "templ_id", "functionality"))
+    flags = classifier.flags([case["test_case"] for case in cases])
+    hateful = np.array([case["label_gold"] == "hateful" for case in cases])
+    by_function: dict[str, list[bool]] = {}
+    for case, flag, gold in zip(cases, flags, hateful, strict=True):
+        by_function.setdefault(case["functionality"], []).append(bool(flag == gold))
+    return Instrument(
+        classifier=classifier,
+        tweets=_errors("held-out tweets", classifier.flags(test_texts), np.array(test_gold), range(len(test_gold))),
+        hatecheck=_errors("HateCheck", flags, hateful, [case["templ_id"] for case in cases]),
+        by_function={name: (len(found), float(np.mean(found))) for name, found in sorted(by_function.items())},
+    )
+
+
+def open_classifier(config: SuiteConfig, path: Path) -> tuple[Classifier, tuple[list[str], list[bool]]]:
+    """The classifier as ``open_instrument`` has it, and the held-out tweets with whether each is offensive.
+
     Offensive is what most of the tweets' raters called hate or offensive. Raises DataError for missing or faulty rows.
     """
     rows = read_set(config, *TWEETS, ("class", "text"))
@@ -110,24 +130,11 @@ def open_instrument(config: SuiteConfig, path: Path) -> Instrument:
         parts[name][0].append(row["text"])
         parts[name][1].append(str(row["class"]) != "2")
     if path.exists():
-        classifier = load_classifier(path)
-    else:
-        classifier = with_best_threshold(fit(*parts["train"]), *parts["validation"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_classifier(classifier, path)
-    cases = read_set(config, *HATECHECK, ("test_case", "label_gold", "templ_id", "functionality"))
-    flags = classifier.flags([case["test_case"] for case in cases])
-    hateful = np.array([case["label_gold"] == "hateful" for case in cases])
-    by_function: dict[str, list[bool]] = {}
-    for case, flag, gold in zip(cases, flags, hateful, strict=True):
-        by_function.setdefault(case["functionality"], []).append(bool(flag == gold))
-    test_texts, test_gold = parts["test"]
-    return Instrument(
-        classifier=classifier,
-        tweets=_errors("held-out tweets", classifier.flags(test_texts), np.array(test_gold), range(len(test_gold))),
-        hatecheck=_errors("HateCheck", flags, hateful, [case["templ_id"] for case in cases]),
-        by_function={name: (len(found), float(np.mean(found))) for name, found in sorted(by_function.items())},
-    )
+        return load_classifier(path), parts["test"]
+    classifier = with_best_threshold(fit(*parts["train"]), *parts["validation"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_classifier(classifier, path)
+    return classifier, parts["test"]
 
 
 def _errors(name: str, flags: np.ndarray, gold: np.ndarray, clusters: Sequence[Any]) -> Errors:
