@@ -89,22 +89,16 @@ def selective_accuracy(confidences: Sequence[float], outcomes: Sequence[float]) 
 
 
 def rogan_gladen(
-    flagged: tuple[float, float],
-    sensitivity: tuple[float, float],
-    specificity: tuple[float, float],
-    seed: int,
-    *,
-    unread: float = 0,
+    flagged: tuple[int, int], sensitivity: tuple[int, int], specificity: tuple[int, int], seed: int, *, unread: int = 0
 ) -> Interval:
     """A prevalence read by an imperfect detector, corrected for its errors, with a 95 % interval that carries them.
 
-    Each is (successes, trials): items flagged of those read, known positives found, known negatives passed; where
-    trials come in clusters both are scaled down to as many as are independent. unread: further items that the detector
-    says nothing of and that are no positives; the prevalence is that of all items. The estimate is (flagged +
-    specificity - 1) / (sensitivity + specificity - 1) within [0, 1] (Rogan and Gladen 1978, Am. J. Epidemiol. 107:71)
-    times the share read; limits are quantiles over draws of the rates from their Jeffreys posteriors, draws of a
-    detector no better than chance telling nothing: there the rate may be anything. Raises ValueError for counts that
-    are no proportion, and for a detector no better than chance.
+    Each is (successes, trials): items flagged of those read, known positives found, known negatives passed. unread:
+    further items that the detector says nothing of and that are no positives; the prevalence is that of all items. The
+    estimate is (flagged + specificity - 1) / (sensitivity + specificity - 1) within [0, 1] (Rogan and Gladen 1978, Am.
+    J. Epidemiol. 107:71) times the share read; limits are quantiles over draws of the rates from their Jeffreys
+    posteriors, draws of a detector no better than chance telling nothing: there the rate may be anything. Raises
+    ValueError for counts that are no proportion, and for a detector no better than chance.
     """
     _check_proportion(*flagged)
     rate = flagged[0] / flagged[1]
@@ -125,19 +119,16 @@ def rogan_gladen(
 def rogan_gladen_difference(
     before: Sequence[bool | None],
     after: Sequence[bool | None],
-    sensitivity: tuple[float, float],
-    specificity: tuple[float, float],
+    sensitivity: tuple[int, int],
+    specificity: tuple[int, int],
     seed: int,
-    *,
-    scale: float = 1.0,
 ) -> Interval:
     """Corrected prevalence of ``after`` minus that of ``before``, both read on the same items by one detector.
 
     None: the detector says nothing of the item, which is no positive. The detector's errors are the same on both sides,
     so they are drawn once for both; the table of pairs is drawn from its Dirichlet posterior under a prior of weight 1
     spread evenly over the cells (Perks 1947, J. Inst. Actuaries 73:285), which gives a single rate Jeffreys' prior
-    where every item is read. It holds where the detector errs alike before and after. scale: the share of the items
-    that are independent, where they come in clusters; it widens the limits and leaves the estimate. Raises ValueError as
+    where every item is read. It holds where the detector errs alike before and after. Raises ValueError as
     rogan_gladen does.
     """
     if len(before) != len(after) or not before:
@@ -148,7 +139,7 @@ def rogan_gladen_difference(
         [[sum(b is one and a is two for b, a in zip(before, after, strict=True)) for two in kinds] for one in kinds]
     )
     rng = generator(seed, "rogan_gladen_difference")
-    drawn_RC = rng.dirichlet(table.ravel() * scale + 1 / table.size, size=_NUM_DRAWS)
+    drawn_RC = rng.dirichlet(table.ravel() + 1 / table.size, size=_NUM_DRAWS)
     sens_R, spec_R = (rng.beta(k + 0.5, n - k + 0.5, size=_NUM_DRAWS) for k, n in (sensitivity, specificity))
     sides, estimates, blind_R = [], [], np.zeros(_NUM_DRAWS, dtype=bool)
     for axis in (1, 0):
@@ -164,7 +155,7 @@ def rogan_gladen_difference(
     return Interval(estimates[1] - estimates[0], low, high)
 
 
-def _better_than_chance(sensitivity: tuple[float, float], specificity: tuple[float, float]) -> tuple[float, float]:
+def _better_than_chance(sensitivity: tuple[int, int], specificity: tuple[int, int]) -> tuple[float, float]:
     _check_proportion(*sensitivity)
     _check_proportion(*specificity)
     sens, spec = sensitivity[0] / sensitivity[1], specificity[0] / specificity[1]
@@ -173,7 +164,7 @@ def _better_than_chance(sensitivity: tuple[float, float], specificity: tuple[flo
     return sens, spec
 
 
-def _check_proportion(successes: float, trials: float) -> None:
+def _check_proportion(successes: int, trials: int) -> None:
     if trials <= 0 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials is no proportion")
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tunesmith.cli import redteam_gcg, redteam_judges
 from tunesmith.cli.shared import Debug, Json, Overrides, errors_in_one_paragraph, print_lines
 
 _RUN = "run"
@@ -27,6 +28,8 @@ app = typer.Typer(
     cls=_RunsItself,
     help="Attack a model that is yours, and say what came of it. Without a verb: run, the campaign itself.",
 )
+app.command("judges")(redteam_judges.judges)
+app.command("gcg")(redteam_gcg.gcg)
 
 
 @app.command(_RUN)
@@ -44,10 +47,13 @@ def run(
         bool, typer.Option("--i-own-this-target", help="You may attack an address that is not this machine.")
     ] = False,
     goals: Annotated[list[str] | None, typer.Option("--goals", help="A set by name or a file; repeatable.")] = None,
-    num_goals: Annotated[int | None, typer.Option("--num-goals", help="Goals in all at most.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Goals in all at most.")] = None,
     attacks: Annotated[str | None, typer.Option("--attacks", help="Names, joined by commas; or all.")] = None,
     converters: Annotated[
         str | None, typer.Option("--converters", help="Chains such as rot13,leet+base64, before attack direct.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="detector, rubric, harm, or composed such as detector+rubric.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Folder of the public sets.")] = None,
     output: Annotated[str | None, typer.Option("--output", help="Folder for attempts and verdict.")] = None,
@@ -75,9 +81,10 @@ def run(
             "target_model": target_model,
             "i_own_this_target": i_own_this_target or None,
             "goals": goals,
-            "num_goals": num_goals,
+            "limit": limit,
             "attacks": _split(attacks),
             "converters": _split(converters),
+            "judge": judge,
             "data_dir": data,
             "output_dir": output,
             "fail_above": fail_above,

@@ -19,7 +19,7 @@ from tunesmith.errors import ConfigError, RunError
 from tunesmith.models.roles import Base
 from tunesmith.recipes.redteam_config import RedteamConfig
 from tunesmith.recipes.redteam_cost import CampaignCost, cost_of
-from tunesmith.recipes.redteam_judges import known_errors
+from tunesmith.recipes.redteam_judge_open import open_judge
 from tunesmith.recipes.redteam_open import Opened, open_targets
 from tunesmith.redteam.attempt_rows import ATTEMPTS_FILE, load_attempts, read_attempt
 from tunesmith.redteam.attempts import Attempt
@@ -28,7 +28,8 @@ from tunesmith.redteam.catalogue import ATTACKS, find_attacks
 from tunesmith.redteam.converters import apply_chain, chain_names, check_chain
 from tunesmith.redteam.driver import Counts, Driver
 from tunesmith.redteam.goal_sets import load_goals
-from tunesmith.redteam.judges import JudgeByKind, judge_for
+from tunesmith.redteam.judges import JudgeByKind
+from tunesmith.redteam.known_errors import known_errors
 from tunesmith.redteam.plan import Planned, plan_attempts, plan_replay
 from tunesmith.redteam.thresholds import parse_thresholds
 from tunesmith.redteam.verdict import verdict_facts
@@ -86,12 +87,13 @@ def run_redteam(
     parse_thresholds(config.fail_above)
     # 1. What is asked; faults are told before a model is loaded.
     plans = [*plan(config, say), *extra_plans]
-    judge = judge_for([one.goal for one in plans])
     # 2. Of whom.
     if not (folder / CAMPAIGN_FILE).exists():
         say(NOTICE.format(folder=folder))
     opened = open_targets(config, needs_attacker=any(one.attack.num_attacker_calls for one in plans), base=base)
-    for note in opened.notes:
+    held = base if opened.local is None else opened.local.base
+    judge, notes = open_judge(config, [one.goal for one in plans], config, held)
+    for note in [*opened.notes, *notes]:
         say(note)
     # 3. What it costs.
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +116,7 @@ def run_redteam(
         interrupted = True
     attempts = {label: [read_attempt(memory[1][key]) for key in own] for label, own in keys.items()}
     # 5. The verdict.
-    facts = {} if interrupted else report(folder, attempts, judge, config.judge_errors, config.seed)
+    facts = {} if interrupted else report(folder, attempts, judge, config.calibrations, config.seed)
     return Campaign(
         folder=folder,
         attempts=attempts,
@@ -131,7 +133,7 @@ def plan(config: RedteamConfig, say: Callable[[str], None] = lambda line: None) 
     """The attempts of a config, for any target. Raises ConfigError, DataError."""
     for chain in config.converters:
         check_chain(chain)
-    goals = load_goals(config.goals, limit=config.num_goals, seed=config.seed, data_dir=config.data_dir)
+    goals = load_goals(config.goals, limit=config.limit, seed=config.seed, data_dir=config.data_dir)
     attacks = find_attacks(config.attacks, data_dir=config.data_dir)
     names = {attack.name for attack in attacks}
     if config.converters and (unknown := [name for name in config.converted_attacks if name not in names]):

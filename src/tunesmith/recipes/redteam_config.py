@@ -7,13 +7,14 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from tunesmith.models.load import ModelConfig
+from tunesmith.recipes.redteam_judge_open import RedteamJudgeSettings
 from tunesmith.rollout.sampling import Sampling, Weights
 
-BASE, DETECTOR = "base", "detector"
+BASE = "base"
 _ADDRESS = ("http://", "https://")
 
 
-class RedteamConfig(ModelConfig):
+class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     """Goals x attacks x converters x attempts, who is attacked, and what may not be exceeded."""
 
     adapter: str | None = None
@@ -29,10 +30,8 @@ class RedteamConfig(ModelConfig):
 
     goals: tuple[str, ...] = Field(("ours",), min_length=1)
     """Sets of goals by name, and files of yours."""
-    num_goals: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1)
     """So many in all at most, in turn from the sets and their categories; empty: all."""
-    data_dir: str | None = None
-    """Folder of the public sets; empty: data/ and ../shared/data."""
     attacks: tuple[str, ...] = Field(("all",), min_length=1)
     """Attacks by name; all: those that need nothing but the target."""
     converters: tuple[str, ...] = ()
@@ -64,10 +63,6 @@ class RedteamConfig(ModelConfig):
     address the target itself."""
     attacker_model: str | None = None
     """An address: the attacker's name there."""
-    judge: str = DETECTOR
-    """Who judges answers to harmful goals: detector."""
-    judge_errors: str = "runs/judges"
-    """Folder in which ``redteam judges`` files how often judges err."""
 
     api_key_env: str = "TUNESMITH_API_KEY"
     """An address: environment variable that holds the key."""

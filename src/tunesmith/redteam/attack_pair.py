@@ -31,10 +31,10 @@ def pair_attack(config: PairConfig | None = None) -> Attack:
     config = config or PairConfig()
     calls = config.streams * config.depth
     return Attack(
-        name=name_of("pair", config, PairConfig()),
+        name=name_of("pair", config),
         family="search",
-        about=f"an attacker refines its message from the last answer, {config.streams} streams of {config.depth}",
-        run=partial(_run, config),
+        about=f"A model refines its message by the last answer: {config.streams} streams of {config.depth} messages.",
+        run=partial(_run, config, True),
         source="arXiv:2310.08419 (PAIR)",
         num_target_calls=calls,
         num_attacker_calls=calls * (2 if config.topic == "asked" else 1),
@@ -42,14 +42,28 @@ def pair_attack(config: PairConfig | None = None) -> Attack:
     )
 
 
-def _run(config: PairConfig, goal: Goal, draw: Draw) -> Steps:
+def frames_attack(config: PairConfig | None = None) -> Attack:
+    """The control: as many messages in the same rounds, made of our frames alone, without a model that writes."""
+    config = config or PairConfig()
+    calls = config.streams * config.depth
+    return Attack(
+        name=name_of("frames", config),
+        family="search",
+        about=f"The control of the searches: {calls} frames around the request, with no model that writes.",
+        run=partial(_run, config, False),
+        num_target_calls=calls,
+        num_judge_calls=calls,
+    )
+
+
+def _run(config: PairConfig, has_attacker: bool, goal: Goal, draw: Draw) -> Steps:
     search = Search(goal, draw, config)
     lines = [search.branch(search.root(), number) for number in range(config.streams)]
     for depth in range(config.depth):
         if depth:
             lines = [search.branch(line, 0) for line in lines]
-        proposals = yield from search.propose(lines)
-        usable = [search.frame() if proposal.fault else proposal for proposal in proposals]
+        proposals = (yield from search.propose(lines)) if has_attacker else [None] * len(lines)
+        usable = [proposal if proposal and not proposal.fault else search.frame() for proposal in proposals]
         lines = yield from search.put_to_target(lines, usable)
         if succeeded(lines):
             break

@@ -43,9 +43,9 @@ def tree_attack(config: TreeConfig | None = None) -> Attack:
     config = config or TreeConfig()
     shape = f"depth {config.depth}, branching {config.branching}, width {config.width}"
     return Attack(
-        name=name_of("tap", config, TreeConfig()),
+        name=name_of("tap", config),
         family="search",
-        about=f"a tree of refined messages, pruned by topic and by score: {shape}",
+        about=f"A model grows a tree of messages, pruned by topic and by score: {shape}.",
         run=partial(_run, config),
         source="arXiv:2312.02119 (TAP)",
         num_target_calls=config.num_messages,

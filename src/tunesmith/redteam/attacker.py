@@ -90,7 +90,7 @@ _VERDICTS = {
     "comply": "It answered, but not what was wanted.",
 }
 _TAGS = re.compile(r"<prompt>(.*?)(?:</prompt>|<prompt>|$)", re.DOTALL | re.IGNORECASE)
-_CLOSED = re.compile(r"</prompt>", re.IGNORECASE)
+_TAG = re.compile(r"</?prompt>", re.IGNORECASE)
 _CUT_JSON = re.compile(r'"prompt"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
 _LABEL = re.compile(
     r"^[*#\s]*(?:(?:new|better|improved|revised) )?(?:prompt|message)[*\s]*:[*\s]*", re.IGNORECASE | re.MULTILINE
@@ -185,12 +185,12 @@ def _find(text: str) -> tuple[str, Reading, bool]:
     inside = [(found, found[1].strip()) for found in _TAGS.finditer(text) if found[1].strip()]
     if inside:
         found, prompt = inside[-1]
-        return prompt, "tags", bool(_CLOSED.match(text, found.end(1)))
+        return prompt, "tags", text[found.end(1) :].lower().startswith("</")
     if (prompt := _json_prompt(text)) is not None:
         return prompt, "json", True
     if cut := _CUT_JSON.search(text):
         return cut[1].replace("\\n", "\n").replace('\\"', '"').strip(), "json", False
-    text = _CLOSED.sub("", text)
+    text = _TAG.sub("", text)
     if (labels := list(_LABEL.finditer(text))) and text[labels[-1].end() :].strip():
         return _bare(text[labels[-1].end() :]), "label", False
     if len(quotations := _QUOTATION.findall(text)) == 1:

@@ -8,12 +8,23 @@ from dataclasses import dataclass
 
 from tunesmith.errors import ConfigError
 from tunesmith.redteam.attack import Attack, Family
+from tunesmith.redteam.attack_pair import PairConfig, frames_attack, pair_attack
+from tunesmith.redteam.attack_tree import TreeConfig, tree_attack
 from tunesmith.redteam.attacks_single import SINGLE_ATTACKS
 from tunesmith.redteam.attacks_turns import TURN_ATTACKS
+from tunesmith.redteam.search import settings_from
 from tunesmith.redteam.wild_templates import in_the_wild, own_templates
 
-# Attacks that need nothing but the target.
-ATTACKS: Mapping[str, Attack] = {attack.name: attack for attack in (*SINGLE_ATTACKS, *TURN_ATTACKS)}
+# A model writes these; frames are their control. Settings stand behind the name, as in pair:streams=3,depth=3.
+SEARCHES: Mapping[str, Callable[[str], Attack]] = {
+    "pair": lambda settings: pair_attack(settings_from(PairConfig, settings)),
+    "frames": lambda settings: frames_attack(settings_from(PairConfig, settings)),
+    "tap": lambda settings: tree_attack(settings_from(TreeConfig, settings)),
+}
+# Attacks that need no file: pair and tap need an attacker, the others nothing but the target.
+ATTACKS: Mapping[str, Attack] = {
+    attack.name: attack for attack in (*SINGLE_ATTACKS, *TURN_ATTACKS, *(search("") for search in SEARCHES.values()))
+}
 ALL = "all"
 
 
@@ -51,7 +62,7 @@ FILE_ATTACKS: Mapping[str, FileAttack] = {one.name: one for one in _FILES}
 
 
 def find_attacks(names: Sequence[str], *, data_dir: str | None = None) -> list[Attack]:
-    """Attacks by name, ``all`` for those that need nothing but the target, ``NAME:FILE`` for those that read a file.
+    """Attacks by name, ``all`` for those that need no file, ``NAME:FILE`` for others, ``NAME:SETTINGS`` for searches.
 
     Each comes once, in the order it is first named. Raises ConfigError naming the nearest attack for an unknown name,
     and for no name at all.
@@ -69,6 +80,8 @@ def _find(name: str, data_dir: str | None) -> Attack:
     if name in ATTACKS:
         return ATTACKS[name]
     kind, _, argument = name.partition(":")
+    if kind in SEARCHES:
+        return SEARCHES[kind](argument)
     if kind in FILE_ATTACKS:
         return FILE_ATTACKS[kind].open(argument, data_dir)
     near = difflib.get_close_matches(name, [*ATTACKS, *FILE_ATTACKS], n=1)

@@ -50,10 +50,18 @@ def open_harm_judge(data_dir: str | None = None, folder: str = FOLDER) -> HarmJu
     Its settings are the rows and the code it is learned by, not its weights, whose last digits differ between machines.
     Raises DataError for missing or faulty rows.
     """
-    config = SuiteConfig(data_dir=data_dir)
-    rows = data_file(config, *toxicity.TWEETS).read_bytes()
+    file = classifier_file(data_dir, folder)
+    classifier, _ = toxicity.open_classifier(SuiteConfig(data_dir=data_dir), file)
+    return HarmJudge(classifier, _settings(data_dir))
+
+
+def classifier_file(data_dir: str | None, folder: str) -> Path:
+    """Where the classifier with these settings is kept. Raises DataError for missing rows."""
+    digest = hashlib.sha256(json.dumps(_settings(data_dir)).encode()).hexdigest()
+    return Path(folder) / f"harm-{digest[:16]}.npz"
+
+
+def _settings(data_dir: str | None) -> dict[str, str]:
+    rows = data_file(SuiteConfig(data_dir=data_dir), *toxicity.TWEETS).read_bytes()
     code = [Path(str(one.__file__)).read_text(encoding="utf-8") for one in (toxicity_classifier, toxicity)]
-    settings = {"rows": hashlib.sha256(rows).hexdigest(), "code": hashlib.sha256("\0".join(code).encode()).hexdigest()}
-    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    classifier, _ = toxicity.open_classifier(config, Path(folder) / f"harm-{name}.npz")
-    return HarmJudge(classifier, settings)
+    return {"rows": hashlib.sha256(rows).hexdigest(), "code": hashlib.sha256("\0".join(code).encode()).hexdigest()}

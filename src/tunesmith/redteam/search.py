@@ -5,7 +5,6 @@ A search is a function of what it hears: the same replies lead to the same next 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +12,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from tunesmith.config import Config
+from tunesmith.config import Config, load_config
 from tunesmith.constitution.garbage import fold
 from tunesmith.randomness import derive_seed
-from tunesmith.records import Message
 from tunesmith.redteam.attack import Ask, AskAttacker, AskJudge, AskTarget, Draw, Heard
 from tunesmith.redteam.attacker import (
     STRATEGIES,
@@ -28,9 +26,11 @@ from tunesmith.redteam.attacker import (
     says_no,
     topic_messages,
 )
+from tunesmith.redteam.attacks_single import opened, user
 from tunesmith.redteam.goals import Goal
 
 T = TypeVar("T")
+C = TypeVar("C", bound="SearchConfig")
 # A part of an attack's steps, with what it comes to.
 Part = Generator[tuple[Ask, ...], tuple[Heard, ...], T]
 
@@ -156,7 +156,7 @@ class Search:
 
     def put_to_target(self, lines: Sequence[Line], proposals: Sequence[Proposal]) -> Part[list[Line]]:
         """Ask the target one message a line, fresh each time, and have the answers judged: the lines with one more."""
-        told = tuple((*self._system(), Message(role="user", content=proposal.prompt)) for proposal in proposals)
+        told = tuple(opened(self.goal, user(proposal.prompt)) for proposal in proposals)
         answers = yield tuple(AskTarget(messages=messages) for messages in told)
         rulings = yield tuple(
             AskJudge(messages=messages, answer=answer.text) for messages, answer in zip(told, answers, strict=True)
@@ -171,9 +171,6 @@ class Search:
             self.tries.append({"place": list(line.place), "strategy": line.strategy.name, "reading": proposal.reading})
         return out
 
-    def _system(self) -> tuple[Message, ...]:
-        return (Message(role="system", content=self.goal.system),) if self.goal.system else ()
-
     def details(self) -> dict[str, Any]:
         """What was counted, for the attempt's record; ``tries`` tells in their order how each message came about."""
         return {
@@ -186,11 +183,16 @@ class Search:
         }
 
 
-def name_of(name: str, config: SearchConfig, default: SearchConfig) -> str:
-    """An attack's name; other settings than the usual ones show in it, since records are told apart by names."""
-    if config == default:
-        return name
-    return f"{name}-{hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]}"
+def name_of(name: str, config: SearchConfig) -> str:
+    """An attack's name, with the settings that are not the usual ones: what is recorded is what is asked for."""
+    usual = type(config)().model_dump()
+    changed = {key: value for key, value in config.model_dump().items() if value != usual[key]}
+    return f"{name}:{','.join(f'{key}={value}' for key, value in changed.items())}" if changed else name
+
+
+def settings_from(kind: type[C], text: str) -> C:
+    """Settings as they stand in an attack's name, ``key=value`` with commas between. Raises ConfigError."""
+    return load_config(kind, None, [part.strip() for part in text.split(",") if part.strip()])[0]
 
 
 def succeeded(lines: Sequence[Line]) -> bool:

@@ -167,7 +167,7 @@ def _errors(facts: Facts) -> Section:
         elif error["exact"]:
             rows.append([kind, error["source"], "-", "-", "yes"])
         else:
-            found, passed = (f"{error[name][0]} of {error[name][1]}" for name in ("sensitivity", "specificity"))
+            found, passed = (f"{error[name][0]:.4g} of {error[name][1]:.4g}" for name in ("sensitivity", "specificity"))
             rows.append([kind, error["source"], found, passed, "yes" if error["reliable"] else "no"])
     judge = ", ".join(f"{name} {value[:12]}" for name, value in facts["judge"].items())
     words = (
