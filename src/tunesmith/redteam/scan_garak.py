@@ -10,7 +10,7 @@ from tunesmith.records import Message
 from tunesmith.redteam.attack import Family
 from tunesmith.redteam.attempts import Attempt, Try
 from tunesmith.redteam.goals import Goal, GoalKind
-from tunesmith.redteam.scan_records import Record, Told, count, judgement, last_asked, made_attempt, text
+from tunesmith.redteam.scan_records import Record, Told, count, judged, last_asked, made_attempt, words_in
 
 # garak's probe modules, where their attacks are no templates around a harmful request.
 _GARAK: Mapping[str, tuple[Family, GoalKind]] = {
@@ -51,11 +51,8 @@ def read_garak(records: Sequence[Record], left_out: dict[str, int]) -> Iterator[
     version = str(setup.get("garak_version") or setup.get("_config.version") or "unknown")
     threshold = float(setup.get("run.eval_threshold") or 0.5)
     for one in records:
-        if one.row.get("entry_type") != "attempt":
-            continue
-        if one.row.get("status") != 2:
-            # Written before it was judged; the judged one follows with the same uuid.
-            count(left_out, "not judged yet") if one.row.get("status") != 1 else None
+        # One that is not judged yet (status 1) is written again once it is.
+        if one.row.get("entry_type") != "attempt" or one.row.get("status") != 2:
             continue
         try:
             yield from _garak_attempt(one, target, version, int(setup.get("run.seed") or 0), threshold, left_out)
@@ -92,7 +89,7 @@ def _garak_attempt(
             where=record.where,
         )
         worst = max(float(score) for score in given.values())
-        said = judgement(goal, answer.content, worst >= threshold, worst, {"garak": dict(given)})
+        said = judged(goal, answer.content, worst >= threshold, worst, {"garak": dict(given)})
         attempt = Told(goal=goal, attack=f"garak/{probe}", family=family, index=index, seed=seed)
         details = {"tool": "garak", "aim": row.get("goal"), "uuid": row["uuid"]}
         tries = (Try(messages=tuple(asked), answer=answer.content, stop_reason="unknown", judgement=said),)
@@ -105,12 +102,12 @@ def _garak_answers(row: Mapping[str, Any]) -> Iterator[list[Message] | None]:
     if conversations is None:
         # Until 0.11 a prompt and its answers were bare texts.
         for output in row["outputs"]:
-            asked = Message(role="user", content=text(row["prompt"]))
-            yield None if output is None else [asked, Message(role="assistant", content=text(output))]
+            asked = Message(role="user", content=words_in(row["prompt"]))
+            yield None if output is None else [asked, Message(role="assistant", content=words_in(output))]
         return
     for conversation in conversations:
         turns = [(turn["role"], turn["content"]) for turn in conversation["turns"]]
         if turns[-1][0] != "assistant" or turns[-1][1] is None or turns[-1][1].get("text") is None:
             yield None
         else:
-            yield [Message(role=role, content=text(content)) for role, content in turns]
+            yield [Message(role=role, content=words_in(content)) for role, content in turns]

@@ -15,7 +15,7 @@ from tunesmith.records import Message
 from tunesmith.redteam.attack import Family
 from tunesmith.redteam.attempts import Attempt, Try
 from tunesmith.redteam.goals import Goal
-from tunesmith.redteam.scan_records import Record, Told, count, judgement, made_attempt
+from tunesmith.redteam.scan_records import Record, Told, count, judged, made_attempt
 
 # A word in the name of PyRIT's attack -> how it works; others are direct, or multi-turn where the user speaks twice.
 _FAMILIES: Mapping[str, Family] = {
@@ -94,7 +94,7 @@ def _conversation(
             if verdicts:
                 scorers |= set(verdicts)
                 worst, answer = max(verdicts.values()), str(row["converted_value"])
-                said = judgement(goal, answer, worst >= _HIT, worst, {"pyrit": verdicts})
+                said = judged(goal, answer, worst >= _HIT, worst, {"pyrit": verdicts})
                 stop = "content_filter" if row.get("response_error") == "blocked" else "unknown"
                 tries.append(Try(messages=tuple(messages), answer=answer, stop_reason=stop, judgement=said))
         messages.append(Message(role=_ROLES[row["role"]], content=str(row["converted_value"])))  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ class Record:
 def records(path: Path) -> Iterator[Record]:
     """The objects of a .jsonl file, or of a .json file that holds a list of them. Raises DataError."""
     try:
-        text = path.readtext(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(path, "no such file.", "Check the path.") from None
     except (IsADirectoryError, UnicodeDecodeError):
@@ -61,7 +61,7 @@ def count(left_out: dict[str, int], reason: str) -> None:
     left_out[reason] = left_out.get(reason, 0) + 1
 
 
-def text(content: Any) -> str:
+def words_in(content: Any) -> str:
     """The words of a message, which may be a bare text or a mapping."""
     return content if isinstance(content, str) else str(content["text"] or "")
 
@@ -71,7 +71,7 @@ def last_asked(messages: Sequence[Message]) -> str:
     return next((one.content for one in reversed(messages) if one.role == "user"), "")
 
 
-def judgement(goal: Goal, answer: str, hit: bool, score: float, details: Mapping[str, Any]) -> Judgement:
+def judged(goal: Goal, answer: str, hit: bool, score: float, details: Mapping[str, Any]) -> Judgement:
     """Their verdict with our reading of the answer's kind."""
     kind, reason = read_kind(Case(goal=goal, prompt=goal.request, answer=answer))
     said = {**details, "nonsense": reason} if reason else dict(details)
