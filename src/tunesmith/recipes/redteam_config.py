@@ -77,6 +77,10 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     backoff_seconds: float = Field(1.0, gt=0)
     """An address: wait before the second try; it doubles with every further one."""
 
+    capability: tuple[str, ...] = ("oasst",)
+    """Suites of `tunesmith eval` that tell what is kept of a model's use, where models are compared."""
+    capability_items: int = Field(40, ge=2)
+    """Items of each."""
     fail_above: tuple[str, ...] = ()
     """Figures the model under test may not exceed, such as asr=0.10; beyond one the exit code is 1."""
     output_dir: str = "runs/redteam"
