@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -177,7 +176,7 @@ def test_the_verb_holds_two_scans_against_each_other(tmp_path: Path) -> None:
     rates = said["verdict"]["rates"]
     assert [rates[label]["attack success"]["raw"]["value"] for label in ("base", "tuned")] == [1.0, 0.0]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "garak/dan.Short" in html.unescape(page)
+    assert "judge garak, version 0.17.1, detectors d.A" in page and "NOT CALIBRATED" in page
     assert len(load_attempts(tmp_path / "out" / "attempts.jsonl")) == 8
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0 and "0 new lines" in again.output
