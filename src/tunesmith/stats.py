@@ -231,56 +231,6 @@ def paired_ratio(first: Sequence[bool], second: Sequence[bool], confidence: floa
     return Interval(k2 / k1, low, (b + root) / a)
 
 
-def clustered_paired_difference(
-    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[int], confidence: float = 0.95
-) -> Interval:
-    """Interval of share(second) - share(first) over the same items, which come in clusters.
-
-    Newcombe's method 10 with the two intervals of clustered_proportion and the correlation of the clusters' residuals,
-    so that it keeps a width where no item changed. Clusters of one item give newcombe_paired_difference. Raises
-    ValueError when the lengths differ or nothing was measured.
-    """
-    _check_paired(first, second)
-    _, which = np.unique(np.asarray(clusters), return_inverse=True)
-    one, two = (clustered_proportion([float(hit) for hit in side], clusters, confidence) for side in (first, second))
-    left_G, right_G = (
-        np.bincount(which, weights=np.asarray(side, float) - own.value) for side, own in ((first, one), (second, two))
-    )
-    size = math.sqrt(float((left_G**2).sum() * (right_G**2).sum()))
-    together = float(left_G @ right_G)
-    if together > 0:
-        # Newcombe's continuity correction, half an item where the clusters are items.
-        together = max(0.0, together - float((np.bincount(which) ** 2).mean()) / 2)
-    phi = together / size if size > 0 else 0.0
-    difference = two.value - one.value
-    low = difference - _joined(two.value - two.low, one.high - one.value, phi)
-    high = difference + _joined(one.value - one.low, two.high - two.value, phi)
-    return Interval(difference, low, high)
-
-
-def exact_sign_flip_p(differences: Sequence[int]) -> float:
-    """Two-sided p of a sum of whole-number differences, one a cluster, each as likely to have had the other sign.
-
-    The distribution of the sum over all sign changes is summed up exactly, not drawn; differences of one item each, -1,
-    0 or 1, give the exact McNemar test. Source: Fisher 1935, The Design of Experiments, §21.
-    """
-    sizes = [abs(one) for one in differences if one]
-    step = math.gcd(*sizes)
-    if not sizes:
-        return 1.0
-    sizes = [size // step for size in sizes]
-    # chances[i]: of the sum being i - total so far.
-    chances = np.ones(1)
-    for size in sizes:
-        wider = np.zeros(len(chances) + 2 * size)
-        wider[: len(chances)] += chances / 2
-        wider[2 * size :] += chances / 2
-        chances = wider
-    reach = abs(sum(differences)) // step
-    middle = len(chances) // 2
-    return min(1.0, 2 * float(chances[middle + reach :].sum()) if reach else 1.0)
-
-
 def _newcombe_correlation(n: int, k1: int, k2: int, both: int) -> float:
     product = k1 * (n - k1) * k2 * (n - k2)
     if product == 0:

@@ -32,8 +32,10 @@ from tunesmith.cli import (
     plan,
     ppo,
     quantize,
+    redteam,
     reward,
     score,
+    serve,
     tokenizer,
     winrate,
 )
@@ -58,12 +60,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (adapter, constitution, data, experiment, feedback, judge, tokenizer):
+for group in (adapter, constitution, data, experiment, feedback, judge, redteam, tokenizer):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 VERBS: tuple[Callable[..., None], ...] = (
     plan.plan, quantize.quantize, after.after, reward.reward, score.score, dpo.dpo, ppo.ppo, winrate.winrate,
     classify.classify, classify.predict, card.card, advise.advise, export.export,
-    compare_methods.compare_methods,
+    compare_methods.compare_methods, serve.serve,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

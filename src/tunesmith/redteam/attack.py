@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,9 +45,13 @@ class AskTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskAttacker:
-    """Ask the model that writes attacks."""
+    """Ask the model that writes attacks.
+
+    draw: tells equal requests apart that each shall be answered anew; with it, an answer is a function of its request.
+    """
 
     messages: tuple[Message, ...]
+    draw: int = 0
     max_new_tokens: int = 128
     temperature: float = 1.0
 
@@ -72,8 +76,9 @@ class Heard:
     judgement: Judgement | None = None
 
 
-# Yields what is asked at once, is sent the replies in the same order.
-Steps = Generator[tuple[Ask, ...], tuple[Heard, ...], None]
+# Yields what is asked at once, is sent the replies in the same order. May return a mapping of what it counted, for the
+# attempt's details; the type is left open for attacks that return nothing.
+Steps = Generator[tuple[Ask, ...], tuple[Heard, ...], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,8 @@ class Attack:
 
     run: (goal, draw) -> steps; the goal's request is what the converters made of it. about: one line for tables and
     docs. source: the paper or tool that told of it. num_target_calls, num_attacker_calls, num_judge_calls: the most an
-    attempt makes, for the estimate. version: raised when what it asks changes.
+    attempt makes, for the estimate. version: raised when what it asks changes. data: digest of what it reads from a
+    file; empty where it reads none.
     """
 
     name: str
@@ -108,3 +114,4 @@ class Attack:
     num_attacker_calls: int = 0
     num_judge_calls: int = 0
     version: int = 1
+    data: str = ""

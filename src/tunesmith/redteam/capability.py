@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith.evals.compare_many import less_is_better
 from tunesmith.evals.run import TaskResult, compare
-from tunesmith.redteam.rates import smallest_found
+from tunesmith.redteam.goal_stats import smallest_found
 
 
 def capability_facts(

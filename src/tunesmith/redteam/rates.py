@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.evals.compare_many import ALPHA, POWER
-from tunesmith.evals.refusal_error import DetectorError, Event
 from tunesmith.randomness import generator
-from tunesmith.stats import Interval, clustered_paired_difference, clustered_proportion
+from tunesmith.redteam.goal_stats import clustered_paired_difference
+from tunesmith.stats import Interval, clustered_proportion
 
 _NUM_DRAWS = 4000
 # Weights drawn at once: 32 MB, whatever the number of goals.
@@ -43,13 +42,6 @@ class KnownError:
 
 
 EXACT = KnownError(sensitivity=(1, 1), specificity=(1, 1), source="strings are compared", exact=True)
-
-
-def error_of_detector(error: DetectorError, event: Event) -> KnownError:
-    """The refusal detector's error where an answer that complied, or declined, is what is looked for."""
-    pair = (error.sensitivity, error.specificity)
-    found, passed = pair if event == "declined" else (pair[1], pair[0])
-    return KnownError(sensitivity=found, specificity=passed, source=error.source, reliable=error.reliable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +107,6 @@ def goal_differences(before: Sequence[Read], after: Sequence[Read]) -> list[int]
     for one, two in zip(before, after, strict=True):
         gained[one.goal] = gained.get(one.goal, 0) + int(two.hit) - int(one.hit)
     return list(gained.values())
-
-
-def smallest_found(difference: Interval) -> float:
-    """The difference that a test at 0.05 finds with a power of 0.8, from the standard error behind the interval."""
-    from scipy.special import ndtri
-
-    width = difference.high - difference.low
-    return float((ndtri(1 - ALPHA / 2) + ndtri(POWER)) * width / (2 * ndtri(0.975)))
 
 
 def _numbers(reads: Sequence[Read]) -> list[int]:

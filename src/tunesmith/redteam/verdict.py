@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tunesmith.evals.compare_many import ALPHA
 from tunesmith.redteam.attempts import Attempt
 from tunesmith.redteam.goals import GoalKind
+from tunesmith.redteam.goal_stats import ALPHA, exact_sign_flip_p, smallest_found
 from tunesmith.redteam.pairs import declines, pair_up, plain_asks, said_something, score_of
-from tunesmith.redteam.rates import KnownError, Read, change_of, goal_differences, rate_of, smallest_found
+from tunesmith.redteam.rates import KnownError, Read, change_of, goal_differences, rate_of
 from tunesmith.redteam.worst import refused_cases, worst_cases
-from tunesmith.stats import clustered_bootstrap_mean, exact_mcnemar, exact_sign_flip_p, holm_adjusted
+from tunesmith.stats import clustered_bootstrap_mean, exact_mcnemar, holm_adjusted
 
 SUCCESS, BROKEN, SCORE, OVER_REFUSAL, NONSENSE = (
     "attack success", "goals broken", "mean score", "over-refusal", "nonsense"

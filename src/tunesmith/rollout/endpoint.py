@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import IO, Any
+from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -35,6 +35,8 @@ from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
 
 PASSING_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+# A request that cannot be taken as it is: too long, filtered, not understood.
+REFUSED_STATUS = frozenset({400, 413, 422})
 MAX_BODY_BYTES = 8 << 20
 
 
@@ -57,6 +59,32 @@ class EndpointConfig(Config):
     """Longest wait between two tries; a server that asks for more is an error."""
     num_connections: int = Field(4, ge=1, le=64)
     """Requests under way at once."""
+    requests_per_minute: int = Field(0, ge=0)
+    """Most requests begun in a minute, tries again included, evenly spread; 0: no limit."""
+    refused_requests: Literal["error", "withheld"] = "error"
+    """What a request is that the server does not take (400, 413, 422): the end of the job, or an answer withheld."""
+
+
+class _Refused(Exception):
+    """A request that the server does not take, whatever the reason."""
+
+
+class _Pace:
+    """Gives out the moments at which requests may begin."""
+
+    def __init__(self, requests_per_minute: int) -> None:
+        self._gap = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._next, self._lock = 0.0, threading.Lock()
+
+    def wait(self, stop: threading.Event) -> None:
+        """Until this request's turn, or the job stops."""
+        if not self._gap:
+            return
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + self._gap
+        stop.wait(turn - now)
 
 
 class _Passing(Exception):
@@ -83,11 +111,11 @@ class Endpoint:
         self.config, self._seed = config, seed
         self.address, host = _address(config.url)
         self._key = _read_key(config.api_key_env)
-        local = _is_loopback(host)
-        proxies = [urllib.request.ProxyHandler({})] if local else []
+        self.is_local, self._pace = is_loopback(host), _Pace(config.requests_per_minute)
+        proxies = [urllib.request.ProxyHandler({})] if self.is_local else []
         self._opener = urllib.request.build_opener(_NoRedirect, *proxies)
         self.notes: list[str] = []
-        if self._key and self.address.startswith("http:") and not local:
+        if self._key and self.address.startswith("http:") and not self.is_local:
             self.notes.append(f"the key in {config.api_key_env} goes to {host} unencrypted; use https if you can.")
 
     @property
@@ -151,8 +179,13 @@ class Endpoint:
         """One request with its tries; None when it was given up because another one failed or the job stops."""
         body = json.dumps(self._payload(asked, sampling)).encode()
         for attempt in range(1, self.config.max_attempts + 1):
+            self._pace.wait(stop)
+            if stop.is_set():
+                return None
             try:
                 return self._try(body)
+            except _Refused as fault:
+                return Written(text="", stop_reason="content_filter", details={"refused": str(fault)})
             except _Passing as fault:
                 asked_for = fault.retry_after or 0.0
                 if asked_for > self.config.max_wait_seconds:
@@ -220,6 +253,8 @@ class Endpoint:
         if error.code in PASSING_STATUS:
             fix = "Ask for less at once, or go on later." if error.code == 429 else "Look at the server's log."
             return _Passing(f"{cause.rstrip('.')}.", fix, _retry_after(error.headers.get("Retry-After")))
+        if error.code in REFUSED_STATUS and self.config.refused_requests == "withheld":
+            return _Refused(cause)
         key = "is refused: check it" if self._key else "is not set: export it if the server wants a key"
         fixes = {401: f"The key in {self.config.api_key_env} {key}.", 404: "Check the address and the model's name."}
         fixes[403] = fixes[401]
@@ -300,7 +335,8 @@ def _address(url: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}{path}", host
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address or name means this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -5,8 +5,9 @@ Every draw is a function of (seed, row id, sample, position), so the batch a pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +47,10 @@ class Prompt:
     sample: int = 0
 
 
+# (index of the prompt, tokens of its answer so far, their text when asked) -> whether it goes on.
+Watch = Callable[[int, int, Callable[[], str]], bool]
+
+
 class Generator(Protocol):
     """Anything that answers prompts: this process, an endpoint, another engine."""
 
@@ -74,6 +79,7 @@ class _Row:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stop: StopReason | None = None
+    num_shown: int = 0
 
 
 class LocalGenerator:
@@ -102,22 +108,38 @@ class LocalGenerator:
         return self.generate_mixed(prompts, sampling, [adapter] * len(prompts))
 
     def generate_mixed(
-        self, prompts: Sequence[Prompt], sampling: Sampling, adapters: Sequence[str | None]
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        adapters: Sequence[str | None],
+        watch: Watch | None = None,
     ) -> list[Rollout]:
         """As ``generate`` with an adapter for each prompt; several of them answer in one batch, on the one base.
 
-        An answer is what its adapter alone would give.
+        An answer is what its adapter alone would give. watch: hears of every token, and may end an answer with it,
+        whose stop reason then is length; its place goes to the next prompt.
         """
         digests = {adapter: self.sync(adapter) for adapter in set(adapters)}
         rollouts: dict[int, Rollout] = {}
         for size, batch in self._batches(prompts, sampling, adapters):
             rows = [_Row(prompts[i], adapters[i], _draws(sampling, prompts[i])) for i in batch]
             for _ in self._decode(rows, sampling, size):
-                pass
+                if watch is not None:
+                    self._show(rows, batch, watch)
             for i, row in zip(batch, rows, strict=True):
                 rollouts[i] = self._finish(row, digests[row.adapter])
             release_memory()
         return [rollouts[i] for i in range(len(prompts))]
+
+    def _show(self, rows: Sequence[_Row], numbers: Sequence[int], watch: Watch) -> None:
+        """Tell of the rows that have a new token."""
+        for number, row in zip(numbers, rows, strict=True):
+            if len(row.ids) == row.num_shown:
+                continue
+            row.num_shown = len(row.ids)
+            goes_on = watch(number, row.num_shown, partial(self._text, row))
+            if not goes_on and row.stop is None:
+                row.stop = "length"
 
     def stream(self, prompt: Prompt, sampling: Sampling, adapter: str | None = None) -> Iterator[str]:
         """Pieces of the answer's text as they come; together they are the whole answer."""

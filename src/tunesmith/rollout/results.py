@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +32,10 @@ class ResultsFile:
     def get(self, key: str) -> Mapping[str, Any] | None:
         """The answer of a key, or None where there is none."""
         return self._rows.get(key)
+
+    def rows(self) -> Iterable[Mapping[str, Any]]:
+        """All answers, in the order in which they were first given."""
+        return self._rows.values()
 
     def __len__(self) -> int:
         return len(self._rows)
