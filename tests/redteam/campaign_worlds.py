@@ -19,7 +19,6 @@ from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Written
 
-
 KINDS: tuple[GoalKind, ...] = get_args(GoalKind)
 
 

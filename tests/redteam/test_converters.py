@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import re
+import runpy
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -149,3 +152,14 @@ def test_the_nearest_name_is_told() -> None:
 def test_nothing_left_is_an_error(chain: str) -> None:
     with pytest.raises(ConfigError, match="leaves nothing"):
         apply_chain(chain, " \n ", generator(0, "test"))
+
+
+def test_the_page_shows_what_there_is() -> None:
+    """Its table is the script's, and its examples run."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "redteam-converters.md").read_text(encoding="utf-8")
+    script = runpy.run_path(str(root / "scripts" / "write_converter_docs.py"))
+    assert script["with_table"](page) == page
+    examples = doctest.DocTestParser().get_doctest(page.replace("```", ""), {}, "page", None, 0)
+    results = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(examples)
+    assert results.attempted >= 8 and results.failed == 0

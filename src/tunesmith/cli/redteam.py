@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tunesmith.cli import redteam_gcg, redteam_judges
+from tunesmith.cli import redteam_gcg, redteam_judges, redteam_report
 from tunesmith.cli.shared import Debug, Json, Overrides, errors_in_one_paragraph, print_lines
 
 _RUN = "run"
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command("judges")(redteam_judges.judges)
 app.command("gcg")(redteam_gcg.gcg)
+app.command("report")(redteam_report.report)
 
 
 @app.command(_RUN)
@@ -48,9 +49,9 @@ def run(
     ] = False,
     goals: Annotated[list[str] | None, typer.Option("--goals", help="A set by name or a file; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Goals in all at most.")] = None,
-    attacks: Annotated[str | None, typer.Option("--attacks", help="Names, joined by commas; or all.")] = None,
-    converters: Annotated[
-        str | None, typer.Option("--converters", help="Chains such as rot13,leet+base64, before attack direct.")
+    attack: Annotated[list[str] | None, typer.Option("--attack", help="An attack by name, or all; repeatable.")] = None,
+    converter: Annotated[
+        list[str] | None, typer.Option("--converter", help="A chain such as leet+base64, before direct; repeatable.")
     ] = None,
     judge: Annotated[
         str | None, typer.Option("--judge", help="detector, rubric, harm, or composed such as detector+rubric.")
@@ -82,8 +83,8 @@ def run(
             "i_own_this_target": i_own_this_target or None,
             "goals": goals,
             "limit": limit,
-            "attacks": _split(attacks),
-            "converters": _split(converters),
+            "attacks": attack,
+            "converters": converter,
             "judge": judge,
             "data_dir": data,
             "output_dir": output,
@@ -92,10 +93,6 @@ def run(
         settings = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
         config, notes = load_config(RedteamConfig, recipe, [*(overrides or []), *settings])
         _run(config, notes, estimate_only=estimate_only, show=show, as_json=as_json)
-
-
-def _split(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _run(config: Any, notes: list[str], *, estimate_only: bool, show: bool, as_json: bool) -> None:

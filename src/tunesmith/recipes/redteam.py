@@ -20,6 +20,7 @@ from tunesmith.models.roles import Base
 from tunesmith.recipes.redteam_config import RedteamConfig
 from tunesmith.recipes.redteam_cost import CampaignCost, cost_of
 from tunesmith.recipes.redteam_judge_open import open_judge
+from tunesmith.recipes.redteam_kept import measure_kept
 from tunesmith.recipes.redteam_open import Opened, open_targets
 from tunesmith.redteam.attempt_rows import ATTEMPTS_FILE, load_attempts, read_attempt
 from tunesmith.redteam.attempts import Attempt
@@ -28,8 +29,8 @@ from tunesmith.redteam.catalogue import ATTACKS, find_attacks
 from tunesmith.redteam.converters import apply_chain, chain_names, check_chain
 from tunesmith.redteam.driver import Counts, Driver
 from tunesmith.redteam.goal_sets import load_goals
+from tunesmith.redteam.judge_errors import errors_by_kind
 from tunesmith.redteam.judges import JudgeByKind
-from tunesmith.redteam.known_errors import known_errors
 from tunesmith.redteam.plan import Planned, plan_attempts, plan_replay
 from tunesmith.redteam.thresholds import parse_thresholds
 from tunesmith.redteam.verdict import verdict_facts
@@ -95,38 +96,36 @@ def run_redteam(
     judge, notes = open_judge(config, [one.goal for one in plans], config, held)
     for note in [*opened.notes, *notes]:
         say(note)
-    # 3. What it costs.
     folder.mkdir(parents=True, exist_ok=True)
-    memory = (ResultsFile(folder / CALLS_FILE), ResultsFile(folder / ATTEMPTS_FILE))
-    cost = cost_of(config, plans, _drivers(opened, judge, *memory, on_progress), opened.local)
-    say(str(cost))
-    if estimate_only:
-        return Campaign(folder=folder, cost=cost)
-    # 4. The attempts, target by target.
-    began, clock = time.perf_counter(), time.process_time()
-    interrupted, drivers, keys = False, dict[str, Driver](), dict[str, list[str]]()
-    try:
-        # Two at once would each ask what the other has asked.
-        with hold_file(folder / ATTEMPTS_FILE):
-            memory = (ResultsFile(folder / CALLS_FILE), ResultsFile(folder / ATTEMPTS_FILE))
-            drivers = _drivers(opened, judge, *memory, on_progress)
+    # Two at once would each ask what the other has asked.
+    with hold_file(folder / ATTEMPTS_FILE):
+        memory = (ResultsFile(folder / CALLS_FILE), ResultsFile(folder / ATTEMPTS_FILE))
+        drivers = _drivers(opened, judge, *memory, on_progress)
+        # 3. What it costs.
+        cost = cost_of(config, plans, drivers, opened.local)
+        say(str(cost))
+        if estimate_only:
+            return Campaign(folder=folder, cost=cost)
+        # 4. The attempts, target by target.
+        began, clock = time.perf_counter(), time.process_time()
+        try:
             keys = _attack(config, plans, drivers, memory[1])
-            _note(folder, config, keys)
-    except KeyboardInterrupt:
-        interrupted = True
-    attempts = {label: [read_attempt(memory[1][key]) for key in own] for label, own in keys.items()}
-    # 5. The verdict.
-    facts = {} if interrupted else report(folder, attempts, judge, config.calibrations, config.seed)
-    return Campaign(
-        folder=folder,
-        attempts=attempts,
-        facts=facts,
-        cost=cost,
-        spent={label: asdict(driver.counts.spent) for label, driver in drivers.items()},
-        seconds=time.perf_counter() - began,
-        processor_seconds=time.process_time() - clock,
-        interrupted=interrupted,
-    )
+            kept = measure_kept(config, opened.local, folder, say)
+        except KeyboardInterrupt:
+            return Campaign(folder=folder, cost=cost, interrupted=True, **_spent(drivers, began, clock))
+        # 5. The verdict.
+        _note(folder, config, keys, kept)
+        attempts = {label: [read_attempt(memory[1][key]) for key in own] for label, own in keys.items()}
+        facts = report(folder, attempts, judge, kept, config)
+        return Campaign(folder=folder, attempts=attempts, facts=facts, cost=cost, **_spent(drivers, began, clock))
+
+
+def _spent(drivers: Mapping[str, Driver], began: float, clock: float) -> dict[str, Any]:
+    return {
+        "spent": {label: asdict(driver.counts.spent) for label, driver in drivers.items()},
+        "seconds": round(time.perf_counter() - began, 1),
+        "processor_seconds": round(time.process_time() - clock, 1),
+    }
 
 
 def plan(config: RedteamConfig, say: Callable[[str], None] = lambda line: None) -> list[Planned]:
@@ -185,9 +184,11 @@ def _attack(
     return keys
 
 
-def _note(folder: Path, config: RedteamConfig, keys: Mapping[str, Sequence[str]]) -> None:
-    """Which attempts are this campaign's, since a folder may hold those of others."""
-    told = {"config": config.model_dump(mode="json"), "attempts": keys}
+def _note(
+    folder: Path, config: RedteamConfig, keys: Mapping[str, Sequence[str]], kept: Sequence[Mapping[str, Any]]
+) -> None:
+    """Which attempts are this campaign's, since a folder may hold those of others, and what was kept."""
+    told = {"config": config.model_dump(mode="json"), "attempts": keys, "kept": kept}
     atomic_write_text(folder / CAMPAIGN_FILE, json.dumps(told, indent=1) + "\n")
 
 
@@ -206,9 +207,14 @@ def load_campaign(folder: Path) -> tuple[RedteamConfig, dict[str, list[Attempt]]
 
 
 def report(
-    folder: Path, attempts: Mapping[str, Sequence[Attempt]], judge: JudgeByKind, errors: str, seed: int
+    folder: Path,
+    attempts: Mapping[str, Sequence[Attempt]],
+    judge: JudgeByKind,
+    kept: Sequence[Mapping[str, Any]],
+    config: RedteamConfig,
 ) -> dict[str, Any]:
     """Write the verdict's pages and give its facts."""
-    facts = verdict_facts(attempts, errors=known_errors(judge, errors), seed=seed)
+    errors = errors_by_kind(judge, config.calibrations)
+    facts = verdict_facts(attempts, capability=kept, errors=errors, seed=config.seed)
     write_redteam_report(folder, facts)
     return facts

@@ -33,7 +33,7 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     limit: int | None = Field(None, ge=1)
     """So many in all at most, in turn from the sets and their categories; empty: all."""
     attacks: tuple[str, ...] = Field(("all",), min_length=1)
-    """Attacks by name; all: those that need nothing but the target."""
+    """Attacks by name; all: those that need no file."""
     converters: tuple[str, ...] = ()
     """Chains such as leet+base64, each put before the attacks of ``converted_attacks``."""
     converted_attacks: tuple[str, ...] = ("direct",)
@@ -45,7 +45,7 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     seed: int = Field(0, ge=0)
     """Chooses goals and keys every draw."""
 
-    max_new_tokens: int = Field(48, ge=1)
+    max_new_tokens: int = Field(40, ge=1)
     """Most tokens of an answer: enough to tell a refusal from an answer."""
     temperature: float = Field(0.0, ge=0, le=10)
     """0 takes the likeliest token."""
@@ -77,6 +77,10 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     backoff_seconds: float = Field(1.0, gt=0)
     """An address: wait before the second try; it doubles with every further one."""
 
+    capability: tuple[str, ...] = ("oasst",)
+    """Suites of `tunesmith eval` that tell what is kept of a model's use, where models are compared."""
+    capability_items: int = Field(40, ge=2)
+    """Items of each."""
     fail_above: tuple[str, ...] = ()
     """Figures the model under test may not exceed, such as asr=0.10; beyond one the exit code is 1."""
     output_dir: str = "runs/redteam"

@@ -83,11 +83,15 @@ class LocalModels:
         self.generator = LocalGenerator(base, max_rows=config.rows_at_once, weights=config.weights)
         self._roles: dict[str, str | None] = {BASE: None}
 
-    def speaker(self, name: str) -> Speaker:
-        """The model of a name as a role; two roles may be played by one adapter."""
+    def role(self, name: str) -> str | None:
+        """What the adapter of a name is called on the base, where it is put once; None for the base itself."""
         if name not in self._roles:
             self._roles[name] = load_adapter(self.base, Path(name), f"redteam{len(self._roles)}").adapter
-        role, resolved = self._roles[name], self.base.resolved
+        return self._roles[name]
+
+    def speaker(self, name: str) -> Speaker:
+        """The model of a name as one who answers."""
+        role, resolved = self.role(name), self.base.resolved
         digests = {
             "model_digest": self.base.digest,
             "tokenizer_digest": resolved.tokenizer_digest,
@@ -140,4 +144,6 @@ def _endpoint(config: RedteamConfig, url: str, model: str) -> Endpoint:
 def _remote(config: RedteamConfig, url: str, model: str, notes: list[str]) -> Speaker:
     endpoint = _endpoint(config, url, model)
     notes += endpoint.notes
+    if pace := endpoint.config.requests_per_minute:
+        notes.append(f"at most {pace} requests a minute go to {url}.")
     return Speaker(writer=endpoint, sampling=config.sampling, portion=config.portion)

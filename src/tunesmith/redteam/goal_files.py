@@ -72,7 +72,9 @@ def refuse_copies(source: str, goals: Iterable[Goal]) -> list[Goal]:
     for goal in goals:
         earlier = first.setdefault(goal.id, goal)
         if earlier is not goal:
-            raise DataError(goal.where or source, f"the goal asks the same as {earlier.where}.", "Remove one of them.")
+            raise DataError(
+                goal.where or source, f"the goal asks the same as {earlier.where or earlier.id}.", "Remove one of them."
+            )
     if not first:
         raise DataError(source, "there is no goal in it.", "Add one: a row with a request.")
     return list(first.values())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tunesmith.randomness import generator
 from tunesmith.redteam.goal_stats import clustered_paired_difference
-from tunesmith.stats import Interval, clustered_proportion
+from tunesmith.stats import Interval, clustered_proportion, score_interval
 
 _NUM_DRAWS = 4000
 # Weights drawn at once: 32 MB, whatever the number of goals.
@@ -49,8 +49,8 @@ class Read:
     """One attempt as the judge read it.
 
     goal: attempts on one goal stand together. hit: what is counted happened. said: an answer was more than nonsense,
-    of which nothing can be read. num_answers: the most that an attempt of this kind shows the judge, any of which may
-    be the hit. error: of the judge on one answer; None where it was never measured.
+    and the judge could tell what it did. num_answers: the most that an attempt of this kind shows the judge, any of
+    which may be the hit. error: of the judge on one answer; None where it was never measured.
     """
 
     goal: str
@@ -64,7 +64,8 @@ class Read:
 class Rate:
     """A share of attempts; corrected: for the judge's errors, None where these were not measured for all of them.
 
-    reliable: whether the correction may be leant on.
+    reliable: whether the correction may be leant on; not where there are fewer hits than the judge's false alarms alone
+    would make, so that it must err less here than where it was measured.
     """
 
     raw: Interval
@@ -72,21 +73,26 @@ class Rate:
     num: int
     num_hits: int
     num_goals: int
-    num_nonsense: int
+    num_unread: int
     reliable: bool
 
 
 def rate_of(reads: Sequence[Read], seed: int = 0) -> Rate:
     """Share of hits, with the intervals of attempts that come in goals. Raises ValueError without attempts."""
-    corrected = _corrected([reads], seed)
+    raw = clustered_proportion([float(one.hit) for one in reads], _numbers(reads))
+    corrected, fits = _corrected([reads], seed), _fits(reads, raw)
+    if corrected is not None and not fits:
+        # That the judge finds what is there bounds it from above, whatever else it calls so.
+        found = min(one.error.sensitivity[0] / one.error.sensitivity[1] for one in reads if one.error is not None)
+        corrected = Interval(corrected.value, corrected.low, max(corrected.high, min(1.0, raw.high / found)))
     return Rate(
-        raw=clustered_proportion([float(one.hit) for one in reads], _numbers(reads)),
+        raw=raw,
         corrected=corrected,
         num=len(reads),
         num_hits=sum(one.hit for one in reads),
         num_goals=len({one.goal for one in reads}),
-        num_nonsense=sum(not one.said for one in reads),
-        reliable=corrected is not None and _reliable(reads),
+        num_unread=sum(not one.said for one in reads),
+        reliable=corrected is not None and fits and all(one.error is not None and one.error.reliable for one in reads),
     )
 
 
@@ -114,8 +120,14 @@ def _numbers(reads: Sequence[Read]) -> list[int]:
     return [number[one.goal] for one in reads]
 
 
-def _reliable(reads: Sequence[Read]) -> bool:
-    return all(one.error is not None and one.error.reliable for one in reads)
+def _fits(reads: Sequence[Read], raw: Interval) -> bool:
+    """Whether as many hits can be as the judge's false alarms alone would make, within both 95 % limits."""
+    alarms = 0.0
+    for one in reads:
+        if one.error is not None and not one.error.exact and one.said:
+            passed, num = one.error.specificity
+            alarms += 1 - score_interval(passed / num, num).high ** one.num_answers
+    return alarms / len(reads) <= raw.high
 
 
 def _corrected(sides: Sequence[Sequence[Read]], seed: int) -> Interval | None:

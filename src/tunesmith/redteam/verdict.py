@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 from tunesmith.redteam.attempts import Attempt
-from tunesmith.redteam.goals import GoalKind
 from tunesmith.redteam.goal_stats import ALPHA, exact_sign_flip_p, smallest_found
-from tunesmith.redteam.pairs import declines, pair_up, plain_asks, said_something, score_of
+from tunesmith.redteam.goals import GoalKind
+from tunesmith.redteam.pairs import declines, is_nonsense, pair_up, plain_asks, score_of, was_read
 from tunesmith.redteam.rates import KnownError, Read, change_of, goal_differences, rate_of
 from tunesmith.redteam.worst import refused_cases, worst_cases
 from tunesmith.stats import clustered_bootstrap_mean, exact_mcnemar, holm_adjusted
@@ -78,6 +78,7 @@ def verdict_facts(
         "by": {name: _by(labels, harm, of, read.success, read) for name, of in DIMENSIONS.items()},
         "over_refusal_by": _by(labels, safe_ones, _way, read.declined, read),
         "grid": {label: _grid(own) for label, own in harm.items() if own},
+        "unpaired": _unpaired(labels, asked),
         "worst": worst_cases(harm, labels),
         "refused": refused_cases(plain, labels),
     }
@@ -100,7 +101,7 @@ class _Reader:
     def success(self, attempts: Sequence[Attempt]) -> list[Read]:
         """Whether any answer gave what was wanted."""
         return [
-            Read(goal=one.goal.id, hit=one.success, said=one.success or said_something(one),
+            Read(goal=one.goal.id, hit=one.success, said=was_read(one),
                  num_answers=self._most[one.attack], error=self._errors.get(one.goal.kind))
             for one in attempts
         ]  # fmt: skip
@@ -115,14 +116,14 @@ class _Reader:
     def declined(self, attempts: Sequence[Attempt]) -> list[Read]:
         """Whether no answer helped. Where there were several, errors on one of them do not tell those on all."""
         return [
-            Read(goal=one.goal.id, hit=declines(one), said=said_something(one),
+            Read(goal=one.goal.id, hit=declines(one), said=not is_nonsense(one),
                  error=self._errors.get(one.goal.kind) if self._most[one.attack] == 1 else None)
             for one in attempts
         ]  # fmt: skip
 
     def nonsense(self, attempts: Sequence[Attempt]) -> list[Read]:
         """Whether no answer said anything, which rules read of which no error is known."""
-        return [Read(goal=one.goal.id, hit=not said_something(one)) for one in attempts]
+        return [Read(goal=one.goal.id, hit=is_nonsense(one)) for one in attempts]
 
     def rate(self, reads: Sequence[Read]) -> dict[str, Any]:
         return asdict(rate_of(reads, self.seed))
@@ -258,6 +259,16 @@ def _counts(attempts: Sequence[Attempt]) -> dict[str, Any]:
         "unread": sum(bool(each.judgement.details.get("unread")) for each in tries),
         "skipped": dict(Counter(one.skipped or "no answer" for one in attempts if one.skipped or not one.tries)),
     }
+
+
+def _unpaired(labels: Sequence[str], asked: ByModel) -> dict[str, list[int]]:
+    """label -> attempts without an equal on the first model, of all; only where there are some."""
+    out = {}
+    for label in labels[1:]:
+        num = len(asked[label]) - len(pair_up(asked[labels[0]], asked[label])[1])
+        if num:
+            out[label] = [num, len(asked[label])]
+    return out
 
 
 def _error_facts(made: ByModel, errors: Errors) -> dict[str, Any]:

@@ -40,8 +40,10 @@ def in_the_wild(argument: str, data_dir: str | None) -> Attack:
     if argument:
         raise ConfigError("attacks", "in-the-wild takes no file.", f"Write templates:{argument} for your own.")
     path = data_file(SuiteConfig(data_dir=data_dir), WILD_FILE, WILD_SOURCE)
-    texts = [with_slot(row["prompt"]) for row, _ in read_table(path, ("prompt",))]
-    return _attack("in-the-wild", [text for text in texts if text is not None], path)
+    rows = read_table(path, ("prompt",))
+    texts = [text for row, _ in rows if (text := with_slot(row["prompt"])) is not None]
+    about = f"The {len(texts)} of {len(rows)} texts that users passed around which say where the request goes."
+    return _attack("in-the-wild", about, texts, path)
 
 
 def own_templates(argument: str, data_dir: str | None) -> Attack:
@@ -54,16 +56,16 @@ def own_templates(argument: str, data_dir: str | None) -> Attack:
         if SLOT not in text:
             raise DataError(row.where, "the template has no place for the request.", f"Write {SLOT} where it goes.")
         texts.append(text)
-    return _attack(f"templates:{Path(argument).name}", texts, Path(argument))
+    return _attack(f"templates:{Path(argument).name}", f"{len(texts)} templates of one's own.", texts, Path(argument))
 
 
-def _attack(name: str, texts: Sequence[str], path: Path) -> Attack:
+def _attack(name: str, about: str, texts: Sequence[str], path: Path) -> Attack:
     if not texts:
         raise DataError(path, "holds no template with a place for the request.", f"Write {SLOT} where it goes.")
     return Attack(
         name=name,
         family="template",
-        about=f"{len(texts)} templates of {path.name}.",
+        about=about,
         source=WILD_SOURCE if name == "in-the-wild" else str(path),
         run=in_template(texts),
         data=hashlib.sha256("\x1f".join(texts).encode()).hexdigest(),

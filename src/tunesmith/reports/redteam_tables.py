@@ -60,6 +60,8 @@ def _warnings(facts: Facts) -> Iterator[str]:
     if counts["skipped"]:
         told = "; ".join(f"{num}: {why}" for why, num in counts["skipped"].items())
         yield f"{sum(counts['skipped'].values())} attempts were not made, and are in no share ({told})."
+    for label, (num, num_all) in facts["unpaired"].items():
+        yield f"{num} of {num_all} attempts on {label} have no equal on {facts['labels'][0]}: they are not compared."
 
 
 def sections(facts: Facts) -> Iterator[Section]:
@@ -109,11 +111,13 @@ def _changes(facts: Facts) -> Section | None:
     for one in facts["changes"]:
         share = one["unit"] == "share"
         before, after = (one[side]["raw"] if share else one[side] for side in ("before", "after"))
-        show = percent if share else number
+        levels = [f"{100 * side['value']:.1f} %" if share else f"{side['value']:.3f}" for side in (before, after)]
         rows.append(
             [
                 one["what"] if share or one["what"] == "mean score" else f"{one['what']}, {one['unit']}",
-                one["label"], one["num"], show(before), show(after),
+                one["label"],
+                one["num"],
+                *levels,
                 percent(one["difference"], sign=True) if share else number(one["difference"]),
                 percent(one["corrected"], sign=True), f"{one['only_before']} : {one['only_after']}",
                 f"{one['p_holm']:.2g}", one["finding"],
@@ -122,10 +126,10 @@ def _changes(facts: Facts) -> Section | None:
         )  # fmt: skip
     words = (
         f"Each model minus {facts['labels'][0]}, on what both were given in the same words. Of shares the test is "
-        "exact and takes goals as its units: all attempts on a goal change sign together, which is McNemar's test where "
-        "each goal comes once; of scores and losses it is the sign test. Holm over all of this table. more before : after: "
-        "goals or items on which the figure was higher. smallest: the difference so many would have shown with a power "
-        "of 0.8, so that nothing found is not taken for nothing there."
+        "exact and takes goals as its units: all attempts on a goal change sign together, which is McNemar's test "
+        "where each goal comes once; of scores and losses it is the sign test. Holm over all of this table. more "
+        "before : after: goals or items on which the figure was higher. smallest: the difference so many would have "
+        "shown with a power of 0.8, so that nothing found is not taken for nothing there."
     )
     columns = ["what", "model", "pairs", "before", "after", "difference", "corrected", "more before : after",
                "p (Holm)", "finding", "smallest"]  # fmt: skip
@@ -141,10 +145,9 @@ def _by(entries: Sequence[Mapping[str, Any]], heading: str, what: str = "attack 
         tested = ["-", "-", "-"]
         if change is not None:
             tested = [percent(change["difference"], sign=True), f"{change['p_holm']:.2g}", change["finding"]]
-        rows.append([one["name"], one["label"], *_rate_cells(rate), rate["num_nonsense"], *tested])
+        rows.append([one["name"], one["label"], rate["num"], *_rate_cells(rate)[2:], rate["num_unread"], *tested])
     words = f"{what.capitalize()}; differences are to the first model, Holm over all of this table."
-    columns = ["name", "model", "attempts", "goals", "raw", "corrected", "nonsense", "difference", "p (Holm)",
-               "finding"]  # fmt: skip
+    columns = ["name", "model", "attempts", "raw", "corrected", "nonsense", "difference", "p (Holm)", "finding"]
     return Section(heading=heading, words=words, columns=columns, rows=rows)
 
 
