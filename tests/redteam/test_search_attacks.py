@@ -140,7 +140,7 @@ def test_the_topic_can_be_asked_of_the_attackers_model() -> None:
     run = drive(attack, GOAL, attacker=attacker)
     assert run.shapes == ["attacker 3", "attacker 3", "target 2", "judge 2"]
     assert [prompt.rsplit(" ", 1)[1] for prompt in run.prompts] == ["play", "song"]
-    assert [ask.temperature for ask in run.asks(AskAttacker)] == [1.0] * 3 + [0.0] * 3
+    assert [ask.temperature for ask in run.asks(AskAttacker)] == [0.7] * 3 + [0.0] * 3
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ Part = Generator[tuple[Ask, ...], tuple[Heard, ...], T]
 class SearchConfig(Config):
     """What a search asks of its attacker, and what it lets pass."""
 
-    attacker_tokens: int = Field(96, ge=8)
+    attacker_tokens: int = Field(64, ge=8)
     """Most tokens of one text of the attacker."""
-    attacker_temperature: float = Field(1.0, ge=0, le=10)
+    attacker_temperature: float = Field(0.7, ge=0, le=10)
     """How freely the attacker writes."""
     keep_last: int = Field(2, ge=0)
     """Earlier tries, with the target's answers and scores, that the attacker is shown."""
@@ -50,7 +50,7 @@ class SearchConfig(Config):
     """How a message that no longer asks for the goal is told: by the words it shares with it, by these and by asking
     the attacker's model yes or no, or not at all."""
     least_shared: float = Field(0.3, ge=0, le=1)
-    """Of the goal's words of matter, the share a message must have (docs/redteam-search.md has the error rates)."""
+    """Of the goal's words of matter, the share a message must have."""
 
 
 @dataclass(frozen=True, slots=True)
