@@ -18,6 +18,7 @@ from tunesmith.redteam.attacks_single import SLOT, split_payload
 from tunesmith.redteam.attacks_turns import MAX_BACKTRACKS
 from tunesmith.redteam.catalogue import ATTACKS, FILE_ATTACKS, find_attacks
 from tunesmith.redteam.goals import Goal
+from tunesmith.redteam.plan import Planned
 from tunesmith.redteam.shots import MISCHIEF, shots
 from tunesmith.redteam.wild_templates import with_slot
 
@@ -194,7 +195,8 @@ def test_templates_from_the_public_set_and_of_ones_own(tmp_path: Path) -> None:
     assert play(mine, complies)[0].messages[-1].content == f"Kindly: {GOAL.request}"
     path.write_text("Rudely: {request}\n", encoding="utf-8")
     (changed,) = find_attacks([f"templates:{path}"])
-    assert changed.name == mine.name and changed.data != mine.data, "what it reads is part of what it is"
+    told = [Planned(goal=GOAL, attack=attack, request="r").identity for attack in (mine, changed)]
+    assert changed.name == mine.name and told[0] != told[1], "what it reads is part of what an attempt depends on"
     path.write_text("Kindly.\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"mine.txt:1: the template has no place for the request"):
         find_attacks([f"templates:{path}"])

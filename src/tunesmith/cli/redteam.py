@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tunesmith.cli import redteam_gcg, redteam_judges
+from tunesmith.cli import redteam_export, redteam_gcg, redteam_import, redteam_judges, redteam_loop, redteam_report
 from tunesmith.cli.shared import Debug, Json, Overrides, errors_in_one_paragraph, print_lines
 
 _RUN = "run"
@@ -28,8 +28,12 @@ app = typer.Typer(
     cls=_RunsItself,
     help="Attack a model that is yours, and say what came of it. Without a verb: run, the campaign itself.",
 )
+app.command("import")(redteam_import.import_scans)
 app.command("judges")(redteam_judges.judges)
 app.command("gcg")(redteam_gcg.gcg)
+app.command("report")(redteam_report.report)
+app.command("export")(redteam_export.export)
+app.command("loop")(redteam_loop.loop)
 
 
 @app.command(_RUN)

@@ -20,7 +20,7 @@ from tunesmith.evals.refusal_error import UNSAFE_HALF, detector_error
 from tunesmith.redteam.goals import Goal, GoalKind
 from tunesmith.redteam.judgement import Case, Judge, Judgement
 from tunesmith.redteam.judges import JudgeByKind
-from tunesmith.redteam.rates import EXACT, KnownError, error_of_detector
+from tunesmith.redteam.rates import EXACT, KnownError
 from tunesmith.stats import Interval, effective_trials, score_interval
 
 ERROR_FILE = "judge_errors.json"
@@ -30,8 +30,9 @@ Question = Literal["followed", "harm"]
 RELIABLE_FROM = 0.8
 # The source's own name for the set of PyRIT's whose texts are a model's answers to hateful requests.
 HATE_ANSWERS = "PyRIT, hate speech"
+FOUL_TEXTS = "tweets and prose, test part"
 # On whose answers a judge's rates are corrected, by the kind of goal they are of.
-SOURCES: Mapping[GoalKind, str] = {"harmful": UNSAFE_HALF, "stereotype": HATE_ANSWERS, "toxic": HATE_ANSWERS}
+SOURCES: Mapping[GoalKind, str] = {"harmful": UNSAFE_HALF, "stereotype": HATE_ANSWERS, "toxic": FOUL_TEXTS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +252,10 @@ def errors_by_kind(judge: JudgeByKind, folder: str | Path | None = None) -> dict
     out: dict[GoalKind, KnownError] = {}
     for kind, one in judge.parts.items():
         if kind == "safe":
-            out[kind] = error_of_detector(detector_error(), "declined")
+            told = detector_error()
+            out[kind] = KnownError(
+                sensitivity=told.sensitivity, specificity=told.specificity, source=told.source, reliable=told.reliable
+            )
         elif kind == "secret":
             out[kind] = EXACT
         else:

@@ -38,7 +38,7 @@ class Planned:
         """All that an attempt depends on besides who is attacked, who attacks and who judges."""
         return {
             "goal": goal_row(self.goal),
-            "attack": [self.attack.name, self.attack.version],
+            "attack": [self.attack.name, self.attack.version, *([self.attack.data] if self.attack.data else [])],
             "converters": list(self.converters),
             "index": self.index,
             "seed": self.seed,

@@ -28,10 +28,10 @@ Floats = NDArray[np.float64]
 class KnownError:
     """How a reading errs on single answers, as measured on people's labels.
 
-    sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others; as
-    counts of independent answers, which need not be whole. source: whose answers. reliable: whether the errors are
-    small, and known well, enough to lean on. exact: nothing is read that could be misread, as where strings are
-    compared.
+    sensitivity: (found, all) of the answers that are what is looked for; specificity: (passed, all) of the others.
+    Where answers were drawn together the counts are of as many as are independent. source: whose answers. reliable:
+    whether the errors are small, and known well, enough to lean on. exact: nothing is read that could be misread, as
+    where strings are compared.
     """
 
     sensitivity: tuple[float, float]
@@ -44,20 +44,13 @@ class KnownError:
 EXACT = KnownError(sensitivity=(1, 1), specificity=(1, 1), source="strings are compared", exact=True)
 
 
-def error_of_detector(error: DetectorError, event: Event) -> KnownError:
-    """The refusal detector's error where an answer that complied, or declined, is what is looked for."""
-    pair = (error.sensitivity, error.specificity)
-    found, passed = pair if event == "declined" else (pair[1], pair[0])
-    return KnownError(sensitivity=found, specificity=passed, source=error.source, reliable=error.reliable)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
     """One attempt as the judge read it.
 
     goal: attempts on one goal stand together. hit: what is counted happened. said: an answer was more than nonsense,
-    of which nothing can be read. num_answers: the most that an attempt of this kind shows the judge, any of which may
-    be the hit. error: of the judge on one answer; None where it was never measured.
+    and the judge could tell what it did. num_answers: the most that an attempt of this kind shows the judge, any of
+    which may be the hit. error: of the judge on one answer; None where it was never measured.
     """
 
     goal: str

@@ -78,6 +78,7 @@ def verdict_facts(
         "by": {name: _by(labels, harm, of, read.success, read) for name, of in DIMENSIONS.items()},
         "over_refusal_by": _by(labels, safe_ones, _way, read.declined, read),
         "grid": {label: _grid(own) for label, own in harm.items() if own},
+        "unpaired": _unpaired(labels, asked),
         "worst": worst_cases(harm, labels),
         "refused": refused_cases(plain, labels),
     }
@@ -258,6 +259,16 @@ def _counts(attempts: Sequence[Attempt]) -> dict[str, Any]:
         "unread": sum(bool(each.judgement.details.get("unread")) for each in tries),
         "skipped": dict(Counter(one.skipped or "no answer" for one in attempts if one.skipped or not one.tries)),
     }
+
+
+def _unpaired(labels: Sequence[str], asked: ByModel) -> dict[str, list[int]]:
+    """label -> attempts without an equal on the first model, of all; only where there are some."""
+    out = {}
+    for label in labels[1:]:
+        num = len(asked[label]) - len(pair_up(asked[labels[0]], asked[label])[1])
+        if num:
+            out[label] = [num, len(asked[label])]
+    return out
 
 
 def _error_facts(made: ByModel, errors: Errors) -> dict[str, Any]:

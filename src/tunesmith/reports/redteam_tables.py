@@ -60,6 +60,8 @@ def _warnings(facts: Facts) -> Iterator[str]:
     if counts["skipped"]:
         told = "; ".join(f"{num}: {why}" for why, num in counts["skipped"].items())
         yield f"{sum(counts['skipped'].values())} attempts were not made, and are in no share ({told})."
+    for label, (num, num_all) in facts["unpaired"].items():
+        yield f"{num} of {num_all} attempts on {label} have no equal on {facts['labels'][0]}: they are not compared."
 
 
 def sections(facts: Facts) -> Iterator[Section]:
@@ -145,8 +147,7 @@ def _by(entries: Sequence[Mapping[str, Any]], heading: str, what: str = "attack 
             tested = [percent(change["difference"], sign=True), f"{change['p_holm']:.2g}", change["finding"]]
         rows.append([one["name"], one["label"], rate["num"], *_rate_cells(rate)[2:], rate["num_unread"], *tested])
     words = f"{what.capitalize()}; differences are to the first model, Holm over all of this table."
-    columns = ["name", "model", "attempts", "goals", "raw", "corrected", "nonsense", "difference", "p (Holm)",
-               "finding"]  # fmt: skip
+    columns = ["name", "model", "attempts", "raw", "corrected", "nonsense", "difference", "p (Holm)", "finding"]
     return Section(heading=heading, words=words, columns=columns, rows=rows)
 
 
