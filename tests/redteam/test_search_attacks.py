@@ -170,6 +170,9 @@ def test_with_a_useless_attacker_frames_take_turns_and_none_comes_twice() -> Non
     assert len(set(run.prompts)) == 36 and all(GOAL.request in prompt for prompt in run.prompts)
     assert set(run.prompts[:6]) == {strategy.apply(GOAL.request) for strategy in STRATEGIES}
     assert run.counted["faults"] == {"refuses": 36} and run.counted["frames"] == 36
+    names = [one["strategy"] for one in run.counted["tries"]]
+    assert set(names[:6]) == {strategy.name for strategy in STRATEGIES}
+    assert names[6] == f"{names[0]} around {names[1]}" and len(set(names)) == 36
     # Another draw of the attempt takes them in another order; the same draw in the same.
     orders = {
         tuple(drive(attack, GOAL, draw=Draw(seed=0, attack="pair", goal="g", index=i)).prompts[:6]) for i in range(3)

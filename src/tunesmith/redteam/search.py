@@ -104,7 +104,7 @@ class Search:
                 messages=attacker_messages(
                     self.goal,
                     line.strategy,
-                    line.tried[len(line.tried) - min(config.keep_last, len(line.tried)) :],
+                    line.tried[max(0, len(line.tried) - config.keep_last) :],
                     most_characters=config.answer_characters,
                 ),
                 draw=derive_seed(draw.seed, "attacker", draw.attack, draw.goal, draw.index, *line.place),
@@ -151,8 +151,10 @@ class Search:
         self.num_frames += 1
         outer = self.frames[number % count]
         inner = self.frames[(number % count + number // count) % count] if number >= count else None
-        request = inner.apply(self.goal.request) if inner and inner != outer else self.goal.request
-        return Proposal(prompt=outer.apply(request), reading="frame")
+        if inner is None or inner == outer:
+            return Proposal(prompt=outer.apply(self.goal.request), reading="frame", frame=outer.name)
+        prompt = outer.apply(inner.apply(self.goal.request))
+        return Proposal(prompt=prompt, reading="frame", frame=f"{outer.name} around {inner.name}")
 
     def put_to_target(self, lines: Sequence[Line], proposals: Sequence[Proposal]) -> Part[list[Line]]:
         """Ask the target one message a line, fresh each time, and have the answers judged: the lines with one more."""
@@ -168,7 +170,8 @@ class Search:
             tried = Tried(prompt=proposal.prompt, answer=answer.text, judgement=ruling.judgement)
             out.append(Line(line.strategy, line.place, (*line.tried, tried)))
             self.put.add(fold(proposal.prompt))
-            self.tries.append({"place": list(line.place), "strategy": line.strategy.name, "reading": proposal.reading})
+            strategy = proposal.frame or line.strategy.name
+            self.tries.append({"place": list(line.place), "strategy": strategy, "reading": proposal.reading})
         return out
 
     def details(self) -> dict[str, Any]:
