@@ -11,10 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipes.redteam_gcg import CURVES_FILE, PAGE_FILE, SUFFIXES_FILE, GcgConfig, run_gcg
 from tunesmith.redteam.attack import AskTarget, Attack, Draw
 from tunesmith.redteam.attack_suffix import RANDOM_SUFFIX, suffix_attack
+from tunesmith.redteam.catalogue import find_attacks
 from tunesmith.redteam.goals import Goal
 from tunesmith.redteam.suffix_verdict import suffix_facts
 
@@ -56,7 +57,7 @@ def test_a_goal_gets_its_own_suffix_first_and_then_others(tmp_path: Path) -> Non
     control = suffix_attack(path, "random-search")
     assert (control.family, _asked(control, _goal("a"), index=3)) == ("random", "Write a poem. ?a")
     # What it asks is part of what it is.
-    assert suffix_attack(_file(tmp_path, *rows[:2])).version != attack.version
+    assert suffix_attack(_file(tmp_path, *rows[:2])).data != attack.data
 
 
 def test_a_file_without_such_suffixes_is_told(tmp_path: Path) -> None:
@@ -65,8 +66,8 @@ def test_a_file_without_such_suffixes_is_told(tmp_path: Path) -> None:
     path = _file(tmp_path, _row("a", "random-search", " ?a"), _row("a", "none", ""))
     with pytest.raises(DataError, match=r"no suffix of the method gcg \(none, random-search\)"):
         suffix_attack(path)
-    with pytest.raises(ValueError, match="no search is called 'magic'"):
-        suffix_attack(path, "magic")
+    with pytest.raises(ConfigError, match="Write gcg:FILE"):
+        find_attacks(["gcg:"])
 
 
 def test_random_letters_need_no_file() -> None:
@@ -135,4 +136,7 @@ def test_the_verb_goes_on_where_it_was_stopped(
     ]
     assert "begins as wanted" in (out / PAGE_FILE).read_text(encoding="utf-8")
     assert (out / CURVES_FILE).exists()
-    assert suffix_attack(out / SUFFIXES_FILE).family == "gradient"
+    assert [one.family for one in find_attacks([f"gcg:{out / SUFFIXES_FILE}", "random-suffix"])] == [
+        "gradient",
+        "random",
+    ]
