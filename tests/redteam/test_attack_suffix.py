@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,17 +100,17 @@ def test_the_facts_are_paired_by_goal() -> None:
     assert suffix_facts(rows, ["gcg", "none"])["goals"] == 0
 
 
-def test_the_verb_goes_on_where_it_was_stopped(
-    model_folder: Callable[[str], Path], tmp_path: Path, undrawn: None
+def test_the_page_s_command_goes_on_where_it_was_stopped(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None
 ) -> None:
-    goals = tmp_path / "goals.jsonl"
-    texts = [("a", "Sure, here"), ("b", "Yes, it"), ("c", "")]
-    rows = [{"id": name, "request": f"Write {name}.", "category": "none", "opening": text} for name, text in texts]
-    goals.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    out = tmp_path / "out"
-    call = ["redteam", "gcg", "--model", str(model_folder("llama")), "--goals", str(goals), "--steps", "2",
-            "--candidates", "4", "--output", str(out), "suffix_tokens=4", "max_new_tokens=12", "goals_at_once=1",
-            "dtype=float32"]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "redteam-gcg.md").read_text(encoding="utf-8")
+    words = shlex.split(next(line for line in page.splitlines() if line.startswith("tunesmith redteam gcg ")))[1:]
+    rows = [line for line in page.splitlines() if line.startswith('{"request"')]
+    Path("goals.jsonl").write_text("\n".join([*rows, '{"request": "Sing."}']) + "\n", encoding="utf-8")
+    out, requests = Path("runs/gcg"), [json.loads(row)["request"] for row in rows]
+    small = ["--model", str(model_folder("llama")), "--steps", "2", "--candidates", "4", "suffix_tokens=4"]
+    call = [*words, *small, "max_new_tokens=12", "opening_tokens=3", "goals_at_once=1", "dtype=float32"]
     first = CliRunner().invoke(app, [*call, "--json"])
     assert first.exit_code == 0, first.output
     facts = json.loads(first.stdout)
@@ -117,7 +118,7 @@ def test_the_verb_goes_on_where_it_was_stopped(
     assert facts["by_method"]["gcg"]["measured"] == facts["by_method"]["random-search"]["measured"] == 9
     found = [json.loads(line) for line in (out / SUFFIXES_FILE).read_text(encoding="utf-8").splitlines()]
     assert [(row["request"], row["method"]) for row in found] == [
-        (f"Write {name}.", method) for name in ("a", "b") for method in ("gcg", "random-search", "none")
+        (request, method) for request in requests for method in ("gcg", "random-search", "none")
     ]
     for row in found:
         assert row["opening"] == row["answer"].startswith(row["opening_wanted"])
