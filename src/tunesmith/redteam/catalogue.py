@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from tunesmith.errors import ConfigError
 from tunesmith.redteam.attack import Attack, Family
 from tunesmith.redteam.attack_pair import PairConfig, frames_attack, pair_attack
+from tunesmith.redteam.attack_suffix import ABOUT as SUFFIXES
+from tunesmith.redteam.attack_suffix import PAPER as GCG_PAPER
+from tunesmith.redteam.attack_suffix import RANDOM_SUFFIX, gcg_suffixes, random_search_suffixes
 from tunesmith.redteam.attack_tree import TreeConfig, tree_attack
 from tunesmith.redteam.attacks_single import SINGLE_ATTACKS
 from tunesmith.redteam.attacks_turns import TURN_ATTACKS
@@ -23,7 +26,7 @@ SEARCHES: Mapping[str, Callable[[str], Attack]] = {
 }
 # Attacks that need no file: pair and tap need an attacker, the others nothing but the target.
 ATTACKS: Mapping[str, Attack] = {
-    attack.name: attack for attack in (*SINGLE_ATTACKS, *TURN_ATTACKS, pair_attack(), tree_attack())
+    attack.name: attack for attack in (*SINGLE_ATTACKS, RANDOM_SUFFIX, *TURN_ATTACKS, pair_attack(), tree_attack())
 }
 ALL = "all"
 
@@ -48,6 +51,22 @@ _FILES = (
         source="Shen et al. 2023, arXiv:2308.03825",
         usage="in-the-wild",
         open=in_the_wild,
+    ),
+    FileAttack(
+        name="gcg",
+        family=SUFFIXES["gcg"][0],
+        about=SUFFIXES["gcg"][1],
+        source=GCG_PAPER,
+        usage="gcg:FILE",
+        open=gcg_suffixes,
+    ),
+    FileAttack(
+        name="random-search",
+        family=SUFFIXES["random-search"][0],
+        about=SUFFIXES["random-search"][1],
+        source=GCG_PAPER,
+        usage="random-search:FILE",
+        open=random_search_suffixes,
     ),
     FileAttack(
         name="templates",
