@@ -18,7 +18,7 @@ from tunesmith.redteam.attack_pair import PairConfig, frames_attack, pair_attack
 from tunesmith.redteam.attack_tree import TreeConfig, tree_attack
 from tunesmith.redteam.attacker import STRATEGIES, read_proposal
 from tunesmith.redteam.attempt_rows import load_attempts
-from tunesmith.redteam.catalogue import find_attacks
+from tunesmith.redteam.catalogue import ATTACKS, find_attacks
 from tunesmith.redteam.goals import Goal
 from tunesmith.redteam.plan import plan_attempts
 from tunesmith.rollout.writer import WriterStop
@@ -263,7 +263,9 @@ def test_a_killed_campaign_of_searches_comes_to_the_same_attempts(tmp_path: Path
         attacker = Scripted(
             "attacker", lambda m: tagged(f"request {len(m)} {len(m[-1].content)} {len(m[0].content)}"), dies_at=dies_at
         )
-        plans = plan_attempts(goals, find_attacks(["pair", "tap"]), convert=lambda chain, text, rng: text)
+        plans = plan_attempts(
+            goals, find_attacks(["pair", "tap"]), plain=ATTACKS["direct"], convert=lambda chain, text, rng: text
+        )
         driver(folder, target=target, attacker=attacker).run(plans)
         return (folder / "attempts.jsonl").read_bytes(), attacker
 
