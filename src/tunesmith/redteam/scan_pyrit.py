@@ -100,7 +100,8 @@ def _conversation(
         messages.append(Message(role=_ROLES[row["role"]], content=str(row["converted_value"])))  # type: ignore[arg-type]
     if not tries:
         return None
-    attack = _class_name(result.get("attack_identifier") or first.get("attack_identifier"), "PromptSendingAttack")
+    made_by = _part(result.get("atomic_attack_identifier"), "attack") or result.get("attack_identifier")
+    attack = _class_name(made_by or first.get("attack_identifier"), "PromptSendingAttack")
     converters = tuple(f"pyrit/{_class_name(one, 'Converter')}" for one in first.get("converter_identifiers") or ())
     told = Told(
         goal=goal,
@@ -110,7 +111,7 @@ def _conversation(
     )
     judge = {"judge": "PyRIT", "scorers": "+".join(sorted(scorers))}
     details = {"tool": "PyRIT", "conversation": pieces[0].row["conversation_id"], "outcome": result.get("outcome")}
-    return made_attempt(told, tuple(tries), _target(answers[-1].row, first), judge, details)
+    return made_attempt(told, tuple(tries), _target(result, answers[-1].row), judge, details)
 
 
 def _scores_of(
@@ -150,10 +151,21 @@ def _category(result: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) ->
     return str(named if isinstance(named, str) else next(iter(named), "other"))
 
 
-def _target(answer: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, str]:
-    found = answer.get("prompt_target_identifier") or first.get("prompt_target_identifier") or {}
-    params = {**found, **(found.get("params") or {})}
+def _target(result: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, str]:
+    """The model and its address; older versions name the target at each piece."""
+    found = _part(result.get("atomic_attack_identifier"), "objective_target") or answer.get("prompt_target_identifier")
+    known = {**(found or {}), **((found or {}).get("params") or {})}
     return {
-        "model": str(params.get("model_name") or params.get("underlying_model_name") or "unknown"),
-        "endpoint": str(params.get("endpoint") or "unknown"),
+        "model": str(known.get("model_name") or known.get("underlying_model_name") or "unknown"),
+        "endpoint": str(known.get("endpoint") or "unknown"),
     }
+
+
+def _part(identifier: Any, name: str) -> Mapping[str, Any] | None:
+    """The component of that name which an identifier is made of, however deep."""
+    if not isinstance(identifier, Mapping):
+        return None
+    parts = {**(identifier.get("children") or {}), **identifier}
+    if isinstance(parts.get(name), Mapping):
+        return dict(parts[name])
+    return next((found for part in parts.values() if (found := _part(part, name)) is not None), None)
