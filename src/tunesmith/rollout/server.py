@@ -270,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "POST" and error.status in (401, 403, 404, 405) and error.code is None:
             self.close_connection = True
         # What is wrong with a request may quote it.
-        self._said = "" if error.status == 400 else f" {shown(error.cause)}"
+        self._said = "" if error.status == 400 else f" {shown(error.cause, most=200)}"
         try:
             self._send(error.status, chat_api.error_body(error), headers)
         except (ConnectionError, TimeoutError):
