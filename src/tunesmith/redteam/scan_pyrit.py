@@ -1,7 +1,7 @@
 """PyRIT's memory as records: pieces of messages, the scores of pieces, and results of attacks, in any order.
 
 A piece has a conversation_id, a score a score_value, a result an objective and an outcome; docs/redteam-interop.md has
-the lines that write them. A score may also stand inside its piece, as PyRIT's own export has it.
+the lines that write them. A score may also stand inside its piece, as older versions export it, or inside the result.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _FAMILIES: Mapping[str, Family] = {
     "contextcompliance": "multi-turn",
 }
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_STOPS = {"stop": "end_of_turn", "length": "length"}
 # From this value on a scale from 0 to 1 a scorer says yes.
 _HIT = 0.5
 
@@ -45,6 +46,8 @@ def read_pyrit(records: Sequence[Record], left_out: dict[str, int]) -> Iterator[
         row = one.row
         if "objective" in row and "outcome" in row:
             results[str(row.get("conversation_id"))] = row
+            if isinstance(last := row.get("last_score"), Mapping):
+                scores.setdefault(str(last.get("message_piece_id")), []).append(last)
         elif "score_value" in row:
             scores.setdefault(str(row.get("message_piece_id") or row.get("prompt_request_response_id")), []).append(row)
         elif "conversation_id" in row:
@@ -95,8 +98,7 @@ def _conversation(
                 scorers |= set(verdicts)
                 worst, answer = max(verdicts.values()), str(row["converted_value"])
                 said = judged(goal, answer, worst >= _HIT, worst, {"pyrit": verdicts})
-                stop = "content_filter" if row.get("response_error") == "blocked" else "unknown"
-                tries.append(Try(messages=tuple(messages), answer=answer, stop_reason=stop, judgement=said))
+                tries.append(Try(messages=tuple(messages), answer=answer, stop_reason=_stop(row), judgement=said))
         messages.append(Message(role=_ROLES[row["role"]], content=str(row["converted_value"])))  # type: ignore[arg-type]
     if not tries:
         return None
@@ -112,6 +114,13 @@ def _conversation(
     judge = {"judge": "PyRIT", "scorers": "+".join(sorted(scorers))}
     details = {"tool": "PyRIT", "conversation": pieces[0].row["conversation_id"], "outcome": result.get("outcome")}
     return made_attempt(told, tuple(tries), _target(result, answers[-1].row), judge, details)
+
+
+def _stop(row: Mapping[str, Any]) -> str:
+    """Why an answer ended, as far as its piece says."""
+    if row.get("response_error") == "blocked":
+        return "content_filter"
+    return _STOPS.get(str((row.get("prompt_metadata") or {}).get("finish_reason")), "unknown")
 
 
 def _scores_of(
