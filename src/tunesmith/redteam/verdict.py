@@ -27,6 +27,7 @@ DIMENSIONS: Mapping[str, Callable[[Attempt], str]] = {
     "attack": lambda one: one.attack,
     "family": lambda one: one.family,
     "converter": lambda one: "+".join(one.converters) or "none",
+    "kind": lambda one: one.goal.kind,
     "category": lambda one: one.goal.category,
     "source": lambda one: one.goal.source,
 }
