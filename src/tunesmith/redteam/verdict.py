@@ -130,6 +130,7 @@ class _Reader:
         return asdict(rate_of(reads, self.seed))
 
     def change(self, name: str, label: str, before: Sequence[Read], after: Sequence[Read]) -> dict[str, Any]:
+        """One share of the same attempts before and after, tested with goals as units."""
         raw, corrected = change_of(before, after, self.seed)
         differences = goal_differences(before, after)
         return {
