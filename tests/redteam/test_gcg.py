@@ -128,18 +128,24 @@ def test_the_gradient_beats_chance_at_the_same_number_of_measurements(load: Call
     assert _mean_loss(by_gradient) < _mean_loss(by_swaps) < _mean_loss(by_chance)
 
 
+def _answer_behind(base: Any, search: Search, suffix: Ids) -> str:
+    ids = np.array([*search.slots.before, *suffix, *search.slots.after])
+    return LocalGenerator(base).generate([Prompt(ids=ids, row_id=0)], Sampling(max_new_tokens=3))[0].text
+
+
 def test_it_stops_where_a_greedy_answer_begins_as_wanted(load: Callable[..., Any]) -> None:
-    base = load()
-    config = SearchConfig(suffix_tokens=6, steps=60, candidates=24, top_k=32, opening_tokens=2)
-    (found,) = search_suffixes(base, None, [_goal()], "gcg", config)
-    assert found.reached and found.stop == "reached" and found.step < 61
-    assert len(found.slots.opening) == 2
-    ids = np.array([*found.slots.before, *found.suffix, *found.slots.after])
-    (answer,) = LocalGenerator(base).generate([Prompt(ids=ids, row_id=0)], Sampling(max_new_tokens=4))
-    assert answer.text.startswith("Su")
-    start = np.array([*found.slots.before, *found.slots.start, *found.slots.after])
-    (plain,) = LocalGenerator(base).generate([Prompt(ids=start, row_id=0)], Sampling(max_new_tokens=4))
-    assert not plain.text.startswith("Su")
+    base = load("qwen3")
+    (plain,) = search_suffixes(base, None, [_goal()], "random-suffix", SMALL)
+    first = _answer_behind(base, plain, plain.slots.start)[:1]
+    draws = np.random.default_rng(0)
+    letters = [base.tokenizer.convert_tokens_to_ids(letter) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    openings = (_answer_behind(base, plain, tuple(draws.choice(letters, 5).tolist()))[:1] for _ in range(40))
+    # One that some other suffix leads to, so that there is something to find.
+    opening = next(text for text in openings if text.isascii() and text.isprintable() and text != first)
+    config = SearchConfig(suffix_tokens=5, steps=40, candidates=16, top_k=32)
+    (found,) = search_suffixes(base, None, [_goal(opening=opening)], "gcg", config)
+    assert found.reached and found.stop == "reached" and found.measured < 1 + 40 * 16
+    assert _answer_behind(base, found, found.suffix).startswith(opening)
 
 
 def test_a_bound_in_tokens_ends_it(load: Callable[..., Any]) -> None:

@@ -23,7 +23,8 @@ def suffix_facts(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], seed
     """
     found: dict[str, dict[str, Mapping[str, Any]]] = {method: {} for method in methods}
     for row in rows:
-        found[row["method"]][row["goal"]] = row
+        if row["method"] in found:
+            found[row["method"]][row["goal"]] = row
     goals = [goal for goal in found[methods[0]] if all(goal in found[method] for method in methods)]
     taken = {method: [found[method][goal] for goal in goals] for method in methods}
     searched = [method for method in methods if method != NO_SUFFIX]
