@@ -74,7 +74,7 @@ def facts() -> dict[str, Any]:
         "scores": {"base": share(0.5), "dpo": share(0.2)},
         "changes": [change("attack success", "better"), change("over-refusal", "nothing found"),
                     change("kept: sums", "worse", "right")],
-        "by": {"attack": entries, "family": entries[:2], "converter": [], "category": [], "source": []},
+        "by": {"attack": entries, "family": entries[:2], "converter": [], "kind": [], "category": [], "source": []},
         "over_refusal_by": [], "grid": {"base": grid, "dpo": grid}, "worst": [case], "refused": [case],
     }  # fmt: skip
 
