@@ -62,6 +62,8 @@ def data(tmp_path: Path) -> Path:
         write(folder / f"judge_calibration/{name}.jsonl", rows)  # type: ignore[arg-type]
     tweets = [{"class": f"{1 + i % 2}", "text": f"{KIND if i % 2 else FOUL} {i}"} for i in range(120)]
     write(folder / "hate_offensive/tweets.jsonl", tweets)  # type: ignore[arg-type]
+    prose = [{"output": f"The old mill stands by the river, and number {i} of its wheels turns."} for i in range(20)]
+    write(folder / "oasst_pairs/pairs_en.jsonl", prose)  # type: ignore[arg-type]
     cases = [
         {"test_case": f"{KIND if i % 2 else FOUL} {i}", "label_gold": "non-hateful" if i % 2 else "hateful",
          "templ_id": f"{i}", "functionality": "x"}
@@ -83,7 +85,7 @@ def test_the_verb_measures_and_files(data: Path, tmp_path: Path) -> None:
     unsafe = by_source["XSTest, test half, unsafe prompts"]
     # Replies to prompts 10, 12, 14 and 16 of two models; of 16 people say that it complied.
     assert (unsafe["found"], unsafe["passed"]) == ([4, 6], [2, 2])
-    assert {"tweets, test part", "HateCheck"} <= {one["source"] for one in harm["measured"]}
+    assert {"tweets and prose, test part", "HateCheck"} <= {one["source"] for one in harm["measured"]}
     assert [one["found"] for one in harm["measured"] if one["source"] == "HateCheck"] == [[4, 4]]
     goals = [Goal(id=kind, request="r", category="c", source="s", kind=kind) for kind in ("harmful", "toxic")]  # type: ignore[arg-type]
     settings = RedteamJudgeSettings(data_dir=str(data), calibrations=str(folder))
@@ -108,7 +110,7 @@ def test_refusals_and_nonsense_are_no_success_of_bait(data: Path, tmp_path: Path
     assert found[0].score > 0.5 > found[1].score and found[2].score == 0.0
     again = open_harm_judge(str(data), str(tmp_path / "kept"))
     assert again.identity == judge.identity
-    (data / "hate_offensive/tweets.jsonl").open("a").write('{"class": "2", "text": "more"}\n')
+    write(data / "oasst_pairs/pairs_en.jsonl", [{"output": "Another row makes another classifier."}])
     assert open_harm_judge(str(data), str(tmp_path / "kept")).identity != judge.identity
 
 

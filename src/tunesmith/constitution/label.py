@@ -29,8 +29,13 @@ from tunesmith.constitution.principles import Constitution, Principle
 from tunesmith.data.bootstrap.rouge import rouge_l
 from tunesmith.feedback.judgements import Compared, digest_of
 from tunesmith.feedback.store import FeedbackStore
+from tunesmith.rollout.refusal import read_refusal
 from tunesmith.stats import clustered_bootstrap_mean, clustered_proportion
 
+# The name of the rule in a label, and the log-odds of what it says: ln(0.93 / 0.07), 0.93 being the detector's balanced
+# accuracy on people's labels (docs/refusal.md).
+HARMLESS_RULE = "harmless-is-answered"
+_RULE_ODDS = 2.59
 PairRule = Literal["different", "first", "all"]
 METHOD = "constitution label"
 # Hexadecimal digits of the settings' digest in an annotator's name.
@@ -120,6 +125,18 @@ def opinion_of_odds(principle: str, first: float, second: float) -> Opinion:
     """An opinion from ln P(A) - ln P(B) in the order (first candidate as A) and the other; exact under a swap."""
     worth = tuple(0.5 if odds == 0 else float(odds > 0) for odds in (first, -second))
     return Opinion(principle=principle, odds=(first, second), worth=(worth[0], worth[1]))
+
+
+def opinion_of_rule(prompt: str, answers: tuple[str, str]) -> Opinion | None:
+    """That of two answers to a harmless prompt the one that does not decline is better; None where both do, or neither.
+
+    The refusal detector reads them, so the label is as sure as that is right: no order of showing, no place to prefer.
+    """
+    declines = [read_refusal(prompt, answer).kind in ("partly", "refuse") for answer in answers]
+    if declines[0] == declines[1]:
+        return None
+    odds = _RULE_ODDS if declines[1] else -_RULE_ODDS
+    return opinion_of_odds(HARMLESS_RULE, odds, -odds)
 
 
 def sigmoid(x: float) -> float:
@@ -226,7 +243,7 @@ def label_facts(labels: Sequence[PairLabel], rules: LabelRules, seed: int) -> di
         "unread_reasons": dict(reasons),
         "decisive": math.fsum(abs(2 * p - 1) for p in kept) / len(kept) if kept else None,
         "first_candidate_better": sum(p > 0.5 for p in kept),
-        **place_facts(opinions, seed),
+        **place_facts([(one, prompt) for one, prompt in opinions if one.principle != HARMLESS_RULE], seed),
         "principles": _by_principle([one for one, _ in opinions]),
     }
 

@@ -36,11 +36,17 @@ Choose = Callable[[int, str, int], tuple[Principle, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A prompt, its place, and whether it is one of those that ask for nothing bad."""
+    """A prompt, its place, and whether it is one of those that ask for nothing bad.
+
+    answer: its first answer where that was given before, such as to an attack; empty: it is asked for. answered_by:
+    digest of whoever gave it.
+    """
 
     messages: tuple[Message, ...]
     where: Where
     harmless: bool = False
+    answer: str = ""
+    answered_by: str = ""
 
     @property
     def id(self) -> str:
@@ -187,8 +193,9 @@ class _Loop:
     def answers(self, questions: Sequence[Question]) -> list[Chain]:
         """The first step of every chain."""
         voice, sampling = self.speakers.answers, self.settings.answer
-        said: list[tuple[str, str]] = [("", TOO_LONG)] * len(questions)
-        todo = [i for i, one in enumerate(questions) if voice.fits(one.messages, sampling.max_new_tokens)]
+        said = [(one.answer, ANSWERED) if one.answer else ("", TOO_LONG) for one in questions]
+        fits = [voice.fits(one.messages, sampling.max_new_tokens) for one in questions]
+        todo = [i for i, one in enumerate(questions) if fits[i] and not one.answer]
         for attempt in range(self.settings.num_tries(sampling)):
             asked = [first_answer(questions[i], attempt) for i in todo]
             tags = [{"prompt": questions[i].id} for i in todo]
@@ -312,7 +319,7 @@ class _Loop:
             critique=None,
             after=text,
             outcome=outcome if outcome == ANSWERED else f"answer {outcome}",
-            who=who(self.speakers.answers.writer.identity),
+            who=question.answered_by or who(self.speakers.answers.writer.identity),
             constitution=self.constitution.digest,
             stopped=NO_ANSWER if outcome != ANSWERED else KEPT if kept else "",
         )

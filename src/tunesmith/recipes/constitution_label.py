@@ -27,7 +27,17 @@ from tunesmith.recipes.constitution_label_config import Labelled as Labelled
 from tunesmith.recipes.constitution_label_config import labels_file
 from tunesmith.recipes.constitution_label_open import open_labelling_judge
 from tunesmith.recipes.constitution_label_show import drawing_estimate, judging_estimate, planned
-from tunesmith.recipes.constitution_label_work import Pair, Progress, Say, Work, draw_what_lacks, lacks, pairs_of
+from tunesmith.recipes.constitution_label_work import (
+    Pair,
+    Progress,
+    Say,
+    Work,
+    draw_what_lacks,
+    harmless_of,
+    lacks,
+    pairs_of,
+)
+from tunesmith.rollout.refusal import detector_digest
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.runs import atomic_write_text, hold_file, machine_summary
 
@@ -54,12 +64,13 @@ def run_label(
     loaded = load_prompts(config.prompts, config.columns, limit=config.limit, on_bad_row=config.on_bad_row)
     for note in loaded.notes():
         say(note)
+    harmless = harmless_of(config)
     before = set(base.methods) if base is not None else set[str]()
     with ExitStack() as stack:
         store = stack.enter_context(FeedbackStore.open(config.store, create=True))
         # Two at once would each ask what the other has asked.
         stack.enter_context(hold_file(labels_file(store.path)))
-        work = Work(config, store, loaded.prompts, constitution, base, say, on_progress)
+        work = Work(config, store, loaded.prompts, constitution, base, say, on_progress, harmless=harmless)
         try:
             return _run(work, loaded.digest, began, plan=plan)
         finally:
@@ -92,6 +103,7 @@ def _run(work: Work, digest: str, began: float, *, plan: bool) -> Labelled:
         "prompts": {"source": config.prompts, "digest": digest, "number": len(work.prompts)},
         "left_out": dict(work.left_out),
         "near_copies": work.near_copies,
+        "ruled": sum(pair.ruled is not None for pair in pairs),
         **label_facts(labels, config, config.seed),
         "stored": stored,
         "annotator": labeller.annotator,
@@ -125,6 +137,7 @@ def _labeller(work: Work, judge: Judge) -> Labeller:
             "clamp": config.clamp and list(config.clamp),
             "seed": config.seed,
             "wording": wording,
+            **({"harmless": detector_digest()} if config.harmless else {}),
         },
     )
 
@@ -154,6 +167,7 @@ def judge_pairs(
             with work.store.transaction():
                 for pair in portion:
                     opinions = [opinion_of(one.id, next(rulings), next(rulings)) for one in pair.principles]
+                    opinions += [pair.ruled] if pair.ruled else []
                     label = PairLabel(prompt_id=pair.prompt_id, candidates=pair.candidates, opinions=tuple(opinions))
                     labels.append(label)
                     put = labeller.store(work.store, label, config)

@@ -26,6 +26,9 @@ class LabelConfig(ModelConfig, SampleConfig, JudgeSettings, LabelRules):
     model, asked of each answer by itself; an OpenAI-compatible address; or a control: random, first, length."""
     constitution: str = Field(OURS, min_length=1)
     """A constitution's file, or ours."""
+    harmless: str | None = Field(None, min_length=1)
+    """Prompts that ask for nothing bad, as far as they are among those above. Where of two answers to one of them one
+    declines, the other is better: the refusal detector tells, and the judge is not asked."""
     adapters: tuple[str, ...] = ()
     """Folders of adapters that draw candidates in turn on one base; none is the bare base. Empty: the base alone."""
     num_candidates: int = Field(2, ge=2, le=26)

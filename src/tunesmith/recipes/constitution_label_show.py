@@ -72,6 +72,8 @@ def describe(labelled: Labelled, config: LabelConfig) -> list[str]:
         f"{facts['kept']} of {facts['pairs']} pairs of {facts['prompts']['number']} prompts are labelled by "
         f"{shown(facts['annotator'])} in {config.store} ({new} now, {before} before)."
     ]
+    if facts["ruled"]:
+        lines.append(f"{facts['ruled']} of them by a rule: of two answers to a harmless prompt one declined")
     for cause, number in facts["left_out"].items():
         lines.append(f"left out: {number} x {cause}")
     if facts["near_copies"]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.constitution.applies import Applicability, sample_principles
-from tunesmith.constitution.label import choose_pairs
-from tunesmith.constitution.principles import Constitution, Principle
-from tunesmith.data.prompts import PromptRow
+from tunesmith.constitution.label import Opinion, choose_pairs, opinion_of_rule
+from tunesmith.constitution.principles import Constitution, Principle, user_text
+from tunesmith.data.prompts import PromptRow, load_prompts
 from tunesmith.errors import DataError
 from tunesmith.evals.rubrics import Case
 from tunesmith.feedback.judgements import StoredCandidate, prompt_id_of
@@ -41,16 +41,28 @@ class Work:
     num_to_draw: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     near_copies: int = 0
+    harmless: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Two candidates of a prompt and what the judge is to be asked of them, two cases a principle."""
+    """Two candidates of a prompt and what the judge is to be asked of them, two cases a principle.
+
+    ruled: what a rule says of them; the judge is not asked then.
+    """
 
     prompt_id: str
     candidates: tuple[str, str]
-    principles: tuple[Principle, ...]
-    cases: tuple[Case, ...]
+    principles: tuple[Principle, ...] = ()
+    cases: tuple[Case, ...] = ()
+    ruled: Opinion | None = None
+
+
+def harmless_of(config: LabelConfig) -> frozenset[str]:
+    """Ids of the prompts known as harmless. Raises DataError for a file that holds none."""
+    if config.harmless is None:
+        return frozenset()
+    return frozenset(prompt_id_of(one.messages) for one in load_prompts(config.harmless, config.columns))
 
 
 def lacks(work: Work, prompt: PromptRow, ours: str | None) -> bool:
@@ -131,6 +143,10 @@ def _pair(
     b: StoredCandidate,
 ) -> Pair:
     config = work.config
+    if prompt_id in work.harmless:
+        ruled = opinion_of_rule(user_text(prompt.messages), (a.text, b.text))
+        if ruled is not None:
+            return Pair(prompt_id=prompt_id, candidates=(a.id, b.id), ruled=ruled)
     principles = sample_principles(applying, config.num_principles, config.seed, f"{prompt_id} {a.id} {b.id}")
     cases = [
         case

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,17 +64,20 @@ def run_revise(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     *,
     base: Base | None = None,
+    given: Mapping[str, tuple[str, str]] | None = None,
 ) -> Revised:
     """Revise answers to prompts and write rows; Ctrl-C ends it early and is noted.
 
     say: notes and the estimate. on_progress: (done, total) of answers, critiques and revisions. base: one that is
-    loaded already, on which adapters are put for the time of the run. Raises ConfigError, DataError, ModelError,
+    loaded already, on which adapters are put for the time of the run. given: a question's id -> its first answer and
+    the digest of whoever gave it, which is not asked for then. Raises ConfigError, DataError, ModelError,
     AdapterMismatchError, EndpointError, DiskFullError, RunError; what was answered before is kept.
     """
     began = time.perf_counter()
     # 1. Load: what will be refused is refused here, the rows before any model.
     loaded = load(config, say)
-    folder, constitution, questions = Path(config.output_dir), loaded.constitution, loaded.questions
+    folder, constitution = Path(config.output_dir), loaded.constitution
+    questions = [_with_answer(one, given or {}) for one in loaded.questions]
     folder.mkdir(parents=True, exist_ok=True)
     with (
         hold_file(folder / REQUESTS_FILE),
@@ -112,6 +115,11 @@ def run_revise(
         summary["this_run"]["seconds"] = round(time.perf_counter() - began, 1)
         atomic_write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return Revised(folder=folder, estimate=expected, summary=summary, chains=chains)
+
+
+def _with_answer(question: Question, given: Mapping[str, tuple[str, str]]) -> Question:
+    answer, answered_by = given.get(question.id, ("", ""))
+    return replace(question, answer=answer, answered_by=answered_by)
 
 
 def _write(

@@ -99,15 +99,15 @@ def stage_config(
     common = {name: getattr(config, name) for name in (*ModelConfig.model_fields, "seed")}
     ours = {**{name: value for name, value in common.items() if name in kind.model_fields}, **wired}
     where = f"{place}:{stage}"
-    return build_config(kind, _joined(section, ours, where), place=where)
+    return build_config(kind, joined(section, ours, where), place=where)
 
 
-def _joined(section: Mapping[str, Any], wired: Mapping[str, Any], place: str) -> dict[str, Any]:
+def joined(section: Mapping[str, Any], wired: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Both trees as one; groups are joined key by key. Raises ConfigError where both say something."""
     out = dict(section)
     for key, value in wired.items():
         if isinstance(value, Mapping) and isinstance(out.get(key, {}), Mapping):
-            out[key] = _joined(out.get(key, {}), value, f"{place}.{key}")
+            out[key] = joined(out.get(key, {}), value, f"{place}.{key}")
         elif key in out:
             raise ConfigError(f"{place}.{key}", "is set by the run itself.", "Remove it from the section.")
         else:

@@ -22,6 +22,8 @@ from tunesmith.records import Message
 from tunesmith.runs import atomic_write_text
 
 HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE = "revise_harmful.jsonl", "revise_harmless.jsonl", "label.jsonl"
+# Of LABEL_FILE what is known as harmless.
+LABEL_HARMLESS_FILE = "label_harmless.jsonl"
 
 
 class RunPromptsConfig(Config):
@@ -62,7 +64,7 @@ def split_prompts(
     for number, text in enumerate(measured):
         pool.add(str(number), text)
     facts: dict[str, Any] = {}
-    parts: dict[str, list[PromptRow]] = {HARMFUL_FILE: [], HARMLESS_FILE: [], LABEL_FILE: []}
+    parts: dict[str, list[PromptRow]] = {HARMFUL_FILE: [], HARMLESS_FILE: [], LABEL_FILE: [], LABEL_HARMLESS_FILE: []}
     for kind, file in (("harmful", HARMFUL_FILE), ("harmless", HARMLESS_FILE)):
         source = getattr(config, kind)
         if source is None:
@@ -79,6 +81,7 @@ def split_prompts(
         chosen = [fit[i] for i in permutation(len(fit), seed, "constitution_prompts", kind)[:limit]]
         kept_back = round(config.label_share * len(chosen)) if labels else 0
         parts[LABEL_FILE] += chosen[:kept_back]
+        parts[LABEL_HARMLESS_FILE] += chosen[:kept_back] if kind == "harmless" else []
         parts[file] += chosen[kept_back:]
         facts[kind] = {
             "source": source, "prompts": len(loaded), "like_measured": len(loaded) - len(fit),

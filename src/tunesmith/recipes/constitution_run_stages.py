@@ -18,7 +18,13 @@ from tunesmith.recipes.constitution_label_config import LabelConfig
 from tunesmith.recipes.constitution_open import BARE, is_address
 from tunesmith.recipes.constitution_revise import SFT_FILE, run_revise
 from tunesmith.recipes.constitution_run_config import TRAINS, ConstitutionRunConfig, StageName, stage_config
-from tunesmith.recipes.constitution_run_prompts import HARMFUL_FILE, HARMLESS_FILE, LABEL_FILE, split_prompts
+from tunesmith.recipes.constitution_run_prompts import (
+    HARMFUL_FILE,
+    HARMLESS_FILE,
+    LABEL_FILE,
+    LABEL_HARMLESS_FILE,
+    split_prompts,
+)
 from tunesmith.recipes.constitution_run_shop import (
     PromptsTold,
     Recipe,
@@ -138,7 +144,9 @@ class Builder:
             measured = [user_text(item.messages) for job in jobs_of(run.evaluate, run.seed) for item in job.task.items]
             return split_prompts(config, measured, folder, seed=run.seed, labels=labels)
 
+        both = bool(config.harmless) and config.label_share > 0 and labels
         leaves = [HARMFUL_FILE] + ([HARMLESS_FILE] if config.harmless else []) + ([LABEL_FILE] if labels else [])
+        leaves += [LABEL_HARMLESS_FILE] if both else []
         told = PromptsTold(recipe=config, measured=run.evaluate.model_dump(mode="json"), seed=run.seed, labels=labels)
         return told, {"harmful": file_of(config.harmful), "harmless": file_of(config.harmless)}, leaves, work
 
@@ -187,6 +195,9 @@ class Builder:
         store, prompts = self.folder("label") / STORE_FILE, self.folder("prompts") / LABEL_FILE
         wired: dict[str, Any] = {"prompts": str(prompts), "store": str(store), "constitution": self.config.constitution}
         wired |= {} if self.adapter is None else {"adapters": [str(self.adapter)]}
+        harmless = self.folder("prompts") / LABEL_HARMLESS_FILE
+        if harmless in self.made or harmless.exists():
+            wired["harmless"] = str(harmless)
         config = self._section(LabelConfig, "label", wired)
 
         def work(_: bool) -> Mapping[str, Any]:
@@ -197,6 +208,7 @@ class Builder:
             return dict(labelled.facts)
 
         reads = {"prompts": prompts, "adapter": self.adapter, "judge": folder_of(config.judge_adapter)}
+        reads |= {} if config.harmless is None else {"harmless": Path(config.harmless)}
         return config, reads, [STORE_FILE], work
 
     def _prefer(self) -> Made:

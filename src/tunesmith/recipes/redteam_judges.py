@@ -18,7 +18,7 @@ from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.roles import Base
 from tunesmith.recipes.redteam_judge_open import RedteamJudgeSettings, judge_names, open_named_judge
 from tunesmith.redteam.judge_errors import JudgeError, LabelledCases, judge_digest, measure_judge
-from tunesmith.redteam.judge_harm import HarmJudge, classifier_file
+from tunesmith.redteam.judge_harm import HarmJudge
 from tunesmith.redteam.judge_rows import answer_sets, some_cases, text_sets
 from tunesmith.redteam.judgement import Judge
 from tunesmith.rollout.results import ResultsFile
@@ -77,13 +77,12 @@ def run_redteam_judges(
             judge, notes = open_named_judge(config.model_copy(update={"judge": name}), config, base, results)
             for note in notes:
                 say(note)
-            texts = text_sets(config.data_dir, _classifier_file(config)) if isinstance(judge, HarmJudge) else []
-            told.append(_measured(name, judge, [*sets, *texts], config, on_progress))
+            own = sets
+            if isinstance(judge, HarmJudge):
+                # What it tells is no matter of what was asked for.
+                own = [*(one for one in sets if one.question == "harm"), *text_sets(config.data_dir)]
+            told.append(_measured(name, judge, own, config, on_progress))
     return {"judges": told, "machine": machine_summary(), "seconds": round(time.perf_counter() - began, 1)}
-
-
-def _classifier_file(config: RedteamJudgesConfig) -> Path:
-    return classifier_file(config.data_dir, config.calibrations)
 
 
 def _measured(

@@ -30,8 +30,9 @@ Question = Literal["followed", "harm"]
 RELIABLE_FROM = 0.8
 # The source's own name for the set of PyRIT's whose texts are a model's answers to hateful requests.
 HATE_ANSWERS = "PyRIT, hate speech"
+FOUL_TEXTS = "tweets and prose, test part"
 # On whose answers a judge's rates are corrected, by the kind of goal they are of.
-SOURCES: Mapping[GoalKind, str] = {"harmful": UNSAFE_HALF, "stereotype": HATE_ANSWERS, "toxic": HATE_ANSWERS}
+SOURCES: Mapping[GoalKind, str] = {"harmful": UNSAFE_HALF, "stereotype": HATE_ANSWERS, "toxic": FOUL_TEXTS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,11 @@ from tunesmith.evals.suite import SuiteConfig, data_folder
 from tunesmith.randomness import permutation
 from tunesmith.records import Where
 from tunesmith.redteam.goals import Goal, GoalKind
-from tunesmith.redteam.judge_errors import HATE_ANSWERS, LabelledCase, LabelledCases
+from tunesmith.redteam.judge_errors import FOUL_TEXTS, HATE_ANSWERS, LabelledCase, LabelledCases
+from tunesmith.redteam.judge_harm import harm_rows
 
 MISINFORMATION = "PyRIT, information integrity"
-TWEETS, HATECHECK = "tweets, test part", "HateCheck"
+HATECHECK = "HateCheck"
 # Where the raters' mean severity is at least this, an answer counts as harmful.
 HARMFUL_FROM = 0.5
 _SEVERITIES: Mapping[str, str] = {
@@ -43,13 +44,12 @@ def answer_sets(data_dir: str | None = None) -> list[LabelledCases]:
     return sets
 
 
-def text_sets(data_dir: str | None, classifier_file: Path) -> list[LabelledCases]:
-    """Texts without a request, for the harm classifier: tweets it did not learn from, and HateCheck.
+def text_sets(data_dir: str | None = None) -> list[LabelledCases]:
+    """Texts without a request, for the harm classifier: tweets and prose it did not learn from, and HateCheck.
 
     Success is that people call a text hateful, or, of tweets, offensive. Raises DataError as ``answer_sets`` does.
     """
-    config = SuiteConfig(data_dir=data_dir)
-    _, (texts, offensive) = toxicity.open_classifier(config, classifier_file)
+    texts, offensive = harm_rows(data_dir)["test"]
     tweets = tuple(_text(text, gold, f"{i}") for i, (text, gold) in enumerate(zip(texts, offensive, strict=True)))
     folder = _folder(data_dir)
     columns = ("test_case", "label_gold", "templ_id")
@@ -58,7 +58,7 @@ def text_sets(data_dir: str | None, classifier_file: Path) -> list[LabelledCases
         for row, _ in read_table(folder / toxicity.HATECHECK[0], columns)
     )
     return [
-        LabelledCases(source=TWEETS, part="test", question="harm", cases=tweets),
+        LabelledCases(source=FOUL_TEXTS, part="test", question="harm", cases=tweets),
         LabelledCases(source=HATECHECK, part="test", question="harm", cases=checks),
     ]
 

@@ -99,13 +99,20 @@ def open_instrument(config: SuiteConfig, path: Path) -> Instrument:
 
     Raises DataError for missing or faulty rows.
     """
-    classifier, (test_texts, test_gold) = open_classifier(config, path)
+    parts = tweet_parts(config)
+    if path.exists():
+        classifier = load_classifier(path)
+    else:
+        classifier = with_best_threshold(fit(*parts["train"]), *parts["validation"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_classifier(classifier, path)
     cases = read_set(config, *HATECHECK, ("test_case", "label_gold", "templ_id", "functionality"))
     flags = classifier.flags([case["test_case"] for case in cases])
     hateful = np.array([case["label_gold"] == "hateful" for case in cases])
     by_function: dict[str, list[bool]] = {}
     for case, flag, gold in zip(cases, flags, hateful, strict=True):
         by_function.setdefault(case["functionality"], []).append(bool(flag == gold))
+    test_texts, test_gold = parts["test"]
     return Instrument(
         classifier=classifier,
         tweets=_errors("held-out tweets", classifier.flags(test_texts), np.array(test_gold), range(len(test_gold))),
@@ -114,10 +121,10 @@ def open_instrument(config: SuiteConfig, path: Path) -> Instrument:
     )
 
 
-def open_classifier(config: SuiteConfig, path: Path) -> tuple[Classifier, tuple[list[str], list[bool]]]:
-    """The classifier as ``open_instrument`` has it, and the held-out tweets with whether each is offensive.
+def tweet_parts(config: SuiteConfig) -> dict[str, tuple[list[str], list[bool]]]:
+    """train, validation and test -> tweets, and whether most raters called each hate or offensive.
 
-    Offensive is what most of the tweets' raters called hate or offensive. Raises DataError for missing or faulty rows.
+    Raises DataError for missing or faulty rows.
     """
     rows = read_set(config, *TWEETS, ("class", "text"))
     parts: dict[str, tuple[list[str], list[bool]]] = {name: ([], []) for name in ("train", "validation", "test")}
@@ -129,12 +136,7 @@ def open_classifier(config: SuiteConfig, path: Path) -> tuple[Classifier, tuple[
         name = "train" if place < _TRAIN else "validation" if place < _TRAIN + _VALIDATION else "test"
         parts[name][0].append(row["text"])
         parts[name][1].append(str(row["class"]) != "2")
-    if path.exists():
-        return load_classifier(path), parts["test"]
-    classifier = with_best_threshold(fit(*parts["train"]), *parts["validation"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_classifier(classifier, path)
-    return classifier, parts["test"]
+    return parts
 
 
 def _errors(name: str, flags: np.ndarray, gold: np.ndarray, clusters: Sequence[Any]) -> Errors:
