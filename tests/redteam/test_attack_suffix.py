@@ -115,6 +115,7 @@ def test_the_page_s_command_goes_on_where_it_was_stopped(
     assert first.exit_code == 0, first.output
     facts = json.loads(first.stdout)
     assert facts["goals"] == 2 and "1 goals left out" in first.stderr and facts["interrupted"] is False
+    assert "models that are yours" in first.stderr
     assert facts["by_method"]["gcg"]["measured"] == facts["by_method"]["random-search"]["measured"] == 9
     found = [json.loads(line) for line in (out / SUFFIXES_FILE).read_text(encoding="utf-8").splitlines()]
     assert [(row["request"], row["method"]) for row in found] == [

@@ -21,6 +21,7 @@ from tunesmith.models.adapters import load_adapter
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.roles import Base
 from tunesmith.progress import Bar
+from tunesmith.recipes.redteam import NOTICE
 from tunesmith.redteam.attack_suffix import suffix_messages
 from tunesmith.redteam.gcg import Method, Search, SearchConfig, search_suffixes
 from tunesmith.redteam.goal_sets import load_goals
@@ -99,6 +100,8 @@ def run_gcg(config: GcgConfig, say: Callable[[str], None] = print, *, base: Base
     job = _open(config, base, goals)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / SUFFIXES_FILE).exists():
+        say(NOTICE.format(folder=folder))
     interrupted = False
     with hold_file(folder / SUFFIXES_FILE):
         results = ResultsFile(folder / SUFFIXES_FILE)
