@@ -92,8 +92,8 @@ def test_the_verb_measures_and_files(data: Path, tmp_path: Path) -> None:
     judge, notes = open_judge(settings, goals, ModelConfig())
     assert not notes
     known = errors_by_kind(judge, folder)
-    hate = next(one for one in harm["measured"] if one["source"] == "PyRIT, hate speech")
-    assert (list(known["toxic"].sensitivity), list(known["toxic"].specificity)) == (hate["found"], hate["passed"])
+    foul = next(one for one in harm["measured"] if one["source"] == "tweets and prose, test part")
+    assert (list(known["toxic"].sensitivity), list(known["toxic"].specificity)) == (foul["found"], foul["passed"])
     assert known["harmful"].source == "XSTest, test half, unsafe prompts"
     shown = CliRunner().invoke(app, [*command, "--source", "HateCheck"])
     assert "HateCheck (test), 8 answers: balanced accuracy 100.0 %" in shown.stdout
