@@ -50,13 +50,14 @@ def _write_page(path: Path, facts: Mapping[str, Any], pictures: Mapping[str, str
     for line in headline(facts):
         report.text(line)
     shown = list(sections(facts))
-    for section in shown[:2]:
+    num_first = 2 if facts["changes"] else 1
+    for section in shown[:num_first]:
         report.heading(section.heading)
         report.text(section.words)
         report.table(section.columns, section.rows)
     for name, caption in pictures.items():
         report.figure(path.with_name(name), caption)
-    for section in shown[2:]:
+    for section in shown[num_first:]:
         report.heading(section.heading)
         report.text(section.words)
         report.table(section.columns, section.rows, sortable=True)

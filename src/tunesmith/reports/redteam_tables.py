@@ -148,6 +148,8 @@ def _by(entries: Sequence[Mapping[str, Any]], heading: str, what: str = "attack 
         rows.append([one["name"], one["label"], rate["num"], *_rate_cells(rate)[2:], rate["num_unread"], *tested])
     words = f"{what.capitalize()}; differences are to the first model, Holm over all of this table."
     columns = ["name", "model", "attempts", "raw", "corrected", "nonsense", "difference", "p (Holm)", "finding"]
+    if not any("change" in one for one in entries):
+        words, columns, rows = f"{what.capitalize()}.", columns[:-3], [row[:-3] for row in rows]
     return Section(heading=heading, words=words, columns=columns, rows=rows)
 
 
