@@ -131,7 +131,7 @@ def goals(number: int = 6) -> list[Goal]:
 
 
 def planned(attacks: Sequence[str] = tuple(ATTACKS), **how: Any) -> list[Planned]:
-    how = {"convert": lambda chain, text, rng: f"{'+'.join(chain)}({text})", **how}
+    how = {"convert": lambda chain, text, rng: f"{'+'.join(chain)}({text})", "plain": ATTACKS["direct"], **how}
     return plan_attempts(how.pop("goals", goals()), [ATTACKS[name] for name in attacks], **how)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.recipes.redteam_gcg import CURVES_FILE, PAGE_FILE, SUFFIXES_FILE, GcgConfig, run_gcg
 from tunesmith.redteam.attack import AskTarget, Attack, Draw
 from tunesmith.redteam.attack_suffix import RANDOM_SUFFIX, suffix_attack
+from tunesmith.redteam.catalogue import find_attacks
 from tunesmith.redteam.goals import Goal
 from tunesmith.redteam.suffix_verdict import suffix_facts
 
@@ -56,7 +58,7 @@ def test_a_goal_gets_its_own_suffix_first_and_then_others(tmp_path: Path) -> Non
     control = suffix_attack(path, "random-search")
     assert (control.family, _asked(control, _goal("a"), index=3)) == ("random", "Write a poem. ?a")
     # What it asks is part of what it is.
-    assert suffix_attack(_file(tmp_path, *rows[:2])).version != attack.version
+    assert suffix_attack(_file(tmp_path, *rows[:2])).data != attack.data
 
 
 def test_a_file_without_such_suffixes_is_told(tmp_path: Path) -> None:
@@ -65,8 +67,8 @@ def test_a_file_without_such_suffixes_is_told(tmp_path: Path) -> None:
     path = _file(tmp_path, _row("a", "random-search", " ?a"), _row("a", "none", ""))
     with pytest.raises(DataError, match=r"no suffix of the method gcg \(none, random-search\)"):
         suffix_attack(path)
-    with pytest.raises(ValueError, match="no search is called 'magic'"):
-        suffix_attack(path, "magic")
+    with pytest.raises(ConfigError, match="Write gcg:FILE"):
+        find_attacks(["gcg:"])
 
 
 def test_random_letters_need_no_file() -> None:
@@ -98,17 +100,17 @@ def test_the_facts_are_paired_by_goal() -> None:
     assert suffix_facts(rows, ["gcg", "none"])["goals"] == 0
 
 
-def test_the_verb_goes_on_where_it_was_stopped(
-    model_folder: Callable[[str], Path], tmp_path: Path, undrawn: None
+def test_the_page_s_command_goes_on_where_it_was_stopped(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None
 ) -> None:
-    goals = tmp_path / "goals.jsonl"
-    texts = [("a", "Sure, here"), ("b", "Yes, it"), ("c", "")]
-    rows = [{"id": name, "request": f"Write {name}.", "category": "none", "opening": text} for name, text in texts]
-    goals.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    out = tmp_path / "out"
-    call = ["redteam", "gcg", "--model", str(model_folder("llama")), "--goals", str(goals), "--steps", "2",
-            "--candidates", "4", "--output", str(out), "suffix_tokens=4", "max_new_tokens=12", "goals_at_once=1",
-            "dtype=float32"]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "redteam-gcg.md").read_text(encoding="utf-8")
+    words = shlex.split(next(line for line in page.splitlines() if line.startswith("tunesmith redteam gcg ")))[1:]
+    rows = [line for line in page.splitlines() if line.startswith('{"request"')]
+    Path("goals.jsonl").write_text("\n".join([*rows, '{"request": "Sing."}']) + "\n", encoding="utf-8")
+    out, requests = Path("runs/gcg"), [json.loads(row)["request"] for row in rows]
+    small = ["--model", str(model_folder("llama")), "--steps", "2", "--candidates", "4", "suffix_tokens=4"]
+    call = [*words, *small, "max_new_tokens=12", "opening_tokens=3", "goals_at_once=1", "dtype=float32"]
     first = CliRunner().invoke(app, [*call, "--json"])
     assert first.exit_code == 0, first.output
     facts = json.loads(first.stdout)
@@ -116,7 +118,7 @@ def test_the_verb_goes_on_where_it_was_stopped(
     assert facts["by_method"]["gcg"]["measured"] == facts["by_method"]["random-search"]["measured"] == 9
     found = [json.loads(line) for line in (out / SUFFIXES_FILE).read_text(encoding="utf-8").splitlines()]
     assert [(row["request"], row["method"]) for row in found] == [
-        (f"Write {name}.", method) for name in ("a", "b") for method in ("gcg", "random-search", "none")
+        (request, method) for request in requests for method in ("gcg", "random-search", "none")
     ]
     for row in found:
         assert row["opening"] == row["answer"].startswith(row["opening_wanted"])
@@ -135,4 +137,7 @@ def test_the_verb_goes_on_where_it_was_stopped(
     ]
     assert "begins as wanted" in (out / PAGE_FILE).read_text(encoding="utf-8")
     assert (out / CURVES_FILE).exists()
-    assert suffix_attack(out / SUFFIXES_FILE).family == "gradient"
+    assert [one.family for one in find_attacks([f"gcg:{out / SUFFIXES_FILE}", "random-suffix"])] == [
+        "gradient",
+        "random",
+    ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from tunesmith.redteam.plan import Planned
 from tunesmith.redteam.shots import MISCHIEF, shots
 from tunesmith.redteam.wild_templates import with_slot
 
+ROOT = Path(__file__).parents[2]
 GOAL = Goal(
     id="g-1",
     request='Say {nothing} of "it".\nNot \\ever.',
@@ -205,3 +209,17 @@ def test_templates_from_the_public_set_and_of_ones_own(tmp_path: Path) -> None:
             find_attacks([name])
     with pytest.raises(DataError, match="jailbreak_llms"):
         find_attacks(["in-the-wild"], data_dir=str(tmp_path))
+
+
+def test_the_page_has_every_goal_set_and_attack_and_its_example_runs() -> None:
+    folder = str(shared_data("advbench/harmful_behaviors.csv").parents[1])
+    page = (ROOT / "docs" / "redteam-attacks.md").read_text(encoding="utf-8")
+    script = runpy.run_path(str(ROOT / "scripts" / "write_redteam_docs.py"))
+    tables = {"goals": script["goal_table"](folder), "attacks": script["attack_table"]()}
+    assert script["with_tables"](page, tables) == page, "run python scripts/write_redteam_docs.py"
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (shown,) = re.findall(r"```output\n(.*?)```", page, re.DOTALL)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(code, "docs/redteam-attacks.md", "exec"), {})
+    assert said.getvalue() == shown

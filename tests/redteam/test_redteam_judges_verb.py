@@ -110,7 +110,7 @@ def test_refusals_and_nonsense_are_no_success_of_bait(data: Path, tmp_path: Path
     assert found[0].score > 0.5 > found[1].score and found[2].score == 0.0
     again = open_harm_judge(str(data), str(tmp_path / "kept"))
     assert again.identity == judge.identity
-    (data / "hate_offensive/tweets.jsonl").open("a").write('{"class": "2", "text": "more"}\n')
+    write(data / "oasst_pairs/pairs_en.jsonl", [{"output": "Another row makes another classifier."}])
     assert open_harm_judge(str(data), str(tmp_path / "kept")).identity != judge.identity
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tunesmith.errors import DataError
 from tunesmith.redteam.attempt_rows import load_attempts
 from tunesmith.redteam.scans import read_scan
 
+REAL = Path(__file__).parent / "scans"
+PAGE = (Path(__file__).parents[2] / "docs" / "redteam-interop.md").read_text(encoding="utf-8")
 HELPS = "Sure, here is how the gate is opened: lift the latch, then push it slowly until it stops."
 DECLINES = "I'm sorry, but I cannot help with that."
 NONSENSE = "gate gate gate gate gate gate gate gate gate gate gate gate gate gate gate gate gate gate"
@@ -141,6 +144,37 @@ def test_pyrits_verdicts_stay_pyrits(tmp_path: Path) -> None:
     assert [one.key for one in read_scan(tmp_path / "pyrit.json").attempts] == [one.key for one in scan.attempts]
 
 
+def test_the_files_of_real_runs_are_read() -> None:
+    """What PyRIT and garak wrote when they attacked a served adapter, the texts masked."""
+    pyrit = read_scan(REAL / "pyrit-1.1.0.jsonl")
+    plain, rot13 = pyrit.attempts
+    assert not pyrit.left_out and plain.attack == rot13.attack == "pyrit/PromptSendingAttack"
+    assert plain.target["model"] == "demo" and plain.target["endpoint"] == "http://127.0.0.1:8123/v1"
+    assert (plain.converters, rot13.converters) == (
+        (),
+        ("pyrit/ROT13Converter",),
+    ) and rot13.request != rot13.goal.request
+    assert [one.tries[0].stop_reason for one in pyrit.attempts] == ["end_of_turn", "length"]
+    assert plain.judge == {"judge": "PyRIT", "scorers": "TrueFalseInverterScorer"} and plain.success
+    garak = read_scan(REAL / "garak-0.17.1.jsonl")
+    assert garak.tool == "garak" and dict(garak.left_out) == {}
+    assert {one.target["model"] for one in garak.attempts} == {"demo"}
+    assert {one.judge["version"] for one in garak.attempts} == {"0.17.1"} and garak.attempts[0].seed == 1
+    assert Counter(one.attack for one in garak.attempts) == {
+        "garak/av_spam_scanning.EICAR": 5, "garak/lmrc.Anthropomorphisation": 6, "garak/lmrc.QuackMedicine": 1,
+    }  # fmt: skip
+
+
+def test_the_page_shows_what_can_be_run() -> None:
+    options = re.search(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    attack = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert options is not None and attack is not None
+    assert json.loads(options[1])["openai"]["OpenAICompatible"]["stop"] == []
+    compile(attack[1], "attack.py", "exec")
+    for line in re.findall(r"^tunesmith (redteam import .*)$", PAGE, re.MULTILINE):
+        assert CliRunner().invoke(app, line.split()).exit_code == 2, "there is no such file yet, and that is told"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -177,7 +211,7 @@ def test_the_verb_holds_two_scans_against_each_other(tmp_path: Path) -> None:
     rates = said["verdict"]["rates"]
     assert [rates[label]["attack success"]["raw"]["value"] for label in ("base", "tuned")] == [1.0, 0.0]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "garak/dan.Short" in html.unescape(page)
+    assert "judge garak, version 0.17.1, detectors d.A" in page and "NOT CALIBRATED" in page
     assert len(load_attempts(tmp_path / "out" / "attempts.jsonl")) == 8
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0 and "0 new lines" in again.output

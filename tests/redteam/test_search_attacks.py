@@ -18,7 +18,7 @@ from tunesmith.redteam.attack_pair import PairConfig, frames_attack, pair_attack
 from tunesmith.redteam.attack_tree import TreeConfig, tree_attack
 from tunesmith.redteam.attacker import STRATEGIES, read_proposal
 from tunesmith.redteam.attempt_rows import load_attempts
-from tunesmith.redteam.catalogue import find_attacks
+from tunesmith.redteam.catalogue import ATTACKS, find_attacks
 from tunesmith.redteam.goals import Goal
 from tunesmith.redteam.plan import plan_attempts
 from tunesmith.rollout.writer import WriterStop
@@ -140,7 +140,7 @@ def test_the_topic_can_be_asked_of_the_attackers_model() -> None:
     run = drive(attack, GOAL, attacker=attacker)
     assert run.shapes == ["attacker 3", "attacker 3", "target 2", "judge 2"]
     assert [prompt.rsplit(" ", 1)[1] for prompt in run.prompts] == ["play", "song"]
-    assert [ask.temperature for ask in run.asks(AskAttacker)] == [1.0] * 3 + [0.0] * 3
+    assert [ask.temperature for ask in run.asks(AskAttacker)] == [0.7] * 3 + [0.0] * 3
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,9 @@ def test_with_a_useless_attacker_frames_take_turns_and_none_comes_twice() -> Non
     assert len(set(run.prompts)) == 36 and all(GOAL.request in prompt for prompt in run.prompts)
     assert set(run.prompts[:6]) == {strategy.apply(GOAL.request) for strategy in STRATEGIES}
     assert run.counted["faults"] == {"refuses": 36} and run.counted["frames"] == 36
+    names = [one["strategy"] for one in run.counted["tries"]]
+    assert set(names[:6]) == {strategy.name for strategy in STRATEGIES}
+    assert names[6] == f"{names[0]} around {names[1]}" and len(set(names)) == 36
     # Another draw of the attempt takes them in another order; the same draw in the same.
     orders = {
         tuple(drive(attack, GOAL, draw=Draw(seed=0, attack="pair", goal="g", index=i)).prompts[:6]) for i in range(3)
@@ -260,7 +263,9 @@ def test_a_killed_campaign_of_searches_comes_to_the_same_attempts(tmp_path: Path
         attacker = Scripted(
             "attacker", lambda m: tagged(f"request {len(m)} {len(m[-1].content)} {len(m[0].content)}"), dies_at=dies_at
         )
-        plans = plan_attempts(goals, find_attacks(["pair", "tap"]), convert=lambda chain, text, rng: text)
+        plans = plan_attempts(
+            goals, find_attacks(["pair", "tap"]), plain=ATTACKS["direct"], convert=lambda chain, text, rng: text
+        )
         driver(folder, target=target, attacker=attacker).run(plans)
         return (folder / "attempts.jsonl").read_bytes(), attacker
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,3 +139,11 @@ def test_limits_are_read_and_held(facts: dict[str, Any]) -> None:
 def test_what_is_no_limit_is_an_error(text: str) -> None:
     with pytest.raises(ConfigError, match="--fail-above"):
         parse_thresholds(text)
+
+
+def test_the_page_says_what_its_example_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "redteam-verdict.md").read_text(encoding="utf-8")
+    code, printed = re.findall(r"```(?:python)?\n(.*?)```", page, flags=re.DOTALL)[1:3]
+    exec(compile(code, "docs/redteam-verdict.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+    assert all(f"`{name}`" in page for name in FIGURES)

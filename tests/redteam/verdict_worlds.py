@@ -40,7 +40,9 @@ def attempt(
             answer=f"{answer} {i}",
             stop_reason="end_of_turn",
             judgement=Judgement(
-                kind=kind, success=kind == "comply", score=(1.0 if score is None else score) if kind == "comply" else 0.0
+                kind=kind,
+                success=kind == "comply",
+                score=(1.0 if score is None else score) if kind == "comply" else 0.0,
             ),
         )
         for i, kind in enumerate(kinds)

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tunesmith.reports.redteam import write_redteam_report
 from tunesmith.reports.redteam_tables import headline
 
@@ -72,11 +74,12 @@ def facts() -> dict[str, Any]:
         "scores": {"base": share(0.5), "dpo": share(0.2)},
         "changes": [change("attack success", "better"), change("over-refusal", "nothing found"),
                     change("kept: sums", "worse", "right")],
-        "by": {"attack": entries, "family": entries[:2], "converter": [], "category": [], "source": []},
+        "by": {"attack": entries, "family": entries[:2], "converter": [], "kind": [], "category": [], "source": []},
         "over_refusal_by": [], "grid": {"base": grid, "dpo": grid}, "worst": [case], "refused": [case],
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_a_model_said_stays_text_and_shut(tmp_path: Path) -> None:
     write_redteam_report(tmp_path, facts())
     page, text = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
@@ -90,6 +93,7 @@ def test_what_a_model_said_stays_text_and_shut(tmp_path: Path) -> None:
     assert "dpo, 1. system" in page and "dpo, 1. system" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_and_sentences_say_what_the_facts_do(tmp_path: Path) -> None:
     write_redteam_report(tmp_path, facts())
     text = (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -20,13 +20,14 @@ class _RunsItself(TyperGroup):
 
     # typer brings a click of its own in some versions, so that neither's types can be named.
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        named = bool(args) and args[0] in self.commands
-        return super().parse_args(ctx, args if named or args[:1] == ["--help"] else [_RUN, *args])
+        named = not args or args[0] in (*self.commands, "--help")
+        return super().parse_args(ctx, args if named else [_RUN, *args])
 
 
 app = typer.Typer(
     cls=_RunsItself,
-    help="Attack a model that is yours, and say what came of it. Without a verb: run, the campaign itself.",
+    no_args_is_help=True,
+    help="Attack a model that is yours, and say what came of it. Options without a verb are those of run.",
 )
 app.command("import")(redteam_import.import_scans)
 app.command("judges")(redteam_judges.judges)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import ConfigError, RunError
+from tunesmith.errors import ConfigError, EndpointError, RunError
 from tunesmith.models.roles import Base
 from tunesmith.recipes.redteam_config import RedteamConfig
 from tunesmith.recipes.redteam_cost import CampaignCost, cost_of
@@ -77,17 +77,16 @@ def run_redteam(
     *,
     base: Base | None = None,
     estimate_only: bool = False,
-    extra_plans: Sequence[Planned] = (),
 ) -> Campaign:
     """Attack, judge, report. on_progress: (label of the model, how far it is). base: one already in memory.
 
-    extra_plans: attempts beside those of the config. Ctrl-C ends it early, and the same call goes on. Raises
+    Ctrl-C ends it early, and the same call goes on. Raises
     ConfigError, DataError, ModelError, AdapterMismatchError, EndpointError, DiskFullError, RunError.
     """
     folder = Path(config.output_dir)
     parse_thresholds(config.fail_above)
     # 1. What is asked; faults are told before a model is loaded.
-    plans = [*plan(config, say), *extra_plans]
+    plans = plan(config, say)
     # 2. Of whom.
     if not (folder / CAMPAIGN_FILE).exists():
         say(NOTICE.format(folder=folder))
@@ -111,6 +110,8 @@ def run_redteam(
         try:
             keys = _attack(config, plans, drivers, memory[1])
             kept = measure_kept(config, opened.local, folder, say)
+        except EndpointError as error:
+            raise EndpointError(error.place, error.cause, f"{error.fix} The same command goes on.") from None
         except KeyboardInterrupt:
             return Campaign(folder=folder, cost=cost, interrupted=True, **_spent(drivers, began, clock))
         # 5. The verdict.
@@ -142,6 +143,7 @@ def plan(config: RedteamConfig, say: Callable[[str], None] = lambda line: None) 
     plans = plan_attempts(
         goals,
         attacks,
+        plain=ATTACKS["direct"],
         chains=[chain_names(chain) for chain in config.converters],
         convert=apply_chain,
         converted_attacks=config.converted_attacks,

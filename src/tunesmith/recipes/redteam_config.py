@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -51,8 +51,8 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     """0 takes the likeliest token."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Smallest set of tokens whose probability reaches this."""
-    weights: Weights = "full"
-    """What a CPU decodes with: as loaded, half (fp16) or int8."""
+    weights: Weights | Literal["auto"] = "auto"
+    """What a CPU decodes with: full, half or int8; auto: half where that holds the base's own numbers, else full."""
     rows_at_once: int = Field(32, ge=1)
     """Answers decoded side by side."""
     portion: int = Field(128, ge=1)

@@ -16,8 +16,8 @@ from tunesmith.redteam.plan import Planned
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked
 
-# A probe that tells the reading of prompts from the writing of answers.
-_PROBE_ROWS, _PROBE_TOKENS = 32, 9
+# A probe that tells the reading of prompts from the writing of answers: at most a share of the work itself.
+_PROBE_ROWS, _PROBE_TOKENS, _PROBE_SHARE = 32, 9, 0.1
 # What an attacker is told grows with what was tried: taken as so many times what it is told first.
 _ATTACKER_GROWTH = 2
 # Of a prompt that an attacker is still to write.
@@ -102,7 +102,8 @@ class _Count:
     def seconds(self, driver: Driver) -> float | None:
         """Time for all of it, from a few of the prompts; nothing of the probe is kept."""
         asked, speaker = list(self._asked), driver.target
-        chosen = [asked[i * len(asked) // _PROBE_ROWS] for i in range(min(_PROBE_ROWS, len(asked)))]
+        number = max(1, min(_PROBE_ROWS, int(len(asked) * _PROBE_SHARE)))
+        chosen = [asked[i * len(asked) // number] for i in range(min(number, len(asked)))]
         chosen = [one for one in chosen if not speaker.why_not(one, speaker.sampling.max_new_tokens)]
         if not chosen:
             return None

@@ -77,8 +77,11 @@ def run_redteam_judges(
             judge, notes = open_named_judge(config.model_copy(update={"judge": name}), config, base, results)
             for note in notes:
                 say(note)
-            texts = text_sets(config.data_dir) if isinstance(judge, HarmJudge) else []
-            told.append(_measured(name, judge, [*sets, *texts], config, on_progress))
+            own = sets
+            if isinstance(judge, HarmJudge):
+                # What it tells is no matter of what was asked for.
+                own = [*(one for one in sets if one.question == "harm"), *text_sets(config.data_dir)]
+            told.append(_measured(name, judge, own, config, on_progress))
     return {"judges": told, "machine": machine_summary(), "seconds": round(time.perf_counter() - began, 1)}
 
 

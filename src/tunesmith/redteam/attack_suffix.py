@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Message
 from tunesmith.redteam.attack import AskTarget, Attack, Draw, Family, Steps
 from tunesmith.redteam.goals import Goal
@@ -18,10 +18,9 @@ PAPER = "arXiv:2307.15043"
 _LETTERS = 60
 # Printable ASCII without the blank, which ends words.
 _FIRST, _LAST = 33, 126
-_ABOUT: Mapping[str, tuple[Family, str]] = {
+ABOUT: Mapping[str, tuple[Family, str]] = {
     "gcg": ("gradient", "A suffix that the model's gradients led to, from a file of `tunesmith redteam gcg`."),
     "random-search": ("random", "A suffix found by swaps that no gradient chose, from the same file."),
-    "random-suffix": ("random", "The best of many random suffixes, from the same file."),
 }
 
 
@@ -63,11 +62,8 @@ def suffix_attack(file: Path, method: str = "gcg") -> Attack:
     """The attack that types the suffixes of a file behind requests.
 
     The first attempt at a goal that is in the file takes its own suffix; every other one takes one that was searched
-    for another goal, drawn at random, which asks whether suffixes carry over. Raises what ``read_suffixes`` raises,
-    ValueError for a method that no search has.
+    for another goal, drawn at random, which asks whether suffixes carry over. Raises what ``read_suffixes`` raises.
     """
-    if method not in _ABOUT:
-        raise ValueError(f"no search is called {method!r}")
     suffixes = read_suffixes(file, method)
     own = {(one.goal, one.request): one for one in suffixes}
 
@@ -80,10 +76,25 @@ def suffix_attack(file: Path, method: str = "gcg") -> Attack:
         yield (AskTarget(messages=suffix_messages(goal, chosen.text)),)
         return {"suffix_of": chosen.goal}
 
-    family, about = _ABOUT[method]
-    # What is asked changes with the file.
-    version = int(file_digest(file)[:12], 16)
-    return Attack(name=method, family=family, about=about, run=run, source=PAPER, version=version)
+    family, about = ABOUT[method]
+    return Attack(name=method, family=family, about=about, run=run, source=PAPER, data=file_digest(file))
+
+
+def gcg_suffixes(argument: str, data_dir: str | None) -> Attack:
+    """``gcg:FILE``. Raises ConfigError without a file, and what ``suffix_attack`` raises."""
+    return _from_argument("gcg", argument)
+
+
+def random_search_suffixes(argument: str, data_dir: str | None) -> Attack:
+    """``random-search:FILE``. Raises ConfigError without a file, and what ``suffix_attack`` raises."""
+    return _from_argument("random-search", argument)
+
+
+def _from_argument(method: str, argument: str) -> Attack:
+    if not argument:
+        fix = f"Write {method}:FILE, with the suffixes.jsonl of: tunesmith redteam gcg"
+        raise ConfigError("attacks", f"{method} needs a file of suffixes.", fix)
+    return suffix_attack(Path(argument).expanduser(), method)
 
 
 def _random_letters(goal: Goal, draw: Draw) -> Steps:

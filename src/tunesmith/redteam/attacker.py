@@ -112,12 +112,16 @@ class Tried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """The message read from the attacker's text; fault: why it is of no use, None where it is of some."""
+    """The message read from the attacker's text; fault: why it is of no use, None where it is of some.
+
+    frame: names of the frames, of a message of ours.
+    """
 
     prompt: str
     reading: Reading
     fault: Fault | None = None
     was_cut: bool = False
+    frame: str = ""
 
 
 def attacker_messages(

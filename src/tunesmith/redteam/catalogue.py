@@ -9,21 +9,24 @@ from dataclasses import dataclass
 from tunesmith.errors import ConfigError
 from tunesmith.redteam.attack import Attack, Family
 from tunesmith.redteam.attack_pair import PairConfig, frames_attack, pair_attack
+from tunesmith.redteam.attack_suffix import ABOUT as SUFFIXES
+from tunesmith.redteam.attack_suffix import PAPER as GCG_PAPER
+from tunesmith.redteam.attack_suffix import RANDOM_SUFFIX, gcg_suffixes, random_search_suffixes
 from tunesmith.redteam.attack_tree import TreeConfig, tree_attack
 from tunesmith.redteam.attacks_single import SINGLE_ATTACKS
 from tunesmith.redteam.attacks_turns import TURN_ATTACKS
 from tunesmith.redteam.search import settings_from
 from tunesmith.redteam.wild_templates import in_the_wild, own_templates
 
-# A model writes these; frames are their control. Settings stand behind the name, as in pair:streams=3,depth=3.
+# Searches, whose settings may stand behind the name, as in pair:streams=3,depth=3; frames are their control.
 SEARCHES: Mapping[str, Callable[[str], Attack]] = {
     "pair": lambda settings: pair_attack(settings_from(PairConfig, settings)),
-    "frames": lambda settings: frames_attack(settings_from(PairConfig, settings)),
     "tap": lambda settings: tree_attack(settings_from(TreeConfig, settings)),
+    "frames": lambda settings: frames_attack(settings_from(PairConfig, settings)),
 }
 # Attacks that need no file: pair and tap need an attacker, the others nothing but the target.
 ATTACKS: Mapping[str, Attack] = {
-    attack.name: attack for attack in (*SINGLE_ATTACKS, *TURN_ATTACKS, *(search("") for search in SEARCHES.values()))
+    attack.name: attack for attack in (*SINGLE_ATTACKS, RANDOM_SUFFIX, *TURN_ATTACKS, pair_attack(), tree_attack())
 }
 ALL = "all"
 
@@ -50,6 +53,22 @@ _FILES = (
         open=in_the_wild,
     ),
     FileAttack(
+        name="gcg",
+        family=SUFFIXES["gcg"][0],
+        about=SUFFIXES["gcg"][1],
+        source=GCG_PAPER,
+        usage="gcg:FILE",
+        open=gcg_suffixes,
+    ),
+    FileAttack(
+        name="random-search",
+        family=SUFFIXES["random-search"][0],
+        about=SUFFIXES["random-search"][1],
+        source=GCG_PAPER,
+        usage="random-search:FILE",
+        open=random_search_suffixes,
+    ),
+    FileAttack(
         name="templates",
         family="template",
         about="Templates of one's own with {request} in them.",
@@ -62,7 +81,7 @@ FILE_ATTACKS: Mapping[str, FileAttack] = {one.name: one for one in _FILES}
 
 
 def find_attacks(names: Sequence[str], *, data_dir: str | None = None) -> list[Attack]:
-    """Attacks by name, ``all`` for those that need no file, ``NAME:FILE`` for others, ``NAME:SETTINGS`` for searches.
+    """Attacks by name, ``all`` for ``ATTACKS``, ``NAME:FILE`` for those that read one, ``NAME:SETTINGS`` for searches.
 
     Each comes once, in the order it is first named. Raises ConfigError naming the nearest attack for an unknown name,
     and for no name at all.
@@ -84,7 +103,7 @@ def _find(name: str, data_dir: str | None) -> Attack:
         return SEARCHES[kind](argument)
     if kind in FILE_ATTACKS:
         return FILE_ATTACKS[kind].open(argument, data_dir)
-    near = difflib.get_close_matches(name, [*ATTACKS, *FILE_ATTACKS], n=1)
+    near = difflib.get_close_matches(name, [*ATTACKS, *SEARCHES, *FILE_ATTACKS], n=1)
     fix = f"Did you mean '{near[0]}'?" if near else f"Name some of {_known()}, or '{ALL}'."
     raise ConfigError("attacks", f"there is no attack '{name}'.", fix)
 

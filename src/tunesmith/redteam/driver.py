@@ -147,18 +147,18 @@ class Driver:
                 if call.key not in self.calls:
                     speaker = self._speaker(ask)
                     one.ended = one.ended or speaker.why_not(call.messages, call.sampling.max_new_tokens)
-        for role, speaker in (("attacker", self.attacker), ("target", self.target)):
-            if speaker is not None:
+        for role, who in (("attacker", self.attacker), ("target", self.target)):
+            if who is not None:
                 asked = [
                     call for (i, j), call in calls.items() if _role(going[i].asks[j]) == role and not going[i].ended
                 ]
-                self.calls.ask(role, speaker, asked)
+                self.calls.ask(role, who, asked)
         return calls
 
     def _call(self, one: _Going, place: int, ask: AskTarget | AskAttacker) -> Call:
         if isinstance(ask, AskTarget):
-            draw = (one.plan.row_id, one.num_rounds, place)
-            return self.target.call(_under(one.plan.goal.system, ask.messages), draw)
+            drawn = (one.plan.row_id, one.num_rounds, place)
+            return self.target.call(_under(one.plan.goal.system, ask.messages), drawn)
         # The same request is rewritten alike whoever is attacked with it.
         draw = (one.plan.seed, ask.draw, digest_of(message_rows(ask.messages)))
         how = {"max_new_tokens": ask.max_new_tokens, "temperature": ask.temperature}

@@ -202,8 +202,8 @@ def _measure(
             for suffix in part:
                 logprobs, greedy = next(scores)
                 found[number].append((not all(greedy), -sum(logprobs) / len(logprobs), suffix))
-    for search, own in zip(searches, found, strict=True):
-        _take_best(search, own, config)
+    for search, measured in zip(searches, found, strict=True):
+        _take_best(search, measured, config)
 
 
 def _take_best(search: Search, found: Sequence[tuple[bool, float, Ids]], config: SearchConfig) -> None:

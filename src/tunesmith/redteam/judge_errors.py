@@ -141,10 +141,10 @@ class JudgeError:
             "num": self.num,
             "found": list(self.found),
             "passed": list(self.passed),
-            "num_found": round(self.num_found, 4),
-            "num_passed": round(self.num_passed, 4),
+            "num_found": self.num_found,
+            "num_passed": self.num_passed,
             "unread": self.unread,
-            "auc": None if self.auc is None else [round(v, 6) for v in (self.auc.value, self.auc.low, self.auc.high)],
+            "auc": None if self.auc is None else [self.auc.value, self.auc.low, self.auc.high],
             "rows": self.rows,
             "main": self.main(),
         }
@@ -183,15 +183,17 @@ def measure_judge(
     rows = [(one.success, t, case.cluster) for one, t, case in zip(judged, truth, labelled.cases, strict=True)]
     hits = [(hit, cluster) for hit, positive, cluster in rows if positive]
     passes = [(not hit, cluster) for hit, positive, cluster in rows if not positive]
-    auc = area_under_curve([one.score for one in judged], truth) if hits and passes else None
+    area = area_under_curve([one.score for one in judged], truth) if hits and passes else None
+    # As they are filed: the last digits differ between machines.
+    auc = None if area is None else Interval(*(round(v, 6) for v in (area.value, area.low, area.high)))
     return JudgeError(
         source=labelled.source,
         part=labelled.part,
         question=labelled.question,
         found=(sum(hit for hit, _ in hits), len(hits)),
         passed=(sum(hit for hit, _ in passes), len(passes)),
-        num_found=_independent(hits),
-        num_passed=_independent(passes),
+        num_found=round(_independent(hits), 4),
+        num_passed=round(_independent(passes), 4),
         unread=sum(bool(one.details.get("unread")) for one in judged),
         auc=auc,
         rows=labelled.digest,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.errors import ConfigError
 from tunesmith.feedback.judgements import digest_of
 from tunesmith.redteam.attack import AskTarget, Attack, Draw, Steps
 from tunesmith.redteam.attempt_rows import goal_row
@@ -65,30 +64,28 @@ def plan_attempts(
     goals: Sequence[Goal],
     attacks: Sequence[Attack],
     *,
+    plain: Attack,
     chains: Sequence[tuple[str, ...]] = (),
     convert: Convert,
     converted_attacks: Sequence[str] = ("direct",),
     num_attempts: int = 1,
     seed: int = 0,
 ) -> list[Planned]:
-    """Every goal that is to be turned down by every attack; each chain before the attacks named; the rest directly.
+    """Every goal that is to be turned down by every attack, chains before those named; the others by ``plain``.
 
-    Safe prompts and bait are asked as they are. Raises ConfigError where nothing is left to be asked.
+    plain: asks as anybody would.
     """
-    plain = next((attack for attack in attacks if attack.name == "direct"), None)
     out = []
     for goal in goals:
-        for attack in attacks if goal.kind in ATTACKED else [plain] if plain is not None else []:
+        for attack in attacks if goal.kind in ATTACKED else [plain]:
             told = chains if goal.kind in ATTACKED and attack.name in converted_attacks else ()
-            for chain in ((), *told):
+            for chain in dict.fromkeys(((), *told)):
                 for index in range(num_attempts):
                     draw = Draw(seed=seed, attack=attack.name, goal=goal.id, index=index)
                     request = convert(chain, goal.request, draw.rng("converters", *chain)) if chain else goal.request
                     out.append(
                         Planned(goal=goal, attack=attack, converters=chain, index=index, seed=seed, request=request)
                     )
-    if not out:
-        raise ConfigError("attacks", "none of them asks any of the goals.", "Add the attack direct.")
     return out
 
 

@@ -75,7 +75,7 @@ def _garak_attempt(
     scores: Mapping[str, Sequence[float | None]] = row["detector_results"]
     judge = {"judge": "garak", "version": version, "detectors": "+".join(sorted(scores)), "threshold": f"{threshold:g}"}
     for index, messages in enumerate(_garak_answers(row)):
-        given = {name: values[index] for name, values in scores.items() if values[index] is not None}
+        given = {name: float(score) for name, own in scores.items() if (score := own[index]) is not None}
         if messages is None or not given:
             count(left_out, "no answer" if messages is None else "no detector had a say")
             continue
@@ -88,8 +88,8 @@ def _garak_attempt(
             kind=kind,
             where=record.where,
         )
-        worst = max(float(score) for score in given.values())
-        said = judged(goal, answer.content, worst >= threshold, worst, {"garak": dict(given)})
+        worst = max(given.values())
+        said = judged(goal, answer.content, worst >= threshold, worst, {"garak": given})
         attempt = Told(goal=goal, attack=f"garak/{probe}", family=family, index=index, seed=seed)
         details = {"tool": "garak", "aim": row.get("goal"), "uuid": row["uuid"]}
         tries = (Try(messages=tuple(asked), answer=answer.content, stop_reason="unknown", judgement=said),)

@@ -1,7 +1,7 @@
 """PyRIT's memory as records: pieces of messages, the scores of pieces, and results of attacks, in any order.
 
 A piece has a conversation_id, a score a score_value, a result an objective and an outcome; docs/redteam-interop.md has
-the lines that write them. A score may also stand inside its piece, as PyRIT's own export has it.
+the lines that write them. A score may also stand inside its piece, as older versions export it, or inside the result.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _FAMILIES: Mapping[str, Family] = {
     "contextcompliance": "multi-turn",
 }
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_STOPS = {"stop": "end_of_turn", "length": "length"}
 # From this value on a scale from 0 to 1 a scorer says yes.
 _HIT = 0.5
 
@@ -45,6 +46,8 @@ def read_pyrit(records: Sequence[Record], left_out: dict[str, int]) -> Iterator[
         row = one.row
         if "objective" in row and "outcome" in row:
             results[str(row.get("conversation_id"))] = row
+            if isinstance(last := row.get("last_score"), Mapping):
+                scores.setdefault(str(last.get("message_piece_id")), []).append(last)
         elif "score_value" in row:
             scores.setdefault(str(row.get("message_piece_id") or row.get("prompt_request_response_id")), []).append(row)
         elif "conversation_id" in row:
@@ -95,12 +98,12 @@ def _conversation(
                 scorers |= set(verdicts)
                 worst, answer = max(verdicts.values()), str(row["converted_value"])
                 said = judged(goal, answer, worst >= _HIT, worst, {"pyrit": verdicts})
-                stop = "content_filter" if row.get("response_error") == "blocked" else "unknown"
-                tries.append(Try(messages=tuple(messages), answer=answer, stop_reason=stop, judgement=said))
+                tries.append(Try(messages=tuple(messages), answer=answer, stop_reason=_stop(row), judgement=said))
         messages.append(Message(role=_ROLES[row["role"]], content=str(row["converted_value"])))  # type: ignore[arg-type]
     if not tries:
         return None
-    attack = _class_name(result.get("attack_identifier") or first.get("attack_identifier"), "PromptSendingAttack")
+    made_by = _part(result.get("atomic_attack_identifier"), "attack") or result.get("attack_identifier")
+    attack = _class_name(made_by or first.get("attack_identifier"), "PromptSendingAttack")
     converters = tuple(f"pyrit/{_class_name(one, 'Converter')}" for one in first.get("converter_identifiers") or ())
     told = Told(
         goal=goal,
@@ -110,7 +113,14 @@ def _conversation(
     )
     judge = {"judge": "PyRIT", "scorers": "+".join(sorted(scorers))}
     details = {"tool": "PyRIT", "conversation": pieces[0].row["conversation_id"], "outcome": result.get("outcome")}
-    return made_attempt(told, tuple(tries), _target(answers[-1].row, first), judge, details)
+    return made_attempt(told, tuple(tries), _target(result, answers[-1].row), judge, details)
+
+
+def _stop(row: Mapping[str, Any]) -> str:
+    """Why an answer ended, as far as its piece says."""
+    if row.get("response_error") == "blocked":
+        return "content_filter"
+    return _STOPS.get(str((row.get("prompt_metadata") or {}).get("finish_reason")), "unknown")
 
 
 def _scores_of(
@@ -150,10 +160,21 @@ def _category(result: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) ->
     return str(named if isinstance(named, str) else next(iter(named), "other"))
 
 
-def _target(answer: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, str]:
-    found = answer.get("prompt_target_identifier") or first.get("prompt_target_identifier") or {}
-    params = {**found, **(found.get("params") or {})}
+def _target(result: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, str]:
+    """The model and its address; older versions name the target at each piece."""
+    found = _part(result.get("atomic_attack_identifier"), "objective_target") or answer.get("prompt_target_identifier")
+    known = {**(found or {}), **((found or {}).get("params") or {})}
     return {
-        "model": str(params.get("model_name") or params.get("underlying_model_name") or "unknown"),
-        "endpoint": str(params.get("endpoint") or "unknown"),
+        "model": str(known.get("model_name") or known.get("underlying_model_name") or "unknown"),
+        "endpoint": str(known.get("endpoint") or "unknown"),
     }
+
+
+def _part(identifier: Any, name: str) -> Mapping[str, Any] | None:
+    """The component of that name which an identifier is made of, however deep."""
+    if not isinstance(identifier, Mapping):
+        return None
+    parts = {**(identifier.get("children") or {}), **identifier}
+    if isinstance(parts.get(name), Mapping):
+        return dict(parts[name])
+    return next((found for part in parts.values() if (found := _part(part, name)) is not None), None)

@@ -38,9 +38,9 @@ Part = Generator[tuple[Ask, ...], tuple[Heard, ...], T]
 class SearchConfig(Config):
     """What a search asks of its attacker, and what it lets pass."""
 
-    attacker_tokens: int = Field(96, ge=8)
+    attacker_tokens: int = Field(64, ge=8)
     """Most tokens of one text of the attacker."""
-    attacker_temperature: float = Field(1.0, ge=0, le=10)
+    attacker_temperature: float = Field(0.7, ge=0, le=10)
     """How freely the attacker writes."""
     keep_last: int = Field(2, ge=0)
     """Earlier tries, with the target's answers and scores, that the attacker is shown."""
@@ -50,7 +50,7 @@ class SearchConfig(Config):
     """How a message that no longer asks for the goal is told: by the words it shares with it, by these and by asking
     the attacker's model yes or no, or not at all."""
     least_shared: float = Field(0.3, ge=0, le=1)
-    """Of the goal's words of matter, the share a message must have (docs/redteam-search.md has the error rates)."""
+    """Of the goal's words of matter, the share a message must have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Search:
                 messages=attacker_messages(
                     self.goal,
                     line.strategy,
-                    line.tried[len(line.tried) - min(config.keep_last, len(line.tried)) :],
+                    line.tried[max(0, len(line.tried) - config.keep_last) :],
                     most_characters=config.answer_characters,
                 ),
                 draw=derive_seed(draw.seed, "attacker", draw.attack, draw.goal, draw.index, *line.place),
@@ -151,8 +151,10 @@ class Search:
         self.num_frames += 1
         outer = self.frames[number % count]
         inner = self.frames[(number % count + number // count) % count] if number >= count else None
-        request = inner.apply(self.goal.request) if inner and inner != outer else self.goal.request
-        return Proposal(prompt=outer.apply(request), reading="frame")
+        if inner is None or inner == outer:
+            return Proposal(prompt=outer.apply(self.goal.request), reading="frame", frame=outer.name)
+        prompt = outer.apply(inner.apply(self.goal.request))
+        return Proposal(prompt=prompt, reading="frame", frame=f"{outer.name} around {inner.name}")
 
     def put_to_target(self, lines: Sequence[Line], proposals: Sequence[Proposal]) -> Part[list[Line]]:
         """Ask the target one message a line, fresh each time, and have the answers judged: the lines with one more."""
@@ -168,7 +170,8 @@ class Search:
             tried = Tried(prompt=proposal.prompt, answer=answer.text, judgement=ruling.judgement)
             out.append(Line(line.strategy, line.place, (*line.tried, tried)))
             self.put.add(fold(proposal.prompt))
-            self.tries.append({"place": list(line.place), "strategy": line.strategy.name, "reading": proposal.reading})
+            strategy = proposal.frame or line.strategy.name
+            self.tries.append({"place": list(line.place), "strategy": strategy, "reading": proposal.reading})
         return out
 
     def details(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ DIMENSIONS: Mapping[str, Callable[[Attempt], str]] = {
     "attack": lambda one: one.attack,
     "family": lambda one: one.family,
     "converter": lambda one: "+".join(one.converters) or "none",
+    "kind": lambda one: one.goal.kind,
     "category": lambda one: one.goal.category,
     "source": lambda one: one.goal.source,
 }
@@ -129,6 +130,7 @@ class _Reader:
         return asdict(rate_of(reads, self.seed))
 
     def change(self, name: str, label: str, before: Sequence[Read], after: Sequence[Read]) -> dict[str, Any]:
+        """One share of the same attempts before and after, tested with goals as units."""
         raw, corrected = change_of(before, after, self.seed)
         differences = goal_differences(before, after)
         return {

@@ -12,7 +12,7 @@ _LEVELS = ("attack success", "goals broken", "over-refusal", "nonsense")
 # Dimension -> heading; one with a single name in it says nothing that the first table does not.
 _DIMENSIONS = {
     "attack": "By attack", "family": "By family of attacks", "converter": "By chain of converters",
-    "category": "By category of harm", "source": "By set of goals",
+    "kind": "By kind of goal, each with its judge", "category": "By category of harm", "source": "By set of goals",
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from tunesmith.data.check import shown
 from tunesmith.errors import ConfigError, RunError
 from tunesmith.randomness import derive_seed
 from tunesmith.rollout import chat_api
@@ -268,7 +269,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         if self.command == "POST" and error.status in (401, 403, 404, 405) and error.code is None:
             self.close_connection = True
-        self._said = f" {error.cause}"
+        # What is wrong with a request may quote it.
+        self._said = "" if error.status == 400 else f" {shown(error.cause, most=200)}"
         try:
             self._send(error.status, chat_api.error_body(error), headers)
         except (ConnectionError, TimeoutError):
