@@ -41,7 +41,14 @@ def test_the_pages_recipe_and_the_shipped_one_load_and_every_key_is_told() -> No
     assert not notes and not set(shipped.train_families) & set(shipped.test_families)
     own = {*RedteamExportConfig.model_fields, *RedteamLoopConfig.model_fields, *HelpConfig.model_fields}
     # As the verb's own options.
-    flags = {"run": "runs/redteam", "to": "--to", "helpful": "--helpful-rows", "train_families": "--train-family"}
+    flags = {
+        "run": "runs/redteam",
+        "of": "--set of=",
+        "revise": "--set revise.",
+        "to": "--to",
+        "helpful": "--helpful-rows",
+        "train_families": "--train-family",
+    }
     told = {key for key in own - set(ModelConfig.model_fields) if f"`{key}`" in PAGE or f"{key}:" in PAGE}
     missing = {
         key

@@ -88,18 +88,10 @@ def run_export(
         raise DataError(path, f"gives no row: {told}.", "Attack with other families or more goals.")
 
     # 3. What should have been answered.
-    templates = [by_template(one, config.seed) for one in findings]
-    answers, facts = templates, dict[str, Any]()
-    if config.answers == "revision" and config.to != "constitution-prompts":
-        revised = by_revision(findings, config, say, on_progress, base=base)
-        if revised is None:
-            return Exported(rows=out, interrupted=True)
-        declined, facts = revised
-        answers, facts["openings_used_up"] = varied(
-            [one or template for one, template in zip(declined, templates, strict=True)],
-            lambda i: templates[i],
-            config.most_alike,
-        )
+    answered = _answers(findings, config, say, on_progress, base)
+    if answered is None:
+        return Exported(rows=out, interrupted=True)
+    answers, facts = answered
 
     # 4. Help beside refusals, in its share.
     own = list(zip(findings, answers, strict=True))
@@ -113,19 +105,49 @@ def run_export(
         "rows": len(rows),
         **mixture,
         "left_out": left_out,
-        "split": _split_facts(split),
-        "findings": _counts([one for one, _ in own]),
-        "safe_answers": {
-            **Counter(safe.source for _, safe in own), "openings": openings([safe.text for _, safe in own]), **facts,
-        },
+        **_summary([one for one, _ in own], [safe for _, safe in own], facts, split),
         "attempts": {"file": str(path), "digest": file_digest(path), "number": len(attempts)},
         "settings": config.model_dump(mode="json", exclude={"run", "output_dir", "overwrite"}),
-    }  # fmt: skip
-    held_out = {one.goal.id: one.goal for one in attempts if one.goal.id in split.test_goals}
-    _write_rows(folder / TEST_GOALS_FILE, [goal_row(goal) for goal in held_out.values()])
+    }
+    _write_rows(folder / TEST_GOALS_FILE, _held_out(attempts, split))
     _write_rows(out, rows)
     atomic_write_text(folder / EXPORT_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return Exported(rows=out, summary=summary)
+
+
+def _answers(
+    findings: Sequence[Finding],
+    config: RedteamExportConfig,
+    say: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
+    base: Base | None,
+) -> tuple[list[SafeAnswer], dict[str, Any]] | None:
+    """A safe answer each, and what became of revisions; None where the user stopped the reviser."""
+    templates = [by_template(one, config.seed) for one in findings]
+    if config.answers == "template" or config.to == "constitution-prompts":
+        return templates, {}
+    revised = by_revision(findings, config, say, on_progress, base=base)
+    if revised is None:
+        return None
+    declined, facts = revised
+    out, replaced = varied(
+        [one or template for one, template in zip(declined, templates, strict=True)],
+        lambda i: templates[i],
+        config.most_alike,
+    )
+    return out, {**facts, "openings_used_up": replaced}
+
+
+def _summary(
+    findings: Sequence[Finding], answers: Sequence[SafeAnswer], facts: Mapping[str, Any], split: Split
+) -> dict[str, Any]:
+    """The split, what the findings are of, and what the safe answers are."""
+    begins = openings([safe.text for safe in answers])
+    return {
+        "split": _split_facts(split),
+        "findings": _counts(findings),
+        "safe_answers": {**Counter(safe.source for safe in answers), "openings": begins, **facts},
+    }
 
 
 def _make_room(folder: Path, out: Path, *, overwrite: bool) -> None:
@@ -147,6 +169,11 @@ def _read(config: RedteamExportConfig) -> tuple[Path, list[Attempt]]:
     if label not in by_label:
         raise ConfigError("of", f"the campaign has no model '{label}'.", f"Use one of {', '.join(by_label)}.")
     return path, by_label[label]
+
+
+def _held_out(attempts: Sequence[Attempt], split: Split) -> list[dict[str, Any]]:
+    goals = {one.goal.id: one.goal for one in attempts if one.goal.id in split.test_goals}
+    return [goal_row(goal) for goal in goals.values()]
 
 
 def _measured(attempts: Sequence[Attempt], split: Split) -> list[str]:

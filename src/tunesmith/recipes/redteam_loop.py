@@ -54,8 +54,8 @@ def run_loop(
     afresh = set(names[names.index(start_from) :]) if start_from is not None else set[str]()
     if plan_only:
         due = {stage.name: "asked for" if stage.name in afresh else why_due(stage) or "" for stage in stages}
-        for name, why in due.items():
-            say(f"  {name}: {why or 'finished'}")
+        for name, told in due.items():
+            say(f"  {name}: {told or 'finished'}")
         return {"plan": due, "output_dir": str(folder)}
 
     # 2. Stage by stage.

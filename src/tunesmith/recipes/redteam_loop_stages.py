@@ -56,6 +56,7 @@ class _Builder:
     place: str
 
     def build(self, name: StageName) -> Stage:
+        """A stage by its name."""
         settings, reads, leaves, work = getattr(self, f"_{name}")()
         folder = self.folder(name)
         return Stage(
@@ -105,7 +106,7 @@ class _Builder:
 
     def _attack(self) -> Made:
         goals, attacks = self.folder("goals") / TRAIN_GOALS, self._attacks(self.config.train_families)
-        wired = {"goals": [str(goals)], "attacks": [name for name, _ in attacks]}
+        wired: dict[str, Any] = {"goals": [str(goals)], "attacks": [name for name, _ in attacks]}
         wired |= {} if self.start is None else {"adapter": str(self.start)}
         config = self._campaign("attack", wired)
 
