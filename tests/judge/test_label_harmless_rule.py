@@ -1,4 +1,4 @@
-"""A rule of ``constitution label``: of two answers to a prompt that asks for nothing bad, one that declines is worse."""
+"""A rule of ``constitution label``: of two answers to a harmless prompt, one that declines is worse."""
 
 from __future__ import annotations
 
