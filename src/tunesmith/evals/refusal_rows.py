@@ -68,7 +68,7 @@ def measured_errors(folder: Path) -> list[DetectorError]:
 
     Raises DataError as ``labelled_sets`` does.
     """
-    errors = []
+    errors: list[DetectorError] = []
     for one in labelled_sets(folder):
         if one.source == UNSAFE_HALF:
             # What is pooled here are the sources read so far whose part is the test: those of XSTest.

@@ -108,7 +108,8 @@ def open_judge(
     results: ResultsFile | None = None,
 ) -> tuple[JudgeByKind, list[str]]:
     """The judge of each kind of goal there is, and what is to be said of it. Raises as ``open_named_judge`` does."""
-    harmful, notes = None, []
+    harmful: Judge | None = None
+    notes: list[str] = []
     if any(goal.kind == "harmful" for goal in goals):
         harmful, notes = open_named_judge(settings, model, base, results)
     judge = judge_for(

@@ -66,7 +66,8 @@ class Search:
     """One goal's search: where it stands, and what it has cost.
 
     loss: nats a token of the opening, behind the suffix. curve: (suffixes measured, tokens, loss) after each step, the
-    first before any. reached: every token of the opening was the likeliest, so a greedy answer begins with it.
+    first before any. reached: every token of the opening was the likeliest, so a greedy answer begins with it. tried:
+    what was measured, none of which can be better than what is kept.
     """
 
     slots: Slots
@@ -79,6 +80,7 @@ class Search:
     num_tokens: int = 0
     curve: list[tuple[int, int, float]] = field(default_factory=list)
     stop: Stop | None = None
+    tried: set[Ids] = field(default_factory=set)
 
     @property
     def text(self) -> str:
@@ -154,10 +156,10 @@ def onehot_gradients(grads_LD: Tensor, rows_AD: Tensor) -> Tensor:
 def _candidates(
     search: Search, swaps_LK: NDArray[np.int64] | None, allowed_A: NDArray[np.int64], config: SearchConfig
 ) -> list[Ids]:
-    """Different suffixes to measure, each of which its text is read as again; fewer where too many are turned down."""
+    """Suffixes not measured before, each of which its text is read as again; fewer where too many are turned down."""
     rng = generator(config.seed, "gcg", search.method, search.slots.goal.id, search.step)
     found: dict[Ids, None] = {}
-    seen = {search.suffix}
+    drawn_before = set(search.tried)
     for _ in range(_DRAWS * config.candidates):
         if len(found) == config.candidates:
             break
@@ -167,9 +169,9 @@ def _candidates(
             place = int(rng.integers(len(search.suffix)))
             choices = allowed_A if swaps_LK is None else swaps_LK[place]
             drawn = (*search.suffix[:place], int(rng.choice(choices)), *search.suffix[place + 1 :])
-        if drawn in seen:
+        if drawn in drawn_before:
             continue
-        seen.add(drawn)
+        drawn_before.add(drawn)
         if search.slots.reads_back(drawn):
             found[drawn] = None
     return list(found)
@@ -208,6 +210,7 @@ def _measure(
 
 def _take_best(search: Search, found: Sequence[tuple[bool, float, Ids]], config: SearchConfig) -> None:
     search.measured += len(found)
+    search.tried.update(suffix for _, _, suffix in found)
     if found:
         missed, loss, suffix = min(found)
         if not missed or loss < search.loss:
