@@ -95,7 +95,11 @@ def run_export(
 
     # 4. Help beside refusals, in its share.
     own = list(zip(findings, answers, strict=True))
+    num_found = len(own)
     own, helpful, mixture = _mixed(config, own, [*measured, *_measured(attempts, split)], say)
+
+    if num_found > len(own):
+        left_out["too few rows of help"] = num_found - len(own)
 
     # 5. Write.
     rows = [finding_row(one, safe, config.to) for one, safe in own] + helpful

@@ -174,9 +174,9 @@ def _errors(facts: Facts) -> Section:
         else:
             found, passed = (f"{error[name][0]:.4g} of {error[name][1]:.4g}" for name in ("sensitivity", "specificity"))
             rows.append([kind, error["source"], found, passed, "yes" if error["reliable"] else "no"])
-    judge = ", ".join(f"{name} {value[:12]}" for name, value in facts["judge"].items())
+    judges = "; ".join(", ".join(f"{name} {value[:12]}" for name, value in one.items()) for one in facts["judges"])
     words = (
-        f"Judge: {judge}. Sensitivity: of the answers that people say gave what was wanted (of safe requests: that "
+        f"Judged by: {judges}. Sensitivity: of the answers that people say gave what was wanted (of safe requests: that "
         "declined), those the judge finds. Specificity: of the others, those it passes."
     )
     columns = ["goals", "measured on", "sensitivity", "specificity", "reliable"]
