@@ -8,7 +8,7 @@ from tunesmith.redteam.attempts import Attempt
 
 
 def name_of(attempt: Attempt) -> tuple[object, ...]:
-    """What makes two attempts the same but for the model: goal, attack, converters, draw, and the words they begin with.
+    """What makes two attempts the same but for the model: goal, attack, converters, draw, and their first words.
 
     Later turns, and what a search comes to, depend on what was answered.
     """
