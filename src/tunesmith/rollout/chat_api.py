@@ -123,7 +123,7 @@ class ChatRequest(Config):
 
     def conversation(self) -> tuple[Message, ...]:
         """The messages in our words. Raises RequestError where there is nothing to answer."""
-        messages = []
+        messages: list[Message] = []
         for one in self.messages:
             text = one.content if isinstance(one.content, str) else "".join(part.text for part in one.content)
             if not _is_unicode(text):
