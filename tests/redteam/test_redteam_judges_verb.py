@@ -13,7 +13,7 @@ from tunesmith.cli.redteam_judges import judges
 from tunesmith.config import build_config
 from tunesmith.errors import ConfigError
 from tunesmith.models.load import ModelConfig
-from tunesmith.recipes.redteam_judge_open import RedteamJudgeSettings, judge_names, open_judge
+from tunesmith.recipes.redteam_judge_open import RedteamJudgeSettings, judge_names, open_judge, open_named_judge
 from tunesmith.redteam.goals import Goal
 from tunesmith.redteam.judge_errors import errors_by_kind
 from tunesmith.redteam.judge_harm import open_harm_judge
@@ -128,3 +128,11 @@ def test_judges_are_named_and_composed() -> None:
             build_config(RedteamJudgeSettings, {"judge": told}, place="test")
     with pytest.raises(ConfigError, match="needs judge_model"):
         build_config(RedteamJudgeSettings, {"judge": "rubric", "judge_url": "http://localhost:1/v1"}, place="test")
+
+
+@pytest.mark.parametrize(("url", "paced"), [("http://localhost:1/v1", False), ("http://192.0.2.1/v1", True)])
+def test_a_judge_that_is_not_this_machine_is_paced(url: str, paced: bool) -> None:
+    told = {"judge": "rubric", "judge_url": url, "judge_model": "m"}
+    settings = build_config(RedteamJudgeSettings, told, place="test")
+    _, notes = open_named_judge(settings, ModelConfig())
+    assert ("at most 60 a minute" in " ".join(notes)) == paced
