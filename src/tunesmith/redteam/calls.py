@@ -118,8 +118,10 @@ class Calls:
             for index, written in speaker.writer.write(questions, sampling):
                 if asked[index].key not in self:
                     self._keep(role, speaker, asked[index], written)
-                    self.heard(1)
-        self.heard(len(portion) - len(missing))
+                    # Of a model of ours the answers of a portion come at once.
+                    if not speaker.whole:
+                        self.heard(1)
+        self.heard(len(portion) if speaker.whole else len(portion) - len(missing))
 
     def _keep(self, role: str, speaker: Speaker, call: Call, written: Written) -> None:
         """Write an answer down and count it. Raises EndpointError where nothing but withheld answers has come."""
