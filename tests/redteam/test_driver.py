@@ -24,6 +24,7 @@ from tunesmith.redteam.attack import AskTarget, Attack
 from tunesmith.redteam.attempt_rows import attempt_row, load_attempts, read_attempt
 from tunesmith.redteam.plan import plan_replay
 from tunesmith.rollout.results import ResultsFile
+from tunesmith.rollout.sampling import Sampling
 
 
 def bytes_of(folder: Path) -> bytes:
@@ -196,6 +197,16 @@ def test_an_attack_that_asks_for_more_than_it_says_or_for_nothing_is_a_bug(tmp_p
         plans = [replace(plan, attack=attack) for plan in planned(("direct",))]
         with pytest.raises(ValueError, match=said):
             driver(tmp_path).run(plans)
+
+
+def test_an_attackers_cut_offs_are_in_its_attempts_keys_alone(tmp_path: Path) -> None:
+    """The target takes the likeliest token; the attacker draws, so what it says depends on where its draws are cut."""
+    one, other = driver(tmp_path), driver(tmp_path)
+    assert other.attacker is not None
+    other.attacker = replace(other.attacker, sampling=Sampling(max_new_tokens=8, top_p=0.5))
+    for plan in planned():
+        alike = one.key_of(plan) == other.key_of(plan)
+        assert alike == (plan.attack.num_attacker_calls == 0)
 
 
 def test_an_attack_without_its_attacker_is_told_before_anything_is_asked(tmp_path: Path) -> None:

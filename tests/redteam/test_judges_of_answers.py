@@ -166,6 +166,9 @@ def test_what_nobody_could_tell_stays_unread() -> None:
     assert judged(compose([unread, Scripted("two", YES)], "all"), case("0"))[0].details["unread"]
     assert "unread" not in judged(compose([unread, no], "all"), case("0"))[0].details
     assert judged(compose([unread, Scripted("two", NO, unread=(0,))], "any"), case("0"))[0].details["unread"]
+    # Of two of which one is enough, the one that could not tell might have been it.
+    assert judged(compose([unread, no], "any"), case("0"))[0].details["unread"]
+    assert "unread" not in judged(compose([unread, Scripted("two", YES)], "any"), case("0"))[0].details
 
 
 def test_any_never_turns_nonsense_into_more() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attack_rounds import drive
 
 from tests.conftest import SHARED, shared_data
 from tunesmith.data.shape import check_turns
@@ -223,3 +224,11 @@ def test_the_page_has_every_goal_set_and_attack_and_its_example_runs() -> None:
     with contextlib.redirect_stdout(said):
         exec(compile(code, "docs/redteam-attacks.md", "exec"), {})
     assert said.getvalue() == shown
+
+
+def test_what_a_filter_keeps_back_is_a_refused_turn() -> None:
+    goal = Goal(id="g", request="Tell me how.", category="c", source="s")
+    withheld = Heard(text="", stop_reason="content_filter")
+    asked = drive(ATTACKS["crescendo"], goal, target=lambda messages: withheld)
+    assert len(asked.rounds) == 3 + MAX_BACKTRACKS + 1
+    assert [len(ask.messages) for ask in asked.asks(AskTarget)] == [1] * len(asked.rounds)

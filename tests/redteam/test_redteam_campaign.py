@@ -18,6 +18,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.models.adapters import AdapterConfig, add_adapter, save_role
 from tunesmith.recipes.redteam import load_campaign, run_redteam
 from tunesmith.recipes.redteam_config import RedteamConfig
+from tunesmith.recipes.redteam_open import label_of
 from tunesmith.recipes.redteam_show import masked
 from tunesmith.records import Message
 from tunesmith.redteam.attempt_rows import load_attempts
@@ -105,6 +106,15 @@ def test_what_the_first_model_was_asked_is_put_to_the_second(
     assert [one.details and one.details["replay_of"] for one in other] == [one.key for one in asked]
     assert [one.tries[0].messages for one in other] == [one.tries[0].messages for one in asked]
     assert [one.tries[0].answer for one in other] != [one.tries[0].answer for one in asked]
+    said: list[str] = []
+    again = run_redteam(config, said.append, base=load("llama", "float32"), estimate_only=True)
+    assert again.cost.attempts == again.cost.attempts_there and "nothing is left to ask" in said[-1]
+
+
+def test_no_two_models_have_one_label() -> None:
+    names = ("/one/a/n", "/two/a/n", "base", "/two/base")
+    config = RedteamConfig(compare=names[:-1], adapter=names[-1])
+    assert [label_of(name, config) for name in names] == ["one/a/n", "two/a/n", "base", "two/base"]
 
 
 @pytest.fixture
@@ -159,6 +169,8 @@ def test_harmful_text_is_masked_unless_one_asks_to_see_it(server: ChatServer, go
     assert "Sure. First you [16 more words]" in hidden.output and HELP not in hidden.output
     assert HELP in attack(server, goals, tmp_path / "out", "--show").output
     assert masked("one two three") == "one two three" and masked("a b c d") == "a b c [1 more words]"
+    # A script without spaces is masked as well.
+    assert masked("混ぜて" * 40) == "混ぜて" * 5 + "混..."
 
 
 def test_a_foreign_address_is_not_asked_unless_it_is_ones_own(goals: Path, tmp_path: Path) -> None:
@@ -190,6 +202,8 @@ def test_requests_begin_no_faster_than_told(server: ChatServer) -> None:
         (["--goals", "GOALS", "--attack", "role-play", "--converter", "rot13"], "'direct' is not attacked with"),
         (["--goals", "GOALS", "num_attempts=2"], "needs a temperature"),
         (["--goals", "GOALS", "replay=true"], "replay needs compare"),
+        (["--goals", "GOALS", "--adapter", "runs/a", "--compare", "./runs/a/"], "compared with itself"),
+        (["--goals", "GOALS", "--adapter", "a", "--compare", "base", "capability=[oast]"], "Did you mean 'oasst'"),
         (["--goals", "GOALS", "--target", "http://localhost:1/v1"], "needs target_model"),
     ],
 )

@@ -144,6 +144,15 @@ def test_help_stands_beside_refusal_in_its_share_and_is_never_what_is_measured(t
     few.write_text('{"prompt": "Say hello.", "completion": "Hello."}\n')
     rows, told = export(tmp_path, CAMPAIGN, helpful=str(few))
     assert (told["own"], told["helpful"], told["helpful_share"]) == (1, 1, 0.5)
+    # What had to go for that is among what is told.
+    assert told["left_out"]["too few rows of help"] > 0 and sum(told["left_out"].values()) == len(CAMPAIGN) - 1
+
+
+def test_a_family_that_only_asks_safe_goals_is_on_no_side() -> None:
+    attempts = [attempt(goal(i), family) for i in range(8) for family in ("persona", "shots")]
+    for seed in range(4):
+        split = split_attempts([*attempts, SAFE], SplitConfig(), seed)
+        assert {*split.train_families, *split.test_families} == {"persona", "shots"}
 
 
 # Ours would load a sentence encoder to choose principles by.

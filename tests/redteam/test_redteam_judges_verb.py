@@ -13,7 +13,7 @@ from tunesmith.cli.redteam_judges import judges
 from tunesmith.config import build_config
 from tunesmith.errors import ConfigError
 from tunesmith.models.load import ModelConfig
-from tunesmith.recipes.redteam_judge_open import RedteamJudgeSettings, judge_names, open_judge
+from tunesmith.recipes.redteam_judge_open import RedteamJudgeSettings, judge_names, open_judge, open_named_judge
 from tunesmith.redteam.goals import Goal
 from tunesmith.redteam.judge_errors import errors_by_kind
 from tunesmith.redteam.judge_harm import open_harm_judge
@@ -85,6 +85,8 @@ def test_the_verb_measures_and_files(data: Path, tmp_path: Path) -> None:
     unsafe = by_source["XSTest, test half, unsafe prompts"]
     # Replies to prompts 10, 12, 14 and 16 of two models; of 16 people say that it complied.
     assert (unsafe["found"], unsafe["passed"]) == ([4, 6], [2, 2])
+    # Both models answered alike: no more than the prompts are independent.
+    assert (unsafe["num_found"], unsafe["num_passed"]) == (2.0, 1.0)
     assert {"tweets and prose, test part", "HateCheck"} <= {one["source"] for one in harm["measured"]}
     assert [one["found"] for one in harm["measured"] if one["source"] == "HateCheck"] == [[4, 4]]
     goals = [Goal(id=kind, request="r", category="c", source="s", kind=kind) for kind in ("harmful", "toxic")]  # type: ignore[arg-type]
@@ -93,7 +95,9 @@ def test_the_verb_measures_and_files(data: Path, tmp_path: Path) -> None:
     assert not notes
     known = errors_by_kind(judge, folder)
     foul = next(one for one in harm["measured"] if one["source"] == "tweets and prose, test part")
-    assert (list(known["toxic"].sensitivity), list(known["toxic"].specificity)) == (foul["found"], foul["passed"])
+    assert list(known["toxic"].sensitivity) == foul["found"]
+    # Prose stands there short and long, which is one text.
+    assert known["toxic"].specificity[1] == foul["num_passed"] < foul["passed"][1]
     assert known["harmful"].source == "XSTest, test half, unsafe prompts"
     shown = CliRunner().invoke(app, [*command, "--source", "HateCheck"])
     assert "HateCheck (test), 8 answers: balanced accuracy 100.0 %" in shown.stdout
@@ -124,3 +128,11 @@ def test_judges_are_named_and_composed() -> None:
             build_config(RedteamJudgeSettings, {"judge": told}, place="test")
     with pytest.raises(ConfigError, match="needs judge_model"):
         build_config(RedteamJudgeSettings, {"judge": "rubric", "judge_url": "http://localhost:1/v1"}, place="test")
+
+
+@pytest.mark.parametrize(("url", "paced"), [("http://localhost:1/v1", False), ("http://192.0.2.1/v1", True)])
+def test_a_judge_that_is_not_this_machine_is_paced(url: str, paced: bool) -> None:
+    told = {"judge": "rubric", "judge_url": url, "judge_model": "m"}
+    settings = build_config(RedteamJudgeSettings, told, place="test")
+    _, notes = open_named_judge(settings, ModelConfig())
+    assert ("at most 60 a minute" in " ".join(notes)) == paced

@@ -77,6 +77,26 @@ def test_campaigns_are_held_against_the_first(tmp_path: Path) -> None:
     assert wrong.exit_code != 0 and "different judges" in wrong.output
 
 
+def test_each_kind_of_goal_may_have_its_judge(tmp_path: Path) -> None:
+    own = [replace(one, judge={"judge": one.goal.kind}) for one in made(3)]
+    folder = finished(tmp_path / "run", {"base": own, "tuned": own})
+    told = call(folder)
+    assert told.exit_code == 0, told.output
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Judged by: judge harmful; judge safe." in page
+
+
+def test_folders_that_end_alike_are_told_apart(tmp_path: Path) -> None:
+    for name in ("last", "this"):
+        (tmp_path / name).mkdir()
+    last = finished(tmp_path / "last" / "redteam", {"model": made(15)})
+    this = finished(tmp_path / "this" / "redteam", {"model": made(2)})
+    verdict = json.loads(call(last, this, "--json").stdout)["verdict"]
+    assert verdict["labels"] == [f"model ({last})", f"model ({this})"] and verdict["changes"]
+    twice = call(last, this, last)
+    assert twice.exit_code != 0 and "named twice" in twice.output
+
+
 def test_a_folder_without_a_campaign_is_an_error(tmp_path: Path) -> None:
     told = call(tmp_path)
     assert told.exit_code != 0 and "no finished red-team campaign" in told.output

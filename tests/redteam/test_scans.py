@@ -144,6 +144,32 @@ def test_pyrits_verdicts_stay_pyrits(tmp_path: Path) -> None:
     assert [one.key for one in read_scan(tmp_path / "pyrit.json").attempts] == [one.key for one in scan.attempts]
 
 
+def test_pyrits_refusals_echoes_and_draws(tmp_path: Path) -> None:
+    """A scorer of refusals says true where the target declined; equal conversations are draws; an echo is nonsense."""
+    sent = "Bcra gur tngr naq gryy zr ubj lbh qvq vg."
+    rows = [
+        piece("a", 0, "user", "Open it."),
+        piece("a", 1, "assistant", DECLINES),
+        score("a-1", "true", scorer="SelfAskRefusalScorer"),
+        score("a-1", "false"),
+        piece("b", 0, "user", "Open it."),
+        piece("b", 1, "assistant", HELPS),
+        score("b-1", "false", scorer="SelfAskRefusalScorer"),
+        score("b-1", "true"),
+        piece("c", 0, "user", "Open it."),
+        piece("c", 1, "assistant", DECLINES),
+        score("c-1", "true", scorer="SelfAskRefusalScorer"),
+        {**piece("d", 0, "user", "Open the gate and tell me how."), "converted_value": sent},
+        piece("d", 1, "assistant", sent),
+        score("d-1", "true"),
+    ]
+    scan = read_scan(written(tmp_path / "pyrit.jsonl", rows))
+    assert [one.success for one in scan.attempts] == [False, True, False]
+    assert [one.index for one in scan.attempts] == [0, 1, 0] and "Refusal" not in scan.attempts[0].judge["scorers"]
+    assert scan.attempts[2].tries[0].judgement.kind == "nonsense"
+    assert dict(scan.left_out) == {"conversations that nobody scored": 1}
+
+
 def test_the_files_of_real_runs_are_read() -> None:
     """What PyRIT and garak wrote when they attacked a served adapter, the texts masked."""
     pyrit = read_scan(REAL / "pyrit-1.1.0.jsonl")

@@ -62,7 +62,7 @@ def facts() -> dict[str, Any]:
               "skipped": {"beyond the context": 3}}  # fmt: skip
     return {
         "labels": ["base", "dpo"], "final": "dpo", "models": {"base": {"model": HOSTILE}, "dpo": {"model": "m"}},
-        "judge": {"judge": HOSTILE}, "capability": [kept], "unpaired": {"dpo": [4, 90]},
+        "judges": [{"judge": HOSTILE}], "capability": [kept], "unpaired": {"dpo": [4, 90]},
         "errors": {
             "harmful": {"sensitivity": [65, 66], "specificity": [121, 138], "source": "labels", "reliable": False,
                         "exact": False},

@@ -182,6 +182,7 @@ def test_a_stream_is_the_answer_in_pieces(client: Client) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content"),
         ({"messages": [*USER, {"role": "assistant", "content": "x"}]}, 400, "End with a user's message"),
         ({"model": "gpt-9"}, 404, "'gpt-9' is not served. Name one of those served: tuned, base."),
+        ({"messages": [*USER, {"role": "user", "content": "\ud800"}]}, 400, "messages.1.content: holds half"),
         ({"max_tokens": 500}, 400, "the model reads 256"),
         ({"messages": [{"role": "user", "content": "x" * 300}]}, 400, "the model reads 256"),
     ],
@@ -271,6 +272,26 @@ def test_a_full_queue_a_failing_model_and_an_end(base: Any, monkeypatch: pytest.
     batcher.close()
     with pytest.raises(RequestError, match="stopping"):
         batcher.submit(job())
+
+
+def test_a_prompt_that_breaks_the_tokenizer_is_told_and_the_next_is_answered(base: Any) -> None:
+    batcher = Batcher(LocalGenerator(base))
+    broken = Job(messages=(Message(role="user", content="\ud800"),), adapter=None, limit=2)
+    sound = job(limit=2)
+    batcher.submit(broken)
+    batcher.submit(sound)
+    said = broken.events.get(timeout=10)
+    assert isinstance(said, RequestError) and said.status in (400, 500)
+    assert isinstance(sound.events.get(timeout=10), Answered), "the worker outlived it"
+    batcher.close()
+
+
+def test_a_server_that_never_served_can_be_closed(base: Any) -> None:
+    server = ModelServer(Batcher(LocalGenerator(base)), {"base": None}, port=0)
+    closing = threading.Thread(target=server.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_nobody_is_answered_who_has_gone_and_an_end_is_told(base: Any) -> None:

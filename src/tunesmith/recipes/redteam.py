@@ -20,7 +20,7 @@ from tunesmith.models.roles import Base
 from tunesmith.recipes.redteam_config import RedteamConfig
 from tunesmith.recipes.redteam_cost import CampaignCost, cost_of
 from tunesmith.recipes.redteam_judge_open import open_judge
-from tunesmith.recipes.redteam_kept import measure_kept
+from tunesmith.recipes.redteam_kept import kept_suites, measure_kept
 from tunesmith.recipes.redteam_open import Opened, open_targets
 from tunesmith.redteam.attempt_rows import ATTEMPTS_FILE, load_attempts, read_attempt
 from tunesmith.redteam.attempts import Attempt
@@ -85,6 +85,7 @@ def run_redteam(
     """
     folder = Path(config.output_dir)
     parse_thresholds(config.fail_above)
+    kept_suites(config)
     # 1. What is asked; faults are told before a model is loaded.
     plans = plan(config, say)
     # 2. Of whom.

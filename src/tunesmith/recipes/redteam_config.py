@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -103,8 +104,8 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
             raise ValueError("replay needs compare: models that are asked what the first one was asked")
         if self.attacker is not None and self.attacker.startswith(_ADDRESS) and self.attacker_model is None:
             raise ValueError("an address needs attacker_model, the model's name there")
-        names = (*self.compare, self.adapter or BASE)
-        if len(set(names)) < len(names):
+        places = [name if name == BASE else str(Path(name).resolve()) for name in self.names]
+        if len(set(places)) < len(places):
             raise ValueError("a model is compared with itself")
         return self
 

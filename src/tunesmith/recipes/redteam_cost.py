@@ -11,8 +11,10 @@ from tunesmith.progress import clock
 from tunesmith.recipes.redteam_config import RedteamConfig
 from tunesmith.recipes.redteam_open import LocalModels
 from tunesmith.records import Message
+from tunesmith.redteam.attempt_rows import read_attempt
+from tunesmith.redteam.catalogue import ATTACKS
 from tunesmith.redteam.driver import Driver
-from tunesmith.redteam.plan import Planned
+from tunesmith.redteam.plan import Planned, plan_replay
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked
 
@@ -56,18 +58,28 @@ def cost_of(
     Prompts of later turns are taken to grow by an answer each. A search that succeeds early takes less.
     """
     count = _Count(config, local)
-    there = 0
+    there = attempts = 0
+    first = next(iter(drivers.values()))
     for driver in drivers.values():
-        for plan in plans:
+        own = plans if driver is first or not config.replay else _replayed(first, plans)
+        attempts += len(own)
+        for plan in own:
             if driver.key_of(plan) in driver.attempts:
                 there += 1
             else:
                 count.add(driver, plan)
-    seconds = count.seconds(next(iter(drivers.values()))) if config.target is None else None
+    seconds = count.seconds(first) if config.target is None else None
     return CampaignCost(
-        attempts=len(plans) * len(drivers), attempts_there=there, answers=count.answers, read=count.read,
+        attempts=attempts, attempts_there=there, answers=count.answers, read=count.read,
         written=count.written, seconds=seconds,
     )  # fmt: skip
+
+
+def _replayed(first: Driver, plans: Sequence[Planned]) -> Sequence[Planned]:
+    """What a further model is asked, where all of the first's attempts are there; else at most the same attempts."""
+    rows = [first.attempts.get(first.key_of(plan)) for plan in plans]
+    done = [read_attempt(row) for row in rows if row is not None]
+    return plan_replay(done, ATTACKS) if len(done) == len(rows) else plans
 
 
 class _Count:

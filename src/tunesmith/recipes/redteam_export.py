@@ -95,7 +95,7 @@ def run_export(
 
     # 4. Help beside refusals, in its share.
     own = list(zip(findings, answers, strict=True))
-    own, helpful, mixture = _mixed(config, own, [*measured, *_measured(attempts, split)], say)
+    own, helpful, mixture = _mixed(config, own, [*measured, *_measured(attempts, split)], left_out, say)
 
     # 5. Write.
     rows = [finding_row(one, safe, config.to) for one, safe in own] + helpful
@@ -186,9 +186,10 @@ def _mixed(
     config: RedteamExportConfig,
     own: list[tuple[Finding, SafeAnswer]],
     measured: Sequence[str],
+    left_out: dict[str, int],
     say: Callable[[str], None],
 ) -> tuple[list[tuple[Finding, SafeAnswer]], list[dict[str, Any]], dict[str, Any]]:
-    """Findings and helpful rows in the stated share, and the facts of it."""
+    """Findings and helpful rows in the stated share, and the facts of it; what has to go is added to ``left_out``."""
     if config.to == "constitution-prompts":
         return own, [], {"own": len(own)}
     share = config.helpful_share
@@ -201,6 +202,7 @@ def _mixed(
     most = max(1, round(len(taken) * (1 - share) / share))
     if len(own) > most and len(taken) < wanted:
         say(f"{len(helpful)} helpful rows allow {most} others in a share of {share:g}: {len(own) - most} are left out.")
+        left_out["too few rows of help"] = len(own) - most
         own = own[:most]
     rows = [helpful_row(one, config.to, config.seed) for one in taken]
     return own, rows, {

@@ -47,6 +47,8 @@ class RedteamJudgeSettings(Config):
     """rubric at an address: most tokens of its three lines, and of reasons if it gives any."""
     judge_timeout_seconds: float = Field(120.0, gt=0)
     """rubric at an address: for one answer."""
+    judge_requests_per_minute: int = Field(60, ge=1)
+    """rubric at an address that is not this machine: most requests a minute."""
     judge_api_key_env: str = "TUNESMITH_API_KEY"
     """rubric at an address: environment variable that holds the key."""
     calibrations: str = "runs/judges"
@@ -118,20 +120,30 @@ def open_judge(
     return judge, notes
 
 
+def _judge_endpoint(settings: RedteamJudgeSettings, url: str) -> Endpoint:
+    """The judge's address, paced where it is somebody else's: it is sent as many requests as there are answers."""
+    assert settings.judge_model is not None
+    config = EndpointConfig(
+        url=url,
+        model=settings.judge_model,
+        api_key_env=settings.judge_api_key_env,
+        timeout_seconds=settings.judge_timeout_seconds,
+    )
+    endpoint = Endpoint(config)
+    if endpoint.is_local:
+        return endpoint
+    return Endpoint(config.model_copy(update={"requests_per_minute": settings.judge_requests_per_minute}))
+
+
 def _rater(settings: RedteamJudgeSettings, model: ModelConfig, base: Base | None) -> tuple[Rater, list[str]]:
     if settings.judge_url is not None:
-        assert settings.judge_model is not None
-        endpoint = Endpoint(
-            EndpointConfig(
-                url=settings.judge_url,
-                model=settings.judge_model,
-                api_key_env=settings.judge_api_key_env,
-                timeout_seconds=settings.judge_timeout_seconds,
-            )
-        )
+        endpoint = _judge_endpoint(settings, settings.judge_url)
         sampling = Sampling(max_new_tokens=settings.judge_max_new_tokens, temperature=0.0)
-        return WrittenRater(endpoint, sampling), list(endpoint.notes)
-    notes: list[str] = []
+        notes = list(endpoint.notes)
+        if pace := endpoint.config.requests_per_minute:
+            notes.append(f"goals and answers go to {settings.judge_url} to be judged, at most {pace} a minute.")
+        return WrittenRater(endpoint, sampling), notes
+    notes = []
     if base is None or settings.judge_model not in (None, model.model_name_or_path):
         name = settings.judge_model or model.model_name_or_path
         base = load_base(model.model_copy(update={"model_name_or_path": name}))

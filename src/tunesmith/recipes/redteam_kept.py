@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.errors import DataError
 from tunesmith.evals.run import run_task
 from tunesmith.evals.subject import local_subject
-from tunesmith.evals.suite import SuiteConfig
+from tunesmith.evals.suite import Suite, SuiteConfig
 from tunesmith.evals.suites.catalogue import find_suite
 from tunesmith.recipes.redteam_config import RedteamConfig
 from tunesmith.recipes.redteam_open import LocalModels, label_of
@@ -19,11 +19,18 @@ from tunesmith.rollout.sampling import Sampling
 RESULTS_FILE = "kept.jsonl"
 
 
+def kept_suites(config: RedteamConfig) -> dict[str, Suite]:
+    """The suites to be measured, by name; none where nothing is compared. Raises ConfigError for an unknown one."""
+    compared = config.target is None and len(config.names) > 1
+    return {name: find_suite(name) for name in config.capability} if compared else {}
+
+
 def measure_kept(
     config: RedteamConfig, local: LocalModels | None, folder: Path, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Facts of one task each; none where there is nothing to compare. A set that is not there is told and left out."""
-    if local is None or config.target is not None or len(config.names) < 2:
+    suites = kept_suites(config)
+    if local is None or not suites:
         return []
     subjects = {
         label_of(name, config): local_subject(
@@ -32,8 +39,7 @@ def measure_kept(
         for name in config.names
     }
     facts = []
-    for name in config.capability:
-        suite = find_suite(name)
+    for name, suite in suites.items():
         try:
             task = suite.build(SuiteConfig(data_dir=config.data_dir, limit=config.capability_items, seed=config.seed))
         except DataError as error:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.evals.compare_many import ALPHA
 from tunesmith.recipes.redteam import Campaign
 from tunesmith.recipes.redteam_loop_config import RedteamLoopConfig
 from tunesmith.redteam.attack import Family
 from tunesmith.redteam.attempts import Attempt
 from tunesmith.redteam.rates import KnownError
-from tunesmith.redteam.verdict import OVER_REFUSAL, SUCCESS, verdict_facts
+from tunesmith.redteam.verdict import OVER_REFUSAL, SUCCESS, adjusted, verdict_facts
 from tunesmith.runs import atomic_write_text
-from tunesmith.stats import holm_adjusted
 
 AGAIN_FILE = "again.json"
 TRAINED_ON, NOT_TRAINED_ON = "families trained on", "families not trained on"
@@ -43,7 +41,7 @@ def again_facts(config: RedteamLoopConfig, campaign: Campaign, folder: Path) -> 
         "safe": {label: facts["rates"][label].get(OVER_REFUSAL) for label in labels},
         "by_family": facts["by"]["family"],
         "errors": facts["errors"],
-        "changes": _as_one_table(changes),
+        "changes": adjusted([dict(one) for one in changes]),
     }
     atomic_write_text(folder / AGAIN_FILE, json.dumps(told, indent=1) + "\n")
     return dict(json.loads(json.dumps(told)))
@@ -52,13 +50,3 @@ def again_facts(config: RedteamLoopConfig, campaign: Campaign, folder: Path) -> 
 def _of(attempts: Sequence[Attempt], families: Sequence[Family]) -> list[Attempt]:
     """Attempts of these families to get what should be withheld."""
     return [one for one in attempts if one.family in families and one.goal.kind != "safe"]
-
-
-def _as_one_table(changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The changes with p adjusted for these alone, and what may be said of each."""
-    out = []
-    for one, p in zip(changes, holm_adjusted([one["p"] for one in changes]), strict=True):
-        gain = one["difference"]["value"] * (-1 if one["less_is_better"] else 1)
-        finding = "nothing found" if p >= ALPHA or not gain else "better" if gain > 0 else "worse"
-        out.append({**one, "p_holm": p, "finding": finding})
-    return out

@@ -64,10 +64,14 @@ def open_targets(config: RedteamConfig, *, needs_attacker: bool, base: Base | No
 
 
 def label_of(name: str, config: RedteamConfig) -> str:
-    """What a model is called in tables: base, or the adapter's folder, with its parent where two are named alike."""
-    own = Path(name)
-    alike = [one for one in config.names if Path(one).name == own.name]
-    return own.name if len(alike) == 1 else "/".join(own.parts[-2:])
+    """What a model is called in tables: base, or the adapter's folder, with as many parents as tell it from others."""
+    if name == BASE:
+        return BASE
+    others = [one for one in config.names if one != name]
+    taken = [(BASE,) if one == BASE else Path(one).absolute().parts for one in others]
+    own = Path(name).absolute().parts
+    length = next((n for n in range(1, len(own)) if all(one[-n:] != own[-n:] for one in taken)), len(own))
+    return "/".join(own[-length:])
 
 
 class LocalModels:

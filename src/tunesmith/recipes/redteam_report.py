@@ -23,15 +23,15 @@ def run_report(folders: Sequence[Path], output: Path | None = None) -> tuple[Pat
     Models stand in the order of the folders: the first model of the first is what the others are compared with, the
     last of the last is under test. Attempts are paired where they asked the same words. output: by default the last
     folder, and where there are several its `compared`. What was kept is only known within a campaign. Raises RunError
-    for a folder without a finished campaign, ConfigError where different judges judged.
+    for a folder without a finished campaign, ConfigError for one that is named twice and where different judges judged
+    goals of one kind.
     """
     attempts: dict[str, Sequence[Attempt]] = {}
-    labels = Counter(label for folder in folders for label in load_campaign(folder)[1])
-    seed = 0
-    for folder in folders:
-        config, own = load_campaign(folder)
-        seed = config.seed
-        attempts |= {label if labels[label] == 1 else f"{label} ({folder.name})": made for label, made in own.items()}
+    campaigns = [(name, *load_campaign(folder)) for name, folder in _named(folders).items()]
+    labels = Counter(label for _, _, own in campaigns for label in own)
+    for name, _, own in campaigns:
+        attempts |= {label if labels[label] == 1 else f"{label} ({name})": made for label, made in own.items()}
+    seed = campaigns[-1][1].seed
     _check_judges(attempts, folders)
     kept = _read(folders[0] / CAMPAIGN_FILE).get("kept", []) if len(folders) == 1 else []
     errors = errors_from(_read(folders[-1] / JSON_FILE))
@@ -51,11 +51,27 @@ def errors_from(facts: Mapping[str, Any]) -> dict[GoalKind, KnownError]:
     }
 
 
+def _named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by their last names, or whole where two end alike. Raises ConfigError for one that is named twice."""
+    whole = [folder.resolve() for folder in folders]
+    if twice := [str(folder) for folder, number in Counter(whole).items() if number > 1]:
+        raise ConfigError(twice[0], "is named twice.", "Name each campaign once.")
+    names = Counter(folder.name for folder in whole)
+    return {
+        folder.name if names[folder.name] == 1 else str(given): given
+        for folder, given in zip(whole, folders, strict=True)
+    }
+
+
 def _check_judges(attempts: Mapping[str, Sequence[Attempt]], folders: Sequence[Path]) -> None:
-    judges = {json.dumps(dict(one.judge), sort_keys=True) for own in attempts.values() for one in own}
-    if len(judges) > 1:
-        cause = f"{len(judges)} different judges judged them, so that a difference may be theirs."
-        raise ConfigError(", ".join(map(str, folders)), cause, "Run them with the same judge.")
+    """Raise ConfigError where goals of one kind had different judges; each kind may have its own."""
+    judges: dict[GoalKind, set[str]] = {}
+    for one in (one for own in attempts.values() for one in own):
+        judges.setdefault(one.goal.kind, set()).add(json.dumps(dict(one.judge), sort_keys=True))
+    for kind, own in judges.items():
+        if len(own) > 1:
+            cause = f"{len(own)} different judges judged goals of kind {kind}, so that a difference may be theirs."
+            raise ConfigError(", ".join(map(str, folders)), cause, "Run them with the same judge.")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,13 +16,16 @@ from tunesmith.reports.redteam_tables import headline
 
 # Words that open a text, which tell a transcript apart and give nothing away.
 _SHOWN_WORDS = 3
+# Of each of them: scripts without spaces put a whole answer into one word.
+_SHOWN_LETTERS = 16
 
 
 def masked(text: str) -> str:
-    """The first words of a text and how many follow: what stands in a terminal unless one asks to see it."""
+    """The first words of a text, long ones cut, and how many follow: what a terminal has unless one asks to see it."""
     words = text.split()
     left = len(words) - _SHOWN_WORDS
-    return " ".join(words[:_SHOWN_WORDS]) + (f" [{left} more words]" if left > 0 else "")
+    shown = [word if len(word) <= _SHOWN_LETTERS else f"{word[:_SHOWN_LETTERS]}..." for word in words[:_SHOWN_WORDS]]
+    return " ".join(shown) + (f" [{left} more words]" if left > 0 else "")
 
 
 @contextmanager

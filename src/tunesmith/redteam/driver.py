@@ -79,6 +79,10 @@ class Driver:
         told: dict[str, Any] = {**plan.identity, "target": self.target.identity, "judge": judge}
         if plan.attack.num_attacker_calls and self.attacker is not None:
             told["attacker"] = self.attacker.identity
+            # It draws even where the target takes the likeliest token, and then by the cut-offs of its own speaker.
+            cuts = [self.attacker.sampling.top_p, self.attacker.sampling.top_k]
+            if not self.attacker.sampling.temperature and cuts != [1.0, 0]:
+                told["attacker_cuts"] = cuts
         return digest_of(told)
 
     def first_calls(self, plan: Planned) -> list[tuple[str, Call]]:

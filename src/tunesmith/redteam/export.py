@@ -90,7 +90,9 @@ class SafeAnswer:
 
 def split_attempts(attempts: Sequence[Attempt], config: SplitConfig, seed: int) -> Split:
     """Both sides of a campaign's families and goals. Raises ConfigError where one side would be empty."""
-    present = [one for one in FAMILIES if any(attempt.family == one for attempt in attempts)]
+    # Safe goals are asked plainly whatever the attacks, and give no row.
+    made = {attempt.family for attempt in attempts if attempt.goal.kind != "safe"}
+    present = [one for one in FAMILIES if one in made]
     train, test = split_families(present, config, seed)
     goals = list({one.goal.id: one.goal for one in attempts if one.goal.kind != "safe"}.values())
     held_out = split_goals(goals, config.test_share_of_goals, config.goal_likeness, seed)

@@ -20,11 +20,12 @@ from tunesmith.evals.suite import SuiteConfig
 from tunesmith.randomness import derive_seed
 from tunesmith.redteam.judgement import Case, Judgement
 from tunesmith.redteam.judges import read_kind
+from tunesmith.rollout.refusal import detector_digest
 
 FOLDER = "runs/judges"
 PROSE = ("oasst_pairs/pairs_en.jsonl", "https://github.com/artidoro/qlora (OASST1, Apache-2.0)")
 # Answers of people are laid beside tweets by their first words, short and longer ones.
-_PROSE_WORDS = (12, 40)
+PROSE_WORDS = (12, 40)
 # Raised when the judge reads a probability otherwise.
 _VERSION = "1"
 # Of a hundred answers: trained on, then for the threshold; the rest measures the error.
@@ -69,7 +70,7 @@ def open_harm_judge(data_dir: str | None = None, folder: str = FOLDER) -> HarmJu
     rows = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     code = hashlib.sha256(Path(str(toxicity_classifier.__file__)).read_bytes()).hexdigest()
     path = Path(folder) / f"harm-{hashlib.sha256(f'{rows} {code}'.encode()).hexdigest()[:16]}.npz"
-    settings = {"rows": rows, "code": code, "version": _VERSION}
+    settings = {"rows": rows, "code": code, "refusals": detector_digest(), "version": _VERSION}
     if path.exists():
         return HarmJudge(load_classifier(path), settings)
     classifier = with_best_threshold(fit(*parts["train"]), *parts["validation"])
@@ -90,7 +91,7 @@ def harm_rows(data_dir: str | None = None) -> dict[str, tuple[list[str], list[bo
         words = str(row["output"]).split()
         place = derive_seed(0, "harm_prose", " ".join(words)) % 100
         name = "train" if place < _TRAIN else "validation" if place < _TRAIN + _VALIDATION else "test"
-        for length in _PROSE_WORDS:
+        for length in PROSE_WORDS:
             parts[name][0].append(" ".join(words[:length]))
             parts[name][1].append(False)
     return parts

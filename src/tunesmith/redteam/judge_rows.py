@@ -16,7 +16,7 @@ from tunesmith.randomness import permutation
 from tunesmith.records import Where
 from tunesmith.redteam.goals import Goal, GoalKind
 from tunesmith.redteam.judge_errors import FOUL_TEXTS, HATE_ANSWERS, LabelledCase, LabelledCases
-from tunesmith.redteam.judge_harm import harm_rows
+from tunesmith.redteam.judge_harm import PROSE_WORDS, harm_rows
 
 MISINFORMATION = "PyRIT, information integrity"
 HATECHECK = "HateCheck"
@@ -50,7 +50,11 @@ def text_sets(data_dir: str | None = None) -> list[LabelledCases]:
     Success is that people call a text hateful, or, of tweets, offensive. Raises DataError as ``answer_sets`` does.
     """
     texts, offensive = harm_rows(data_dir)["test"]
-    tweets = tuple(_text(text, gold, f"{i}") for i, (text, gold) in enumerate(zip(texts, offensive, strict=True)))
+    # One piece of prose stands there twice, cut short and longer.
+    tweets = tuple(
+        _text(text, gold, " ".join(text.split()[: min(PROSE_WORDS)]))
+        for text, gold in zip(texts, offensive, strict=True)
+    )
     folder = _folder(data_dir)
     columns = ("test_case", "label_gold", "templ_id")
     checks = tuple(
@@ -84,9 +88,8 @@ def _folder(data_dir: str | None) -> Path:
 
 
 def _of_refusals(one: LabelledSet) -> LabelledCases:
-    cases = tuple(
-        _case(answer.prompt, answer.answer, answer.outcome == "comply", f"{i}") for i, answer in enumerate(one.answers)
-    )
+    # Of the pooled halves several models answered one prompt.
+    cases = tuple(_case(own.prompt, own.answer, own.outcome == "comply", own.prompt) for own in one.answers)
     return LabelledCases(source=one.source, part=one.part, question="followed", cases=cases)
 
 

@@ -21,6 +21,7 @@ from tunesmith.records import Message
 from tunesmith.redteam.judgement import Case, Judgement
 from tunesmith.redteam.judges import read_kind
 from tunesmith.rollout.likelihood import LikelihoodModel
+from tunesmith.rollout.refusal import detector_digest
 from tunesmith.rollout.results import ResultsFile
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.writer import Asked, Writer
@@ -130,9 +131,10 @@ class RubricJudge:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Who reads the rubric, its wording and the score that counts as a success."""
+        """Who reads the rubric, its wording, the score that counts as a success, and the rules that tell nonsense."""
         wording = hashlib.sha256("\0".join(turn.content for turn in rendered("request", "answer")).encode()).hexdigest()
-        return {"judge": "rubric", **self.rater.identity, "wording": wording, "success_from": repr(self.success_from)}
+        bar = {"success_from": repr(self.success_from), "refusals": detector_digest()}
+        return {"judge": "rubric", **self.rater.identity, "wording": wording, **bar}
 
     def judge(self, cases: Sequence[Case]) -> Iterator[tuple[int, Judgement]]:
         """Nonsense and what was said before first, then as it is said; equal cases are put once."""

@@ -229,6 +229,8 @@ def _composed(readings: Sequence[tuple[str, Judgement]], how: How) -> Judgement:
         success, score = any(one.success for one in said), max(one.score for one in said)
         if not success and any(one.kind == "nonsense" for one in said):
             kind, score = "nonsense", 0.0
+        elif not success and any(one.details.get("unread") for one in said):
+            unread = {"unread": True}
     return Judgement(kind=kind, success=success, score=score, details={**details, **unread})
 
 

@@ -8,8 +8,13 @@ from tunesmith.redteam.attempts import Attempt
 
 
 def name_of(attempt: Attempt) -> tuple[object, ...]:
-    """What makes two attempts the same but for the model: goal, attack, converters, draw, the words that came of it."""
-    return attempt.goal.id, attempt.attack, attempt.converters, attempt.index, attempt.request
+    """What makes two attempts the same but for the model: goal, attack, converters, draw, and their first words.
+
+    Later turns, and what a search comes to, depend on what was answered.
+    """
+    messages = attempt.tries[0].messages if attempt.tries else ()
+    words = next((turn.content for turn in messages if turn.role == "user"), "")
+    return attempt.goal.id, attempt.attack, attempt.converters, attempt.index, attempt.request, words
 
 
 def pair_up(before: Sequence[Attempt], after: Sequence[Attempt]) -> tuple[list[Attempt], list[Attempt]]:

@@ -10,6 +10,7 @@ from tunesmith.records import Message
 from tunesmith.redteam.attack import Family
 from tunesmith.redteam.attempts import Attempt, Try
 from tunesmith.redteam.goals import Goal, GoalKind
+from tunesmith.redteam.judgement import Case
 from tunesmith.redteam.scan_records import Record, Told, count, judged, last_asked, made_attempt, words_in
 
 # garak's probe modules, where their attacks are no templates around a harmful request.
@@ -89,7 +90,8 @@ def _garak_attempt(
             where=record.where,
         )
         worst = max(given.values())
-        said = judged(goal, answer.content, worst >= threshold, worst, {"garak": given})
+        case = Case(goal=goal, prompt=goal.request, answer=answer.content)
+        said = judged(case, worst >= threshold, worst, {"garak": given})
         attempt = Told(goal=goal, attack=f"garak/{probe}", family=family, index=index, seed=seed)
         details = {"tool": "garak", "aim": row.get("goal"), "uuid": row["uuid"]}
         tries = (Try(messages=tuple(asked), answer=answer.content, stop_reason="unknown", judgement=said),)

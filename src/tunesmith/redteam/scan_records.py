@@ -71,9 +71,9 @@ def last_asked(messages: Sequence[Message]) -> str:
     return next((one.content for one in reversed(messages) if one.role == "user"), "")
 
 
-def judged(goal: Goal, answer: str, hit: bool, score: float, details: Mapping[str, Any]) -> Judgement:
+def judged(case: Case, hit: bool, score: float, details: Mapping[str, Any]) -> Judgement:
     """Their verdict with our reading of the answer's kind."""
-    kind, reason = read_kind(Case(goal=goal, prompt=goal.request, answer=answer))
+    kind, reason = read_kind(case)
     said = {**details, "nonsense": reason} if reason else dict(details)
     return Judgement(kind=kind, success=hit and kind != "nonsense", score=min(max(score, 0.0), 1.0), details=said)
 

@@ -92,7 +92,8 @@ def _limit(name: str, number: str) -> float:
 def exceeded(facts: Facts, thresholds: Mapping[str, float]) -> list[Exceeded]:
     """The figures of the model under test that are above their limits.
 
-    Raises ConfigError for a figure that was not measured: a gate that nothing can fail would pass everything.
+    Raises ConfigError for a figure that was not measured, or that answers which the judge could not read may have
+    carried over its limit: a gate that nothing can fail would pass everything.
     """
     out = []
     for name, limit in thresholds.items():
@@ -102,7 +103,18 @@ def exceeded(facts: Facts, thresholds: Mapping[str, float]) -> list[Exceeded]:
             raise ConfigError(_PLACE, cause, _HOW.get(name.split("-")[0], "Leave it out."))
         if value > limit:
             out.append(Exceeded(name=name, value=value, limit=limit))
+        elif min(1.0, value + _unread_share(facts, name)) > limit:
+            unread = facts["counts"][facts["final"]]["unread"]
+            cause = f"'{name}' is {value:.4g}, but the judge could not read {unread} answers, which may be successes."
+            raise ConfigError(_PLACE, cause, "Take a judge that can, such as rubric>detector.")
     return out
+
+
+def _unread_share(facts: Facts, name: str) -> float:
+    """The most that a figure would rise if every answer the judge could not read were a success."""
+    of = {"asr": SUCCESS, "broken": BROKEN}.get(name.split("-")[0])
+    counts, rates = facts["counts"][facts["final"]], facts["rates"][facts["final"]]
+    return 0.0 if of is None else float(counts["unread"] / rates[of]["num"])
 
 
 _HOW = {

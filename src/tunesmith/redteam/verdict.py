@@ -66,7 +66,7 @@ def verdict_facts(
         "labels": labels,
         "final": labels[-1],
         "models": {label: dict(own[0].target) if own else {} for label, own in made.items()},
-        "judge": next(dict(one.judge) for own in made.values() for one in own),
+        "judges": _judges(made),
         "errors": _error_facts(made, errors or {}),
         "counts": {label: _counts(own) for label, own in made.items()},
         "rates": {
@@ -175,7 +175,7 @@ def _changes(
                 kept = {name: task[name] for name in ("unit", "less_is_better", "num")}
                 sides = {"before": task["values"][labels[0]], "after": task["values"][label]}
                 out.append({"what": f"kept: {task['task']}", "label": label, **kept, **sides, **task["changes"][label]})
-    return _adjusted(out)
+    return adjusted(out)
 
 
 def _score_change(label: str, before: Sequence[Attempt], after: Sequence[Attempt], seed: int) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _score_change(label: str, before: Sequence[Attempt], after: Sequence[Attempt
     }  # fmt: skip
 
 
-def _adjusted(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def adjusted(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The changes with p adjusted for all of them and what may be said of each."""
     for one, p in zip(changes, holm_adjusted([one["p"] for one in changes]), strict=True):
         one["p_holm"] = p
@@ -224,7 +224,7 @@ def _by(
             if label != labels[0] and before:
                 entry["change"] = read.change(name, label, reads(before), reads(after))
             out.append(entry)
-    _adjusted([entry["change"] for entry in out if "change" in entry])
+    adjusted([entry["change"] for entry in out if "change" in entry])
     return out
 
 
@@ -271,6 +271,12 @@ def _unpaired(labels: Sequence[str], asked: ByModel) -> dict[str, list[int]]:
         if num:
             out[label] = [num, len(asked[label])]
     return out
+
+
+def _judges(made: ByModel) -> list[dict[str, str]]:
+    """Every judge there is, in the order of the attempts."""
+    told = {tuple(one.judge.items()): dict(one.judge) for own in made.values() for one in own}
+    return list(told.values())
 
 
 def _error_facts(made: ByModel, errors: Errors) -> dict[str, Any]:

@@ -161,9 +161,8 @@ class Batcher:
                     self._answer(rows)
             except Exception as error:
                 # A fault of one batch is told to those who wait for it; the server goes on.
-                said = error.cause if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
                 for job in {id(row.job): row.job for row in rows}.values():
-                    job.events.put(RequestError(500, f"answering failed: {said}", "Look at the server's log."))
+                    job.events.put(_failed(error))
 
     def _next(self) -> list[Job] | None:
         """The jobs that wait, oldest first, those of the oldest one's sampling; None when closed."""
@@ -196,6 +195,10 @@ class Batcher:
                 ids, limit = self._room(job)
             except RequestError as error:
                 job.events.put(error)
+                continue
+            except Exception as error:
+                # What a template or a tokenizer chokes on is told to who sent it; the worker must outlive it.
+                job.events.put(_failed(error))
                 continue
             needs = {**longest, job.adapter: max(len(ids), longest.get(job.adapter, 0))}
             if not all(self._fits(adapter, length, max(most, limit)) for adapter, length in needs.items()):
@@ -286,6 +289,11 @@ class Batcher:
 def _kind(job: Job) -> Mapping[str, float]:
     """What a generator call has one of."""
     return {"temperature": job.temperature, "top_p": job.top_p, "top_k": job.top_k}
+
+
+def _failed(error: Exception) -> RequestError:
+    said = error.cause if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
+    return RequestError(500, f"answering failed: {said}", "Look at the server's log.")
 
 
 def _closing() -> RequestError:

@@ -123,13 +123,25 @@ class ChatRequest(Config):
 
     def conversation(self) -> tuple[Message, ...]:
         """The messages in our words. Raises RequestError where there is nothing to answer."""
-        messages = []
+        messages: list[Message] = []
         for one in self.messages:
             text = one.content if isinstance(one.content, str) else "".join(part.text for part in one.content)
+            if not _is_unicode(text):
+                fix = "Send whole characters: a pair of surrogates, or UTF-8."
+                raise RequestError(400, f"messages.{len(messages)}.content: holds half a character.", fix)
             messages.append(Message(role="system" if one.role == "developer" else one.role, content=text))
         if messages[-1].role == "assistant":
             raise RequestError(400, "the last message is the assistant's own.", "End with a user's message.")
         return tuple(messages)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be encoded; JSON's escapes can spell halves of characters, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_request(body: bytes) -> ChatRequest:

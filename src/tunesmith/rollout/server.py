@@ -57,7 +57,7 @@ class ModelServer:
         self.created, self.num_answered = int(time.time()), 0
         self.only_here = is_loopback(host)
         self._number = itertools.count()
-        self._busy = 0
+        self._busy, self._has_served = 0, False
         self._idle = threading.Condition()
         try:
             self._http = _Http((host, port), self)
@@ -70,12 +70,15 @@ class ModelServer:
 
     def serve(self) -> None:
         """Answer requests until ``close`` or an exception such as Ctrl-C."""
+        self._has_served = True
         self._http.serve_forever(poll_interval=0.1)
 
     def close(self) -> None:
         """Stop listening, tell those who wait, and give their connections a moment to hear it."""
         self.batcher.close()
-        self._http.shutdown()
+        # Of a server that never began, shutdown would wait for the end for ever.
+        if self._has_served:
+            self._http.shutdown()
         self._http.server_close()
         with self._idle:
             self._idle.wait_for(lambda: not self._busy, timeout=5)
