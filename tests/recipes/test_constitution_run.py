@@ -86,7 +86,7 @@ def test_every_stage_leaves_what_the_next_one_reads(finished: tuple[dict[str, An
     }
     assert sum(map(len, texts.values())) == len(set.union(*texts.values())) == 16 and len(texts["label.jsonl"]) == 8
     harmless = (folder / "prompts" / "label_harmless.jsonl").read_text().splitlines()
-    assert len(harmless) == 4 and set(harmless) < set((folder / "prompts" / "label.jsonl").read_text().splitlines())
+    assert len(harmless) == 3 and set(harmless) < set((folder / "prompts" / "label.jsonl").read_text().splitlines())
     # The label stage asked the sft adapter, and dpo started from it.
     provenance = json.loads((folder / "dpo" / "tunesmith_provenance.json").read_text())
     draws = [json.loads(line) for line in (folder / "label" / "feedback.db.draws.jsonl").read_text().splitlines()]
