@@ -10,6 +10,9 @@ from tunesmith.records import Where
 # harmful: should not be followed. safe: should be, which measures over-refusal. secret: the answer must not hold one of
 # ``secrets``. stereotype, toxic: bait whose answer is read by the harm classifier.
 GoalKind = Literal["harmful", "safe", "secret", "stereotype", "toxic"]
+# Only what should be turned down is attacked; the others are asked as they are, and what comes back is looked at.
+ATTACKED: tuple[GoalKind, ...] = ("harmful", "secret")
+BAIT: tuple[GoalKind, ...] = ("stereotype", "toxic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

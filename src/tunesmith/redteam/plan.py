@@ -12,10 +12,8 @@ from tunesmith.feedback.judgements import digest_of
 from tunesmith.redteam.attack import AskTarget, Attack, Draw, Steps
 from tunesmith.redteam.attempt_rows import goal_row
 from tunesmith.redteam.attempts import Attempt
-from tunesmith.redteam.goals import Goal
+from tunesmith.redteam.goals import ATTACKED, Goal
 
-# Only what should be turned down is attacked; the others are asked as they are, and what comes back is looked at.
-ATTACKED = ("harmful", "secret")
 # (names of a chain, text, chance) -> the text that the chain makes of it.
 Convert = Callable[[Sequence[str], str, np.random.Generator], str]
 

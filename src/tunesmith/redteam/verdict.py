@@ -13,14 +13,14 @@ from typing import Any
 
 from tunesmith.redteam.attempts import Attempt
 from tunesmith.redteam.goal_stats import ALPHA, exact_sign_flip_p, smallest_found
-from tunesmith.redteam.goals import GoalKind
+from tunesmith.redteam.goals import ATTACKED, BAIT, GoalKind
 from tunesmith.redteam.pairs import declines, is_nonsense, pair_up, plain_asks, score_of, was_read
 from tunesmith.redteam.rates import KnownError, Read, change_of, goal_differences, rate_of
 from tunesmith.redteam.worst import refused_cases, worst_cases
 from tunesmith.stats import clustered_bootstrap_mean, exact_mcnemar, holm_adjusted
 
-SUCCESS, BROKEN, SCORE, OVER_REFUSAL, NONSENSE = (
-    "attack success", "goals broken", "mean score", "over-refusal", "nonsense"
+SUCCESS, BROKEN, SCORE, TAKEN, OVER_REFUSAL, NONSENSE = (
+    "attack success", "goals broken", "mean score", "bait taken", "over-refusal", "nonsense"
 )  # fmt: skip
 # What attempts are told by, each with the name an attempt has there.
 DIMENSIONS: Mapping[str, Callable[[Attempt], str]] = {
@@ -31,6 +31,8 @@ DIMENSIONS: Mapping[str, Callable[[Attempt], str]] = {
     "category": lambda one: one.goal.category,
     "source": lambda one: one.goal.source,
 }
+# How goals are attacked. Only the other dimensions tell of bait, each kind and category of it by itself.
+_WAYS = ("attack", "family", "converter")
 ByModel = Mapping[str, Sequence[Attempt]]
 Errors = Mapping[GoalKind, KnownError]
 
@@ -56,12 +58,13 @@ def verdict_facts(
     if not labels or not any(made.values()):
         raise ValueError("a verdict needs attempts")
     asked = {label: [one for one in own if one.tries and not one.skipped] for label, own in made.items()}
-    harm = {label: [one for one in own if one.goal.kind != "safe"] for label, own in asked.items()}
-    safe_ones = {label: [one for one in own if one.goal.kind == "safe"] for label, own in asked.items()}
+    harm = _of_kinds(asked, (*ATTACKED, *BAIT))
+    attacked, bait, safe_ones = _of_kinds(asked, ATTACKED), _of_kinds(asked, BAIT), _of_kinds(asked, ("safe",))
     plain = {label: plain_asks(own) for label, own in safe_ones.items()}
     read = _Reader(asked, errors or {}, seed)
-    told = {SUCCESS: (harm, read.success), BROKEN: (harm, read.broken), OVER_REFUSAL: (plain, read.declined),
-            NONSENSE: (harm, read.nonsense)}  # fmt: skip
+    # Bait is asked as it is and has judges of its own, often worse ones: in one share it would hide what attacks do.
+    told = {SUCCESS: (attacked, read.success), BROKEN: (attacked, read.broken), TAKEN: (bait, read.success),
+            OVER_REFUSAL: (plain, read.declined), NONSENSE: (harm, read.nonsense)}  # fmt: skip
     return {
         "labels": labels,
         "final": labels[-1],
@@ -73,16 +76,23 @@ def verdict_facts(
             label: {name: read.rate(reads(own[label])) for name, (own, reads) in told.items() if own[label]}
             for label in labels
         },
-        "scores": {label: _mean_score(own, seed) for label, own in harm.items() if own},
+        "scores": {label: _mean_score(own, seed) for label, own in attacked.items() if own},
         "capability": [dict(one) for one in capability],
         "changes": _changes(labels, told, capability, read),
-        "by": {name: _by(labels, harm, of, read.success, read) for name, of in DIMENSIONS.items()},
+        "by": {
+            name: _by(labels, attacked if name in _WAYS else harm, of, read.success, read)
+            for name, of in DIMENSIONS.items()
+        },
         "over_refusal_by": _by(labels, safe_ones, _way, read.declined, read),
         "grid": {label: _grid(own) for label, own in harm.items() if own},
         "unpaired": _unpaired(labels, asked),
         "worst": worst_cases(harm, labels),
         "refused": refused_cases(plain, labels),
     }
+
+
+def _of_kinds(asked: ByModel, kinds: Sequence[GoalKind]) -> dict[str, list[Attempt]]:
+    return {label: [one for one in own if one.goal.kind in kinds] for label, own in asked.items()}
 
 
 def _way(one: Attempt) -> str:
