@@ -81,7 +81,9 @@ def test_files_come_from_an_endpoint_and_are_paid_once(work: Path, server: ChatS
     }  # fmt: skip
     summary = json.loads(Path("out/summary.json").read_text())
     assert (summary["revised"], summary["harmless_revised"], summary["stops"]) == (3, 0, {"nothing found": 5})
-    assert summary["rows"] == {"own": 5, "helpful": 5, "helpful_share": 0.5, "wanted": 5}
+    assert summary["rows"] == {
+        "own": 5, "helpful": 5, "helpful_share": 0.5, "wanted": 5, "complying_left_out": 0,
+    }  # fmt: skip
     assert (
         summary["this_run"]["asked"]
         == {"answer": 5, "critique": 8, "revision": 3}
@@ -152,6 +154,27 @@ def test_what_was_not_revised_is_no_row_unless_asked_for(work: Path, server: Cha
     assert run_revise(config(server), said.append).summary["rows"]["own"] == 0
     assert any("nothing was revised" in line for line in said) and Path("out/sft.jsonl").read_bytes() == b""
     assert run_revise(config(server, unrevised="keep")).summary["rows"]["own"] == 3
+
+
+def test_revisions_that_still_comply_are_no_rows_where_told(work: Path, server: ChatServer) -> None:
+    def reply(messages: list[dict[str, str]]) -> tuple[int, str, bytes]:
+        declines = "number 1" in json.dumps(messages) and messages[-1]["content"].startswith("Write the answer once")
+        return completion("I'm sorry, but I won't write that.") if declines else kindly(messages)
+
+    server.reply = reply
+    told = {"harmless": "good.txt", "helpful_rows": "helpful.jsonl", "helpful_share": 0.5}
+    assert run_revise(config(server, **told)).summary["rows"]["own"] == 5
+    audit, number = Path("out/audit.jsonl").read_bytes(), len(server.bodies)
+    said = list[str]()
+    kept = run_revise(config(server, **told, rows_of_prompts="declined"), said.append).summary
+    rows = [row for row in rows_of("sft.jsonl") if row["provenance"]["from"] != "helpful"]
+    assert sorted(row["messages"][-1]["content"] for row in rows) == [
+        "Gladly: Name a river.", "Gladly: Name a tree.", "I'm sorry, but I won't write that.",
+    ]  # fmt: skip
+    # The share is of what is left, nothing was asked again, and the log still has all of it.
+    assert kept["rows"] == {"own": 3, "helpful": 3, "helpful_share": 0.5, "wanted": 3, "complying_left_out": 2}
+    assert len(server.bodies) == number and Path("out/audit.jsonl").read_bytes() == audit
+    assert any(line.startswith("2 answers that still do what they should decline") for line in said)
 
 
 @pytest.mark.parametrize("critic", ["random", "always-refuse"])

@@ -10,6 +10,7 @@ from tunesmith.constitution.principles import Constitution
 from tunesmith.constitution.revise import ANSWERED, GOOD, NO_ANSWER, REVISED, STOPS, Chain
 from tunesmith.constitution.wording import Style, Verdict, contradicts, critic_row
 from tunesmith.records import Message, Revision
+from tunesmith.rollout.refusal import read_refusal
 
 # Places told of each kind of garbage.
 _PLACES = 5
@@ -44,15 +45,20 @@ def step_row(one: Revision) -> dict[str, Any]:
     }
 
 
-def sft_rows(chains: Sequence[Chain], *, keep_unrevised: bool = False) -> list[dict[str, Any]]:
+def sft_rows(
+    chains: Sequence[Chain], *, keep_unrevised: bool = False, only_declined: bool = False
+) -> list[dict[str, Any]]:
     """The last answer of each prompt as a row of ``messages``, with where it comes from beside it.
 
     An answer in which nothing was changed is a row for a harmless prompt, and for the others only if told so: that a
-    critic found nothing in an answer to a bad request does not make it one to train on.
+    critic found nothing in an answer to a bad request does not make it one to train on. only_declined: nor does that a
+    reviser changed it: those of the others that still comply are no rows.
     """
     out = []
     for chain in chains:
         if chain.last.stopped == NO_ANSWER or not (chain.was_revised or chain.question.harmless or keep_unrevised):
+            continue
+        if only_declined and not chain.question.harmless and not _declines(chain):
             continue
         turns = [*chain.question.messages, Message(role="assistant", content=chain.last.after)]
         provenance = {
@@ -63,6 +69,11 @@ def sft_rows(chains: Sequence[Chain], *, keep_unrevised: bool = False) -> list[d
         }
         out.append({"messages": turns_of(turns), "provenance": provenance})
     return out
+
+
+def _declines(chain: Chain) -> bool:
+    asked = chain.question.messages[-1].content
+    return read_refusal(asked, chain.last.after).kind in ("partly", "refuse")
 
 
 def critic_rows(

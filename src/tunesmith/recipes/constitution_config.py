@@ -89,6 +89,9 @@ class ReviseConfig(Config):
     """Of critiques; 0 asks for the likeliest."""
     unrevised: Literal["drop", "keep"] = "drop"
     """Answers to ``prompts`` in which nothing was changed: no rows, or rows as they are."""
+    rows_of_prompts: Literal["all", "declined"] = "all"
+    """declined: of the answers to ``prompts`` only those that the refusal detector reads as declining, at least in
+    part, become rows; for prompts of which none should be followed, where a weak reviser often still does."""
     seed: int = Field(0, ge=0)
     """Keys every draw: of principles, of words, of the mixture."""
     prompts_at_once: int = Field(32, ge=1)

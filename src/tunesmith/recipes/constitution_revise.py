@@ -132,8 +132,13 @@ def _write(
 ) -> dict[str, Any]:
     """Write log and rows; returns the summary."""
     folder, constitution = Path(config.output_dir), loaded.constitution
-    own = sft_rows(chains, keep_unrevised=config.unrevised == "keep")
+    keep, declined = config.unrevised == "keep", config.rows_of_prompts == "declined"
+    own = sft_rows(chains, keep_unrevised=keep, only_declined=declined)
+    num_complying = len(sft_rows(chains, keep_unrevised=keep)) - len(own)
+    if num_complying:
+        say(f"{num_complying} answers that still do what they should decline are no rows; the log has them.")
     rows, mixture = mixed(config, own, loaded.helpful, say)
+    mixture["complying_left_out"] = num_complying
     # A control has nothing to teach.
     asks = speakers.critic.settings if isinstance(speakers.critic, ModelCritic) else None
     lessons = [] if asks is None else critic_rows(chains, constitution, asks.style, asks.verdict)
