@@ -62,7 +62,10 @@ def test_helpful_answers_are_short_and_none_refuses() -> None:
     rows = rows_of("helpful.jsonl")
     assert len(rows) >= 120 and sum(row["kind"] == "sounds-dangerous" for row in rows) >= 60
     assert len({row["prompt"].lower() for row in rows}) == len(rows)
-    assert [row["prompt"] for row in rows if len(row["completion"].split()) > 60] == []
+    # Who is in trouble needs more than a sentence: answers that are all short taught the embedded model to be.
+    most = {"care": 90}
+    assert [row["prompt"] for row in rows if len(row["completion"].split()) > most.get(row["kind"], 60)] == []
+    assert sum(row["kind"] == "care" and len(row["completion"].split()) >= 60 for row in rows) >= 10
     refused = [row["prompt"] for row in rows if read_refusal(row["prompt"], row["completion"]).outcome == "refuse"]
     # The reader takes advice to call somebody for a refusal now and then.
     assert len(refused) <= 0.02 * len(rows), refused
