@@ -67,6 +67,11 @@ def test_a_file_without_such_suffixes_is_told(tmp_path: Path) -> None:
     path = _file(tmp_path, _row("a", "random-search", " ?a"), _row("a", "none", ""))
     with pytest.raises(DataError, match=r"no suffix of the method gcg \(none, random-search\)"):
         suffix_attack(path)
+    # A suffix is of one model's gradients: which of two is meant nobody can tell.
+    two = [_row("a", "gcg", " !a") | {"key": name, "adapter_digest": name} for name in ("1", "2")]
+    with pytest.raises(DataError, match=r"searched for 2 different models.*--output"):
+        suffix_attack(_file(tmp_path, *two))
+    assert suffix_attack(_file(tmp_path, two[0], two[1] | {"method": "random-search"})).name == "gcg"
     with pytest.raises(ConfigError, match="Write gcg:FILE"):
         find_attacks(["gcg:"])
 

@@ -77,7 +77,7 @@ def test_the_verb_measures_and_files(data: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(judges)
     folder = tmp_path / "filed"
-    command = ["--judge", "detector", "--judge", "harm", "--data-dir", str(data), "--calibrations", str(folder)]
+    command = ["--judge", "detector", "--judge", "harm", "--data", str(data), "--calibrations", str(folder)]
     ran = CliRunner().invoke(app, [*command, "--json"])
     assert ran.exit_code == 0, ran.output
     detector, harm = json.loads(ran.stdout)["judges"]

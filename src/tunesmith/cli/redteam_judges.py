@@ -27,7 +27,7 @@ def judges(
     url: Annotated[str | None, typer.Option("--url", help="OpenAI-compatible address of a rubric.")] = None,
     success_from: Annotated[float, typer.Option("--success-from", help="A rubric's score that is a success.")] = 0.5,
     calibrations: Annotated[str, typer.Option("--calibrations", help="Folder where errors are filed.")] = "runs/judges",
-    data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder of the public sets.")] = None,
+    data_dir: Annotated[str | None, typer.Option("--data", "--data-dir", help="Folder of the public sets.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

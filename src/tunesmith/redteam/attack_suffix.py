@@ -42,16 +42,17 @@ def suffix_messages(goal: Goal, suffix: str) -> tuple[Message, ...]:
 def read_suffixes(file: Path, method: str = "gcg") -> list[Suffix]:
     """The suffixes of one method in a file of ``tunesmith redteam gcg``, in its order.
 
-    Raises RunError for a file that is none, DataError where it holds no suffix of the method.
+    Raises RunError for a file that is none, DataError where it holds no suffix of the method or those of two models.
     """
     if not file.is_file():
         raise DataError(file, "there is no such file.", "Make one with: tunesmith redteam gcg")
     rows = list(ResultsFile(file).rows())
-    found = [
-        Suffix(goal=row["goal"], request=row["request"], text=row["suffix"])
-        for row in rows
-        if row.get("method") == method and row.get("suffix")
-    ]
+    own = [row for row in rows if row.get("method") == method and row.get("suffix")]
+    found = [Suffix(goal=row["goal"], request=row["request"], text=row["suffix"]) for row in own]
+    searched = {(row.get("model_digest"), row.get("adapter_digest")) for row in own}
+    if len(searched) > 1:
+        fix = "Search each in a folder of its own (--output)."
+        raise DataError(file, f"holds suffixes that were searched for {len(searched)} different models.", fix)
     if not found:
         held = ", ".join(sorted({str(row.get("method")) for row in rows})) or "nothing"
         raise DataError(file, f"holds no suffix of the method {method} ({held}).", "Search with that method first.")
