@@ -218,7 +218,10 @@ def test_a_key_is_asked_for(client: Client) -> None:
     client.server.key = "s3cret"
     assert client.send("GET", "/v1/models")[0] == 401
     assert client.send("GET", "/v1/models", Authorization="Bearer s3cre")[0] == 401
-    assert client.send("GET", "/v1/models", Authorization="Bearer s3cret")[0] == 200
+    for name in ("Bearer", "bearer"):
+        assert client.send("GET", "/v1/models", Authorization=f"{name} s3cret")[0] == 200
+    for sent in ("s3cret", "Basic s3cret", "Bearer", ""):
+        assert client.send("GET", "/v1/models", Authorization=sent)[0] == 401
 
 
 def test_an_answer_takes_what_the_context_leaves(client: Client) -> None:

@@ -42,7 +42,7 @@ def run(
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A YAML file of settings.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Embedded name, hub id, folder or .gguf file.")] = None,
-    adapter: Annotated[Path | None, typer.Option("--adapter", help="The adapter under test; none: the base.")] = None,
+    adapter: Annotated[str | None, typer.Option("--adapter", help="The adapter under test; none: the base.")] = None,
     compare: Annotated[
         list[str] | None, typer.Option("--compare", help="base or an adapter: what was there before; repeatable.")
     ] = None,
@@ -80,7 +80,7 @@ def run(
 
         given: dict[str, Any] = {
             "model_name_or_path": model,
-            "adapter": None if adapter is None else str(adapter),
+            "adapter": adapter,
             "compare": compare,
             "target": target,
             "target_model": target_model,

@@ -180,8 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
                 value = self.headers.get(name)
                 if value and not is_loopback(_host_in(value if name == "Origin" else f"//{value}")):
                     raise RequestError(403, f"{name} names another machine.", "Ask by 127.0.0.1 or localhost.")
-        sent = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if owner.key and not hmac.compare_digest(sent.encode(), owner.key.encode()):
+        # The name of a scheme is read in any case (RFC 9110, 11.1).
+        scheme, _, sent = self.headers.get("Authorization", "").strip().partition(" ")
+        known = scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), owner.key.encode())
+        if owner.key and not known:
             raise RequestError(401, "the key is missing or wrong.", "Send it as a bearer token.")
 
     def _models(self) -> None:
