@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tunesmith.reports.constitution import write_constitution_report
 
 HOSTILE = "</pre><script>alert(1)</script> | **bold** \u202e"
@@ -71,6 +73,17 @@ def test_what_a_model_said_stays_text_and_shut(tmp_path: Path) -> None:
     assert "(labels; few labels)" in text and "over-refusal, corrected (not reliable)" in text
     assert "harmful compliance, corrected |" in text
     assert "| 0.9 | 0 | - | - |" in text and "| sft | - | 3 | yes | now | abcabcabcabc |" in text
+
+
+def test_controls_stand_in_the_picture_beside_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = list[Any]()
+    monkeypatch.setattr("tunesmith.reports.constitution.draw_frontier", lambda path, *drawn: shown.append(drawn))
+    told = facts()
+    told["controls"].append({"control": "always-refuse", "revised": 0, "harm": None, "safe": None})
+    write_constitution_report(tmp_path, told)
+    points, curve = shown[0]
+    assert [one["label"] for one in points] == ["base", "dpo", "control: random"]
+    assert points[2]["harm"] == share(0.5) and [one["label"] for one in curve] == ["0.2", "0.6"]
 
 
 def test_both_pictures_are_drawn_and_carried(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def _draw(folder: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     if goal:
         first = next(iter(goal.values()))
         points.insert(0, {"label": "base", "harm": first["harm"]["before"], "safe": first["safe"]["before"]})
+    points += [
+        {**one, "label": f"control: {one['control']}"} for one in facts.get("controls", []) if one["harm"] is not None
+    ]
     curve = [{**one, "label": f"{one['share']:g}"} for one in facts.get("curve", []) if one["harm"] is not None]
     if draw_frontier(folder / FRONTIER_FILE, points, curve):
         out[FRONTIER_FILE] = "Harmful compliance against over-refusal, 95 % intervals; down and left is better."
