@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import codecs
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.models.load import ModelConfig
+from tunesmith.recipes.redteam_judge_open import RedteamJudgeSettings, goals_with_judges, open_judge
+from tunesmith.redteam.goal_sets import load_goals
 from tunesmith.redteam.goals import Goal, GoalKind
 from tunesmith.redteam.judgement import Case, Judge, Judgement
 from tunesmith.redteam.judges import compose, detector_judge, judge_for, secret_judge
@@ -209,3 +214,20 @@ def test_each_kind_of_goal_has_its_judge() -> None:
     assert judge.identity != judge_for(goals, open_bait_judge=open_bait).identity
     with pytest.raises(ConfigError, match="stereotype"):
         list(judge.judge([case("0", kind="stereotype")]))
+
+
+def test_our_own_bait_is_left_out_and_told_where_its_judge_has_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUNESMITH_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    said = list[str]()
+    ours = load_goals(["ours"])
+    kept = goals_with_judges(RedteamJudgeSettings(), ours, said.append)
+    assert 0 < len(kept) == len([goal for goal in ours if goal.kind not in ("stereotype", "toxic")]) < len(ours)
+    assert len(said) == 1 and said[0].startswith(f"{len(ours) - len(kept)} of our goals are left out")
+    # Bait that somebody named is no less wanted for that: its judge then says what it lacks.
+    theirs = [replace(goal, source="mine") for goal in ours]
+    assert goals_with_judges(RedteamJudgeSettings(), theirs, said.append) == theirs and len(said) == 1
+    with pytest.raises(DataError, match="rows"):
+        open_judge(RedteamJudgeSettings(), theirs, ModelConfig())

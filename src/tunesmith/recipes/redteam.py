@@ -19,7 +19,7 @@ from tunesmith.errors import ConfigError, EndpointError, RunError
 from tunesmith.models.roles import Base
 from tunesmith.recipes.redteam_config import RedteamConfig
 from tunesmith.recipes.redteam_cost import CampaignCost, cost_of
-from tunesmith.recipes.redteam_judge_open import open_judge
+from tunesmith.recipes.redteam_judge_open import goals_with_judges, open_judge
 from tunesmith.recipes.redteam_kept import kept_suites, measure_kept
 from tunesmith.recipes.redteam_open import Opened, open_targets
 from tunesmith.redteam.attempt_rows import ATTEMPTS_FILE, load_attempts, read_attempt
@@ -135,6 +135,7 @@ def plan(config: RedteamConfig, say: Callable[[str], None] = lambda line: None) 
     for chain in config.converters:
         check_chain(chain)
     goals = load_goals(config.goals, limit=config.limit, seed=config.seed, data_dir=config.data_dir)
+    goals = goals_with_judges(config, goals, say)
     attacks = find_attacks(config.attacks, data_dir=config.data_dir)
     names = {attack.name for attack in attacks}
     if config.converters and (unknown := [name for name in config.converted_attacks if name not in names]):

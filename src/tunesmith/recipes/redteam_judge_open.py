@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from tunesmith.config import Config
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, DataError
 from tunesmith.models.adapters import load_adapter
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.roles import Base
-from tunesmith.redteam.goals import Goal
+from tunesmith.redteam.goal_sets import OWN
+from tunesmith.redteam.goals import BAIT, Goal
 from tunesmith.redteam.judge_harm import open_harm_judge
 from tunesmith.redteam.judge_rubric import SUCCESS_FROM, LocalRater, Rater, RubricJudge, WrittenRater
 from tunesmith.redteam.judgement import Judge
@@ -118,6 +119,23 @@ def open_judge(
         goals, harmful=harmful, open_bait_judge=lambda: open_harm_judge(settings.data_dir, settings.calibrations)
     )
     return judge, notes
+
+
+def goals_with_judges(settings: RedteamJudgeSettings, goals: Sequence[Goal], say: Callable[[str], None]) -> list[Goal]:
+    """The goals without our own bait, which is told, where the rows that its judge learns from are not there.
+
+    The rest of our goals needs no file, and a campaign on them should not either. Raises DataError where bait was asked
+    for by a set or file of its own, or is all there is.
+    """
+    rest = [goal for goal in goals if goal.kind not in BAIT or goal.source != OWN]
+    if not rest or len(rest) == len(goals):
+        return list(goals)
+    try:
+        open_harm_judge(settings.data_dir, settings.calibrations)
+    except DataError as error:
+        say(f"{len(goals) - len(rest)} of our goals are left out, which are bait: {error.cause} {error.fix}")
+        return rest
+    return list(goals)
 
 
 def _judge_endpoint(settings: RedteamJudgeSettings, url: str) -> Endpoint:
