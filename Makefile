@@ -8,7 +8,7 @@ JOBS ?= 2
 TESTS ?= tests
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: demo test check setup bench bench-preference bench-generate bench-gpu clean
+.PHONY: demo test check setup bench bench-turns bench-preference bench-generate bench-gpu clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -28,6 +28,9 @@ check: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready
 	$(BIN)/python bench/run_sft.py
+
+bench-turns: $(VENV)/.ready
+	$(BIN)/python bench/run_turns.py --judge
 
 bench-preference: $(VENV)/.ready
 	$(BIN)/python bench/run_preference.py

@@ -30,7 +30,7 @@ def linear_weights(shape: dict[str, Any]) -> int:
     return int(shape["num_hidden_layers"] * (2 * width * width + 2 * width * kv + 3 * width * inner))
 
 
-def write_model(folder: str, tokenizer_folder: str) -> None:
+def write_model(folder: str, tokenizer_folder: str, device: str = "cuda") -> None:
     """A Llama of random weights in bf16 with the tokenizer of another model."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -38,7 +38,7 @@ def write_model(folder: str, tokenizer_folder: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     end = tokenizer.eos_token_id
     torch.manual_seed(0)
-    with torch.device("cuda"):
+    with torch.device(device):
         model = LlamaForCausalLM(LlamaConfig(**SHAPE, bos_token_id=None, eos_token_id=end, pad_token_id=end))
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

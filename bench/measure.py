@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PROBE_SHAPE = (1024, 576, 1536)
+TURNS_VARIABLE = "BENCH_TURNS"
 
 
 def seconds_since_process_start() -> float:
@@ -31,16 +32,34 @@ def peak_rss_bytes() -> int:
 
 
 class StepClock:
-    """Age of the process at the end of every optimiser step, through torch's global hook: the same on both sides."""
+    """Age of the process at the end of every optimiser step, through torch's global hook: the same on both sides.
+
+    Where the environment names a folder of turns, the process waits after each step until it is its turn again.
+    """
 
     def __init__(self) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         self.step_ends_seconds: list[float] = []
+        self.step_begins_seconds: list[float] = []
+        folder = os.environ.get(TURNS_VARIABLE)
+        self._turns = Path(folder) if folder else None
         register_optimizer_step_post_hook(self._note)
 
     def _note(self, *_: Any) -> None:
         self.step_ends_seconds.append(seconds_since_process_start())
+        if self._turns is not None:
+            done = len(self.step_ends_seconds)
+            (self._turns / f"done-{done}").touch()
+            # Nothing of torch runs while a process waits; its threads have gone to sleep by then.
+            while not (self._turns / f"go-{done + 1}").exists():
+                time.sleep(0.01)
+        self.step_begins_seconds.append(seconds_since_process_start())
+
+    def turns(self) -> dict[str, list[float]]:
+        """Seconds of each step after the first, without what was waited between them."""
+        pairs = zip(self.step_begins_seconds, self.step_ends_seconds[1:], strict=False)
+        return {"step_seconds": [round(end - begin, 3) for begin, end in pairs]}
 
 
 def summary(step_ends_seconds: list[float], tokens_per_step: list[int], skip_steps: int) -> dict[str, Any]:

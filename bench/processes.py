@@ -86,10 +86,15 @@ class ProcessFailed(RuntimeError):
     """A side that ended without its line of results; the log has the reason."""
 
 
-def run_json(command: list[str], variables: Mapping[str, str], log: Path) -> dict[str, Any]:
-    """Run a command in bench/ and read the JSON line it ends with. Raises ProcessFailed naming the log."""
+def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a side: ours but for the allocator's settings, offline, and ``variables``."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    return {**inherited, **offline, **variables}
+
+
+def run_json(command: list[str], variables: Mapping[str, str], log: Path) -> dict[str, Any]:
+    """Run a command in bench/ and read the JSON line it ends with. Raises ProcessFailed naming the log."""
     with log.open("a", encoding="utf-8") as errors:
         errors.write(f"\n$ {' '.join(command)}\n")
         errors.flush()
@@ -97,7 +102,7 @@ def run_json(command: list[str], variables: Mapping[str, str], log: Path) -> dic
             done = subprocess.run(
                 command,
                 check=False,
-                env={**inherited, **offline, **variables},
+                env=child_environment(variables),
                 cwd=BENCH_FOLDER,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -31,6 +31,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--keep-order", action="store_true", help="take the rows in the file's order")
     parser.add_argument("--save", action="store_true", help="accepted for symmetry: ours always saves the adapter")
+    parser.add_argument("--max-length", type=int, default=MAX_LENGTH_TOKENS)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE_ROWS)
     parser.add_argument("--flip-gradient", action="store_true", help="control: climb the loss instead")
     return parser.parse_args()
 
@@ -42,10 +44,10 @@ def recipe(args: argparse.Namespace) -> dict[str, Any]:
         "output_dir": args.output_dir,
         "overwrite_output_dir": True,
         "data": {"train": args.rows, "validation_share": 0.0},
-        "max_length": MAX_LENGTH_TOKENS,
+        "max_length": args.max_length,
         "over_length": "truncate",
         "adapter": {"r": LORA_R, "lora_alpha": LORA_ALPHA},
-        "per_device_train_batch_size": BATCH_SIZE_ROWS,
+        "per_device_train_batch_size": args.batch_size,
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "linear",
         "warmup_ratio": 0.0,
@@ -93,6 +95,7 @@ def main() -> None:
                 "who": "ours",
                 "setting": "tunesmith sft, defaults",
                 **measure.summary(clock.step_ends_seconds, tokens_per_step(metrics), skip_steps=1),
+                **clock.turns(),
                 "threads": torch.get_num_threads(),
             }
         )

@@ -160,6 +160,7 @@ def main() -> None:
                 "who": "trl",
                 "setting": setting.name,
                 **measure.summary(clock.step_ends_seconds, tokens_per_step, setting.skip_steps),
+                **clock.turns(),
                 "loss_tokens": sum(per_step(counts.loss_tokens_per_batch, accumulation, num_steps)),
                 "logged_losses": losses,
                 "threads": torch.get_num_threads(),
