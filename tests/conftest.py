@@ -72,6 +72,8 @@ def build_model(kind: str) -> Any:
     }  # fmt: skip
     if kind == "llama":
         model = t.LlamaForCausalLM(t.LlamaConfig(**size, tie_word_embeddings=True))
+    elif kind == "qwen2":
+        model = t.Qwen2ForCausalLM(t.Qwen2Config(**size))
     elif kind == "qwen3":
         model = t.Qwen3ForCausalLM(t.Qwen3Config(**size, head_dim=8))
     elif kind == "mistral":

@@ -1,10 +1,11 @@
-"""Settings of the process itself that must be made before torch is loaded."""
+"""Settings of the process itself that must be made before torch is loaded, and where derived files lie."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
@@ -41,3 +42,10 @@ def release_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def cache_folder() -> Path:
+    """$TUNESMITH_CACHE, else the user's cache folder; it may not exist yet."""
+    if chosen := os.environ.get("TUNESMITH_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"

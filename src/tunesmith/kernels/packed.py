@@ -45,13 +45,18 @@ def fits_half(weight: Tensor) -> bool:
     return bool(((weight.half().to(weight.dtype) - weight).abs() <= HALF_STEP / 2).all())
 
 
+def check_half(weight: Tensor) -> None:
+    """Raise OverflowError for a weight beyond fp16's range."""
+    if not bool((weight.abs() <= HALF_MAX).all()):
+        raise OverflowError(f"a weight is beyond {HALF_MAX:,.0f}, the largest number of fp16")
+
+
 class HalfWeight:
     """A weight (out, in) in fp16, multiplied and summed in fp32. Raises OverflowError for one beyond fp16's range."""
 
     def __init__(self, weight_OI: Tensor) -> None:
         # fbgemm would cut it at the range's end, in the tensor it is given.
-        if not bool((weight_OI.abs() <= HALF_MAX).all()):
-            raise OverflowError(f"a weight is beyond {HALF_MAX:,.0f}, the largest number of fp16")
+        check_half(weight_OI)
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight_OI.detach().float().contiguous(), None)
 
     def matmul(self, x_TI: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class Decoder:
     """A Llama-like decoder ready to run: embedding, blocks, final norm, rotary table, attention rules.
 
     answers_only: fewer operators a token instead of the rounding of training; for packed weights, which have their own.
+    token: what decodes a whole token in one call, where there is such a thing (``models/native_token.py``).
     """
 
     embedding: nn.Embedding
@@ -58,6 +59,7 @@ class Decoder:
     head_width: int
     num_kv_heads: int
     answers_only: bool = False
+    token: Any = None
 
 
 def read_blocks(model: Any) -> Decoder | str:

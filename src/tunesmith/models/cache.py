@@ -1,4 +1,4 @@
-"""Where derived files lie, and digests of big files that are not read twice."""
+"""Digests of big files that are not read twice."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-
-def cache_folder() -> Path:
-    """$TUNESMITH_CACHE, else the user's cache folder; it may not exist yet."""
-    if chosen := os.environ.get("TUNESMITH_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
+from tunesmith.runtime import cache_folder
 
 
 def files_digest(files: Sequence[Path]) -> str:

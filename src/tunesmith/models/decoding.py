@@ -24,11 +24,12 @@ from transformers.cache_utils import DynamicLayer
 from tunesmith.models.blocks import Decoder, run_blocks
 from tunesmith.models.encoder_decoder import EncoderDecoderDecoding
 from tunesmith.models.linear import Routing
+from tunesmith.models.native_token import Matrices
 from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
 from tunesmith.models.step_graphs import StepGraphs
 from tunesmith.models.token_rows import embed_runs
-from tunesmith.models.virtual import Run, at_sites, place_virtual, reference_inputs
+from tunesmith.models.virtual import Run, at_sites, num_virtual_tokens, place_virtual, reference_inputs
 from tunesmith.tokens.pack import distinct_rows, pack_prompts
 
 
@@ -115,6 +116,9 @@ class FastDecoding:
         # Kept on the host, which would otherwise wait for the device in every step.
         self.length_B = self.place_B = torch.zeros(0, dtype=torch.int64)
         self.graphs = StepGraphs(room) if base.device.type == "cuda" else None
+        # A native token is summed in fp32, and so are its keys and values kept.
+        self.dtype = base.dtype if self.stepping.token is None else torch.float32
+        self._matrices: dict[str | None, Matrices | None] = {}
 
     @torch.no_grad()
     def enter(self, prompts: Sequence[NDArray[np.int64]], adapters: Sequence[str | None]) -> Tensor:
@@ -136,14 +140,14 @@ class FastDecoding:
             k_TGD, v_TGD = placed.sight(layer, k_TGD, v_TGD)
             if layer == len(self.keys):
                 # Zeros: slots not yet written are masked, and a mask lets NaN through.
-                self.keys.append(k_TGD.new_zeros(shape))
-                self.values.append(v_TGD.new_zeros(shape))
+                self.keys.append(k_TGD.new_zeros(shape, dtype=self.dtype))
+                self.values.append(v_TGD.new_zeros(shape, dtype=self.dtype))
             else:
                 # So is what an ended row left in its place: it may be no number at all.
                 for cache in (self.keys[layer], self.values[layer]):
                     cache[running : running + len(of_row)].zero_()
-            self.keys[layer][place_N, :, slot_N] = k_TGD[tokens_N]
-            self.values[layer][place_N, :, slot_N] = v_TGD[tokens_N]
+            self.keys[layer][place_N, :, slot_N] = k_TGD[tokens_N].to(self.dtype)
+            self.values[layer][place_N, :, slot_N] = v_TGD[tokens_N].to(self.dtype)
             return placed.attend(q_THD, k_TGD, v_TGD, rules)
 
         routing = Routing(placed.site_runs)
@@ -158,11 +162,13 @@ class FastDecoding:
         self.adapter_B += adapters
         last_B = torch.tensor([packed.start_S[number] + packed.length_S[number] - 1 for number in of_row])
         # The prompts are the run's last tokens.
-        return hidden_TD[last_B.to(device) + run.num_tokens - packed.num_tokens]
+        return hidden_TD[last_B.to(device) + run.num_tokens - packed.num_tokens].to(self.dtype)
 
     @torch.no_grad()
     def step(self, ids_B: Tensor) -> Tensor:
         """One token a row: its key and value go to the row's next slot, and it sees the slots up to there."""
+        if (native_BD := self._native(ids_B)) is not None:
+            return native_BD
         device = self.base.device
         # Attention works in the order of the cache, the layers in that of the adapters; the caller has its own.
         cached_B = torch.argsort(self.place_B)
@@ -175,6 +181,27 @@ class FastDecoding:
             hidden_BD = self._token(ids_B, slot_B, end, runs, None if by_adapter_B is None else by_adapter_B.to(device))
         self.length_B = self.length_B + 1
         return hidden_BD[self.place_B.to(device)]
+
+    def _native(self, ids_B: Tensor) -> Tensor | None:
+        """The same in one call; None where there is none for these adapters."""
+        token = self.stepping.token
+        if token is None:
+            return None
+        for adapter in set(self.adapter_B) - self._matrices.keys():
+            # Nothing learns while rows are decoded.
+            acting = None if num_virtual_tokens(self.base.own.get(adapter or "")) else adapter
+            self._matrices[adapter] = token.matrices(self.decoder, acting)
+        if any(self._matrices[adapter] is None for adapter in self.adapter_B):
+            return None
+        runs, order_B = _grouped(self.adapter_B)
+        ids_B, slot_B, place_B = (_ordered(x, order_B) for x in (ids_B, self.length_B, self.place_B))
+        x_BD = embed_runs(self.base.token_rows, ids_B, runs, self.decoder.embedding)
+        x_BD = self.decoder.embedding(ids_B) if x_BD is None else x_BD
+        cos_1BW, sin_1BW = self.decoder.rotary(x_BD.float()[None], slot_B[None])
+        where, caches = (place_B, slot_B), (self.keys, self.values)
+        hidden_BD: Tensor = token(x_BD, (cos_1BW[0], sin_1BW[0]), where, caches, runs, self._matrices)
+        self.length_B = self.length_B + 1
+        return _unordered(hidden_BD, order_B)
 
     def _token_of(self, ids_B: Tensor, slot_B: Tensor, end: int, adapter: str | None) -> Tensor:
         return self._token(ids_B, slot_B, end, [(0, len(ids_B), adapter)], None)
@@ -193,11 +220,11 @@ class FastDecoding:
         if rules.window is not None:
             seen_BL &= slots_L[None] > slot_B[:, None] - rules.window
         # What attention makes of a mask of truth values, made once and not in every layer.
-        mask = torch.zeros(seen_BL.shape, dtype=self.base.dtype, device=seen_BL.device)
+        mask = torch.zeros(seen_BL.shape, dtype=self.dtype, device=seen_BL.device)
         mask = mask.masked_fill_(~seen_BL, float("-inf"))[:, None, None]
 
         def attend(layer: int, *qkv: Tensor) -> Tensor:
-            q_BHD, k_BGD, v_BGD = (_unordered(x, by_adapter_B) for x in qkv)
+            q_BHD, k_BGD, v_BGD = (_unordered(x, by_adapter_B).to(self.dtype) for x in qkv)
             keys, values = self.keys[layer][: len(rows_B)], self.values[layer][: len(rows_B)]
             keys[rows_B, :, slot_B], values[rows_B, :, slot_B] = k_BGD, v_BGD
             # Heads of one group become query rows of one key head: the keys are read once, not once a head.
@@ -206,10 +233,10 @@ class FastDecoding:
             mixed = scaled_dot_product_attention(
                 q, keys[:, :, :end], values[:, :, :end], attn_mask=mask, scale=rules.scale
             )
-            return _ordered(mixed.reshape(batch, heads, width), by_adapter_B)
+            return _ordered(mixed.reshape(batch, heads, width), by_adapter_B).to(self.base.dtype)
 
         ids_B, position_B = _ordered(ids_B, by_adapter_B), _ordered(slot_B, by_adapter_B)
-        return _unordered(self._run(ids_B, position_B, attend, runs), by_adapter_B)
+        return _unordered(self._run(ids_B, position_B, attend, runs), by_adapter_B).to(self.dtype)
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DiskFullError, ModelError
-from tunesmith.models.cache import cache_folder, files_digest
+from tunesmith.models.cache import files_digest
+from tunesmith.runtime import cache_folder
 
 # Raised whenever the conversion below would give other weights or other tokens for the same file.
 CONVERSION = "v2"

@@ -13,28 +13,39 @@ from torch import Tensor
 from tunesmith.errors import ConfigError
 from tunesmith.kernels.frozen import FrozenWeight
 from tunesmith.kernels.head_loss import Head
+from tunesmith.kernels.native import NativeHalf, NativeInt8, NativeWeight, library
 from tunesmith.kernels.packed import HalfWeight, Int8Weight, Product, RowsOf, fits_half, packs_here
 from tunesmith.models.blocks import Block, Decoder
 from tunesmith.models.linear import Site
+from tunesmith.models.native_token import GROUPS, NativeToken, cannot_run
 from tunesmith.models.quantized_linear import dense_weight
 from tunesmith.models.roles import Base
 
+# By torch's own kernels, and by ours, which take a whole token in one call.
 PACKING: dict[str, Callable[[Tensor], Product]] = {"half": HalfWeight, "int8": Int8Weight}
-# Maps of a block that have one input.
-GROUPS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+NATIVE: dict[str, Callable[[Tensor], NativeWeight]] = {"half": NativeHalf, "int8": NativeInt8}
 
 
 class PackedWeights:
     """Packed once; the base's own weights stay beside them and are what training and prompts go on using.
 
-    kind: half (fp16: the same numbers where ``exact``) or int8 (one scale an output). Raises ConfigError where the base
-    is not one our blocks run, learns itself, lies on a device whose kernels we lack, or has numbers fp16 does not.
+    kind: half (fp16: the same numbers where ``exact``) or int8 (one scale an output). native: whether ``token.c`` may
+    be used; ``native_reason`` says why it is not. Raises ConfigError where the base is not one our blocks run, learns
+    itself, lies on a device whose kernels we lack, or has numbers fp16 does not.
     """
 
     @torch.no_grad()
-    def __init__(self, base: Base, kind: Literal["half", "int8"]) -> None:
+    def __init__(self, base: Base, kind: Literal["half", "int8"], *, native: bool = True) -> None:
         self.base, self.kind = base, kind
-        decoder, pack = _packable(base, kind), PACKING[kind]
+        decoder = _decoder(base, kind)
+        self.native_reason = _why_not_native(decoder) if native else "it is switched off"
+        pack: Callable[[Tensor], Product] = PACKING[kind]
+        if self.native_reason is None:
+            pack = NATIVE[kind]
+        elif native:
+            base.notes.append(f"packed weights multiply by torch's kernels, not by ours: {self.native_reason}.")
+        if self.native_reason is not None and not packs_here():
+            raise _refused(kind, f"torch has no kernels for it here and ours do not run: {self.native_reason}")
         self.exact = kind == "half" and fits_half(base.head.weight_VD)
         self._products: list[tuple[Product, ...]] = []
         try:
@@ -45,11 +56,14 @@ class PackedWeights:
             self.head: Head = replace(base.head, packed=pack(base.head.weight_VD))
         except OverflowError as error:
             raise _refused(kind, str(error)) from None
+        self._token = None
+        if self.native_reason is None:
+            self._token = NativeToken(decoder, cast(Sequence[Sequence[NativeWeight]], self._products))
         self._seen, self._decoder = decoder, self._over(decoder)
 
     def decoder(self) -> Decoder:
         """The base's decoder over the packed weights, with the adapters the base has by now."""
-        decoder = _packable(self.base, self.kind)
+        decoder = _decoder(self.base, self.kind)
         if decoder is not self._seen:
             self._seen, self._decoder = decoder, self._over(decoder)
         return self._decoder
@@ -57,18 +71,23 @@ class PackedWeights:
     def _over(self, decoder: Decoder) -> Decoder:
         blocks = zip(decoder.blocks, self._products, strict=True)
         over = tuple(_block_over(block, products) for block, products in blocks)
-        return replace(decoder, blocks=over, answers_only=True)
+        return replace(decoder, blocks=over, answers_only=True, token=self._token)
 
 
 def _refused(kind: str, why: str) -> ConfigError:
     return ConfigError("weights", f"'{kind}' cannot be used: {why}.", "Use weights: full.")
 
 
-def _packable(base: Base, kind: str) -> Decoder:
+def _why_not_native(decoder: Decoder) -> str | None:
+    found = library()
+    return found if isinstance(found, str) else cannot_run(decoder)
+
+
+def _decoder(base: Base, kind: str) -> Decoder:
     if base.decoder is None:
         reason = base.reference_reason
         raise _refused(kind, f"only our own blocks take packed weights, and they do not run here ({reason})")
-    if base.device.type != "cpu" or not packs_here():
+    if base.device.type != "cpu":
         raise _refused(kind, "its kernels are those of x86 processors")
     if any(parameter.requires_grad for site in _all_sites(base.decoder) for parameter in site.layer.parameters()):
         raise _refused(kind, "the base's own weights learn here, and packed ones would not follow")

@@ -16,10 +16,10 @@ from tunesmith.data.mixture_report import mixture_table
 from tunesmith.errors import ConfigError
 from tunesmith.models.adapters import AdapterConfig, adapter_digest, add_adapter, load_adapter
 from tunesmith.models.budget import Budget, decide
-from tunesmith.models.cache import cache_folder
 from tunesmith.models.load import ModelConfig, load_base
 from tunesmith.models.roles import Base, Role
 from tunesmith.records import Conversation, Document, Example
+from tunesmith.runtime import cache_folder
 from tunesmith.tokens.cached import cached_store, depends_on_the_day, tokenizer_facts
 from tunesmith.tokens.render import RenderConfig
 from tunesmith.tokens.store import RenderReport, TokenStore, build_store

@@ -22,9 +22,9 @@ from safetensors.numpy import load, save
 
 from tunesmith.errors import NonFiniteLossError, RunError
 from tunesmith.models.adapters import adapter_digest
-from tunesmith.models.cache import cache_folder
 from tunesmith.records import Example, Where
 from tunesmith.runs import atomic_write_bytes
+from tunesmith.runtime import cache_folder
 from tunesmith.training.distribute import World
 from tunesmith.training.preference import Model, answer_logprobs
 from tunesmith.training.watch import watch

@@ -1,0 +1,177 @@
+"""A decoded token through all layers of a Llama-like model in one call of ``kernels/token.c``.
+
+It runs over packed weights, with any number of plain LoRA adapters, each on its own rows. Shape letters: B rows,
+D width, W width of a head.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.kernels.native import Layer, Linear, Lora, Model, NativeWeight, RunOf, Step, address
+from tunesmith.models.blocks import Block, Decoder
+from tunesmith.models.linear import Site, own_adapters
+from tunesmith.models.lora_extras import extras_of
+from tunesmith.models.virtual import Run
+
+# Maps of a block that have one input, in the order of token.c's sites.
+GROUPS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """An adapter's LoRA on every map of a decoder as token.c reads it; ``held`` are its tensors."""
+
+    lora: Any
+    most_rank: int
+    held: tuple[Tensor, ...]
+
+
+def cannot_run(decoder: Decoder) -> str | None:
+    """The reason why token.c has no path for a decoder; None where it has one."""
+    if decoder.head_width % 8:
+        return f"a head of {decoder.head_width} numbers is no multiple of 8"
+    if decoder.rules.softcap is not None:
+        return "its attention caps its scores"
+    if len({module.variance_epsilon for module in _norms(decoder)}) > 1:
+        return "its norms have several epsilons"
+    return None
+
+
+def _norms(decoder: Decoder) -> list[Any]:
+    of_blocks = [(block.norm_in, block.norm_mlp, block.q_norm, block.k_norm) for block in decoder.blocks]
+    return [decoder.norm, *(norm for norms in of_blocks for norm in norms if norm is not None)]
+
+
+class NativeToken:
+    """Tokens of one decoder over its packed products (those of q k v, o, gate and up, down in each layer)."""
+
+    def __init__(self, decoder: Decoder, products: Sequence[Sequence[NativeWeight]]) -> None:
+        self._products, self._held = products, list[Tensor]()
+        self._layers = (Layer * len(products))()
+        for layer, block, of_block in zip(self._layers, decoder.blocks, products, strict=True):
+            maps = [self._linear(block, names, one) for names, one in zip(GROUPS, of_block, strict=True)]
+            layer.qkv, layer.o, layer.gate_up, layer.down = maps
+            layer.norm_in, layer.norm_mlp = self._kept(block.norm_in.weight), self._kept(block.norm_mlp.weight)
+            if block.q_norm is not None and block.k_norm is not None:
+                layer.q_norm, layer.k_norm = self._kept(block.q_norm.weight), self._kept(block.k_norm.weight)
+        first = decoder.blocks[0]
+        self.width, self.inner = first.o.num_out, first.gate.num_out
+        self.head_width, self.kv_heads = decoder.head_width, decoder.num_kv_heads
+        self.heads = first.q.num_out // self.head_width
+        self._library = products[0][0].library
+        self._model = Model(
+            layers=len(products),
+            width=self.width,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_width=self.head_width,
+            inner=self.inner,
+            window=decoder.rules.window or 0,
+            epsilon=decoder.norm.variance_epsilon,
+            scale=decoder.rules.scale,
+            layer=c.addressof(self._layers),
+            norm=self._kept(decoder.norm.weight),
+        )
+
+    def _kept(self, numbers: Any) -> int | None:
+        self._held.append(numbers.detach().float().contiguous())
+        return address(self._held[-1])
+
+    def _linear(self, block: Block, names: Sequence[str], product: NativeWeight) -> Linear:
+        sites: list[Site] = [getattr(block, name) for name in names]
+        made = Linear.from_buffer_copy(product.linear)
+        if any(site.layer.bias is not None for site in sites):
+            biases = [torch.zeros(site.num_out) if (b := site.layer.bias) is None else b.detach() for site in sites]
+            made.bias = self._kept(torch.cat([bias.float() for bias in biases]))
+        return made
+
+    @torch.no_grad()
+    def matrices(self, decoder: Decoder, adapter: str | None) -> Matrices | None:
+        """An adapter's matrices as they are now; None where it is more than them and token.c cannot apply it."""
+        held: list[Tensor] = []
+        lora = (Lora * (7 * len(decoder.blocks)))()
+        most = 1
+        for number, block in enumerate(decoder.blocks):
+            if (adapter or "") in own_adapters(block.mlp):
+                return None
+            for at, (name, first) in enumerate(_sites(block)):
+                site: Site = getattr(block, name)
+                one = lora[7 * number + at]
+                if not _is_plain(site, adapter):
+                    return None
+                if adapter is None or site.lora is None or adapter not in site.lora.lora_A:
+                    continue
+                a = site.lora.lora_A[adapter].weight.detach().float().contiguous()
+                b = site.lora.lora_B[adapter].weight.detach().float().T * float(site.lora.scaling[adapter])
+                held += [a, b.contiguous()]
+                one.a, one.b, one.rank = address(held[-2]), address(held[-1]), len(a)
+                one.first_out, one.num_out = first, site.num_out
+                most = max(most, len(a))
+        return Matrices(lora if held else None, most, tuple(held))
+
+    def __call__(
+        self,
+        x_BD: Tensor,
+        turns: tuple[Tensor, Tensor],
+        where: tuple[Tensor, Tensor],
+        caches: tuple[Sequence[Tensor], Sequence[Tensor]],
+        runs: Sequence[Run],
+        matrices: Mapping[str | None, Matrices],
+    ) -> Tensor:
+        """Final states (B, D) in fp32 of rows in the order of their adapters.
+
+        x_BD: embeddings. turns: cosines and sines (B, W). where: (place_B, slot_B) of the new tokens in the caches,
+        whose layers are (places, key heads, slots, W) in fp32. runs: which rows have which of ``matrices``.
+        """
+        rows, threads, slots = len(x_BD), torch.get_num_threads(), caches[0][0].shape[2]
+        out_BD = x_BD.float().clone()
+        cos_BW, sin_BW, place_B, slot_B = *(x.float().contiguous() for x in turns), *(x.contiguous() for x in where)
+        of_runs = (RunOf * len(runs))()
+        for run, (_, end, adapter) in zip(of_runs, runs, strict=True):
+            lora = matrices[adapter].lora
+            run.end, run.lora = end, None if lora is None else c.addressof(lora)
+        most = max(matrices[adapter].most_rank for _, _, adapter in runs)
+        pointers = [(c.c_void_p * len(cache))(*map(address, cache)) for cache in caches]
+        widest = max(self.width, self.inner, self.heads * self.head_width) + 1
+        spaces = [
+            torch.empty(rows * self.width),
+            torch.empty(rows * (self.heads + 2 * self.kv_heads) * self.head_width),
+            torch.empty(rows * self.heads * self.head_width),
+            torch.empty(rows * 3 * self.inner),
+            torch.empty(rows * 7 * most),
+            torch.empty(threads * (slots + 8)),
+            torch.empty(rows),
+            torch.empty(rows * widest, dtype=torch.int16),
+        ]
+        step = Step(
+            rows, threads, slots, len(runs), most,
+            *map(address, (place_B, slot_B, cos_BW, sin_BW)), *map(c.addressof, pointers), c.addressof(of_runs),
+            *map(address, (out_BD, *spaces)),
+        )  # fmt: skip
+        self._library.token(c.byref(self._model), c.byref(step))
+        return out_BD
+
+
+def _sites(block: Block) -> list[tuple[str, int]]:
+    """The seven maps with the first of each one's outputs in its group."""
+    found = []
+    for names in GROUPS:
+        first = 0
+        for name in names:
+            found.append((name, first))
+            first += getattr(block, name).num_out
+    return found
+
+
+def _is_plain(site: Site, adapter: str | None) -> bool:
+    """Whether an adapter is nothing but a low-rank product here, or nothing at all."""
+    if (adapter or "") in own_adapters(site.layer) or extras_of(site.lora, adapter) is not None:
+        return False
+    return site.lora is None or adapter is None or adapter not in site.lora.lora_magnitude_vector
