@@ -4,8 +4,9 @@
 
 Prompts of 40 to 60 tokens from ``instructions/instructions.json``, greedy, exactly the new tokens asked for: nothing
 ends a turn here. Prefill is the time to the first token, decoding what follows. ``ragged``: 64 samples at temperature
-1 that end where they end, at most the new tokens asked for; transformers in two batches sorted by length. Sides take
-turns inside a round, who begins moves on, and ratios are taken inside a round. ``drift``: how far the packed weights'
+1 that end where they end, at most the new tokens asked for; transformers in two batches sorted by length. At batch 1
+llama.cpp answers too, with files that ``tunesmith export`` wrote of the same weights (``--engines``). Sides take turns
+inside a round, who begins moves on, and ratios are taken inside a round. ``drift``: how far the packed weights'
 next-token distributions lie from the full ones on greedy answers, in nats. ``--busy`` takes processor seconds on one
 thread instead of the clock: for a shared machine. Figures of the parts that are not run stay as they are.
 """
@@ -16,6 +17,8 @@ import argparse
 import datetime
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -101,6 +104,36 @@ def theirs(base: Base) -> Answer:
         return sum(batch(ordered[first : first + RAGGED_BATCH], new_tokens, ragged) for first in firsts)
 
     return answer
+
+
+def llama_cpp(file: Path) -> Answer:
+    """llama.cpp in this process, greedy, one prompt at a time, a token a call as a server would."""
+    from tunesmith.models.llama_cpp import LlamaCpp
+
+    engine = LlamaCpp(file, context_tokens=512, threads=torch.get_num_threads())
+
+    def answer(prompts: Ids, new_tokens: int, ragged: bool, seed: int) -> int:
+        for ids in prompts:
+            engine.clear()
+            row_1V = engine.decode(ids.tolist(), [False] * (len(ids) - 1) + [True])
+            for _ in range(new_tokens - 1):
+                row_1V = engine.decode([int(row_1V[0].argmax())], [True])
+        return new_tokens * len(prompts)
+
+    return answer
+
+
+def engine_files(model: str, kinds: list[str]) -> dict[str, Path]:
+    """Files of the model for llama.cpp, written once; none where its binding is not installed."""
+    from tunesmith.models.llama_cpp import is_installed
+
+    files = {kind: REPORT.with_name(f"{Path(model).name}-{kind}.gguf") for kind in kinds if is_installed()}
+    for kind, file in files.items():
+        if not file.exists():
+            program = str(Path(sys.executable).with_name("tunesmith"))
+            command = [program, "export", model, "--quant", kind, "--output", str(file)]
+            subprocess.run([*command, "--no-check"], check=True, capture_output=True)
+    return files
 
 
 def measure(
@@ -199,6 +232,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--kinds", nargs="+", default=["full", "half", "int8"])
+    parser.add_argument("--engines", nargs="*", default=["f16", "q8_0", "q4_1"], help="llama.cpp's files at batch 1")
     parser.add_argument(
         "--only", nargs="+", choices=["batches", "ragged", "drift"], default=["batches", "ragged", "drift"]
     )
@@ -239,7 +273,9 @@ def main() -> None:
         print(render({key: report[key]}).partition("##")[2])
 
     for size in args.batches if "batches" in args.only else []:
-        rounds = measure(sides, prompts[:size], args.new_tokens, False, args.rounds, clock)
+        engines = engine_files(args.model, args.engines) if size == 1 else {}
+        more = {f"llama.cpp, {kind}": llama_cpp(file) for kind, file in engines.items()}
+        rounds = measure({**sides, **more}, prompts[:size], args.new_tokens, False, args.rounds, clock)
         keep(f"batch {size}", f"Batch {size}, exactly {args.new_tokens} new tokens, greedy", rounds=rounds)
     if "ragged" in args.only:
         rounds = measure(sides, prompts, args.new_tokens, True, args.rounds, clock)

@@ -127,7 +127,7 @@ def generate(
     top_p: Annotated[float, typer.Option()] = 1.0,
     top_k: Annotated[int, typer.Option(min=0)] = 0,
     seed: Annotated[int, typer.Option()] = 0,
-    weights: DecodingWeights = "full",
+    weights: DecodingWeights = "auto",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -158,7 +158,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0)] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
-    weights: DecodingWeights = "full",
+    weights: DecodingWeights = "auto",
     debug: Debug = False,
 ) -> None:
     """Talk to a model, streaming; /help lists the commands. Example: tunesmith chat --adapter runs/demo."""

@@ -18,7 +18,7 @@ def serve(
     ),
     port: Annotated[int, typer.Option("--port", help="0 takes any that is free.")] = 8000,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer whose request does not say.")] = 256,
-    weights: DecodingWeights = "full",
+    weights: DecodingWeights = "auto",
     key_env: Annotated[str, typer.Option("--api-key-env", help="Variable with the key that clients must send.")] = (
         "TUNESMITH_SERVE_KEY"
     ),

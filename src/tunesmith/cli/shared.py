@@ -21,8 +21,11 @@ AdapterPaths = Annotated[
     typer.Option("--adapter", help="Folder of an adapter or of a run; give it again for another on the same base."),
 ]
 DecodingWeights = Annotated[
-    Literal["full", "half", "int8"],
-    typer.Option("--weights", help="What a CPU decodes with: as loaded, fp16 (faster), 8 bits (less exact)."),
+    Literal["auto", "full", "half", "int8"],
+    typer.Option(
+        "--weights",
+        help="What a CPU decodes with: as loaded, fp16, 8 bits; auto: fp16 where it says the same.",
+    ),
 ]
 AdapterPath = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter or of a run.")]
 

@@ -136,7 +136,9 @@ def our_side(base: Base, adapter: str | None, texts: Sequence[str]) -> Ours:
         raise DataError(base.resolved.name, f"reads {context} tokens, which no prompt fits.", "Add --no-check.")
     room = context - max(len(ids) for _, ids in asked)
     prompts = [Prompt(ids=ids, row_id=i) for i, (_, ids) in enumerate(asked)]
-    answers = LocalGenerator(base).generate(prompts, Sampling(max_new_tokens=min(NUM_NEW_TOKENS, room)), adapter)
+    answers = LocalGenerator(base, weights="full").generate(
+        prompts, Sampling(max_new_tokens=min(NUM_NEW_TOKENS, room)), adapter
+    )
     chunks = [
         chunk
         for number, text in enumerate(texts)

@@ -168,21 +168,26 @@ class LlamaCpp:
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """ids (T,) -> (T, V): at each token what is said of the next, nothing having been read before."""
+        self.clear()
+        return self.decode(ids, [True] * len(ids))
+
+    def clear(self) -> None:
+        """Forget what has been read."""
         self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
-        return self._decode(ids, [True] * len(ids))
 
     def greedy(self, ids: Sequence[int], num_tokens: int) -> list[int]:
         """The likeliest token again and again, token by token with llama.cpp's cache; stops where llama.cpp does."""
-        self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
+        self.clear()
         out: list[int] = []
-        row_1V = self._decode(ids, [False] * (len(ids) - 1) + [True])
+        row_1V = self.decode(ids, [False] * (len(ids) - 1) + [True])
         while True:
             out.append(int(row_1V[0].argmax()))
             if len(out) == num_tokens or self.ends_generation(out[-1]):
                 return out
-            row_1V = self._decode(out[-1:], [True])
+            row_1V = self.decode(out[-1:], [True])
 
-    def _decode(self, ids: Sequence[int], wanted: Sequence[bool]) -> NDArray[np.float32]:
+    def decode(self, ids: Sequence[int], wanted: Sequence[bool]) -> NDArray[np.float32]:
+        """Read further ids (T,) -> logits (wanted tokens, V)."""
         if len(ids) > self._context_tokens:
             raise ValueError(f"{len(ids)} tokens, opened for {self._context_tokens}")
         tokens, marks = (c.c_int32 * len(ids))(*ids), (c.c_int8 * len(ids))(*wanted)

@@ -42,7 +42,7 @@ class Session:
         return cls.open_all(model, [] if adapter is None else [adapter])
 
     @classmethod
-    def open_all(cls, model: str, folders: Sequence[Path], weights: Weights = "full") -> Session:
+    def open_all(cls, model: str, folders: Sequence[Path], weights: Weights = "auto") -> Session:
         """Load one base and several adapters on it; the first one answers until another is asked for.
 
         weights: what tokens are decoded with, see ``LocalGenerator``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -52,7 +52,7 @@ class RedteamConfig(ModelConfig, RedteamJudgeSettings):
     """0 takes the likeliest token."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Smallest set of tokens whose probability reaches this."""
-    weights: Weights | Literal["auto"] = "auto"
+    weights: Weights = "auto"
     """What a CPU decodes with: full, half or int8; auto: half where that holds the base's own numbers, else full."""
     rows_at_once: int = Field(32, ge=1)
     """Answers decoded side by side."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.models.adapters import load_adapter
 from tunesmith.models.load import ModelConfig, load_base
@@ -86,7 +84,7 @@ class LocalModels:
             settings = {key: getattr(config, key) for key in ModelConfig.model_fields}
             base = load_base(ModelConfig(**{**settings, "model_name_or_path": name}))
         self.config, self.base = config, base
-        self.generator = _generator(base, config)
+        self.generator = LocalGenerator(base, max_rows=config.rows_at_once, weights=config.weights)
         self._roles: dict[str, str | None] = {BASE: None}
 
     def role(self, name: str) -> str | None:
@@ -128,22 +126,6 @@ class LocalModels:
             return len(writer.render(messages))
         except DataError:
             return 0
-
-
-def _generator(base: Base, config: RedteamConfig) -> LocalGenerator:
-    """Where fp16 holds the base's own numbers it says the same, faster on processors without bf16 units."""
-    if config.weights != "auto":
-        return LocalGenerator(base, max_rows=config.rows_at_once, weights=config.weights)
-    plain = LocalGenerator(base, max_rows=config.rows_at_once)
-    if base.device.type != "cpu" or base.dtype != torch.float32:
-        return plain
-    try:
-        packed = LocalGenerator(base, max_rows=config.rows_at_once, weights="half")
-    except ConfigError as error:
-        base.notes.append(f"decoding with the weights as loaded: {error.cause}")
-        return plain
-    assert packed.packed is not None
-    return packed if packed.packed.exact else plain
 
 
 def _endpoint(config: RedteamConfig, url: str, model: str) -> Endpoint:

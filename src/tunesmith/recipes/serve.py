@@ -36,7 +36,7 @@ def serving(
     host: str = "127.0.0.1",
     port: int = 8000,
     max_new_tokens: int = 256,
-    weights: Weights = "full",
+    weights: Weights = "auto",
     key_env: str = "TUNESMITH_SERVE_KEY",
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,

@@ -19,7 +19,7 @@ from tunesmith.errors import DataError
 from tunesmith.kernels.head_loss import Head, logits_of
 from tunesmith.models.adapters import adapter_digest
 from tunesmith.models.decoding import FastDecoding, start_decoding
-from tunesmith.models.packed import PackedWeights
+from tunesmith.models.packed import PackedWeights, exact_half, why_not_packed
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import head_for
 from tunesmith.randomness import generator
@@ -33,6 +33,8 @@ from tunesmith.tokens.pack import distinct_rows
 NUCLEUS_TOKENS = 1024
 # Rows enter together once this part of the places is free: reading one prompt at a time makes poor use of the weights.
 ENTER_SHARE = 0.125
+# Shorter answers than this are given with the weights as loaded.
+PACKING_PAYS_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +87,17 @@ class _Row:
 class LocalGenerator:
     """Answers on our own base, in batches bounded by rows and by cache slots.
 
-    weights: what a token is decoded with, see ``PackedWeights``; adapters act on any of them.
+    weights: what a token is decoded with, see ``PackedWeights``; adapters act on any of them. auto: half where that
+    holds the base's own numbers and answers are long enough to pay for the packing, else full.
     """
 
     def __init__(
-        self, base: Base, *, max_rows: int = 32, max_cache_tokens: int = 8_192, weights: Weights = "full"
+        self, base: Base, *, max_rows: int = 32, max_cache_tokens: int = 8_192, weights: Weights = "auto"
     ) -> None:
         self.base, self.max_rows, self.max_cache_tokens = base, max_rows, max_cache_tokens
-        self.packed = None if weights == "full" else PackedWeights(base, weights)
+        self.weights = weights
+        self.packed = PackedWeights(base, weights) if weights in ("half", "int8") else None
+        self._may_pack = weights == "auto"
         self.tokens = TokenCount()
 
     def sync(self, adapter: str | None) -> str:
@@ -206,14 +211,15 @@ class LocalGenerator:
         """Answer the rows, at most ``size`` at a time: where some have ended, the next ones enter."""
         running, waiting = rows[:size], rows[size:]
         prompts, adapters = self._asked(running)
-        stepping = None if self.packed is None else self.packed.decoder()
+        packed = self._packed_for(sampling)
+        stepping = None if packed is None else packed.decoder()
         longest = max(self.base.num_virtual_of(row.adapter) + len(row.prompt.ids) for row in rows)
         room = {"num_rows": len(running), "num_slots": longest + sampling.max_new_tokens}
         state, hidden_BD = start_decoding(self.base, prompts, sampling.max_new_tokens, adapters, stepping, **room)
         with torch.no_grad():
             head, _, _ = head_for(self.base.token_rows, self.base.head, adapters, "none")
-        if self.packed is not None and head is self.base.head:
-            head = self.packed.head
+        if packed is not None and head is self.base.head:
+            head = packed.head
         # Rows of a batch have one vocabulary, and with it one tokenizer.
         end_ids = self.base.end_ids_of(adapters[0])
         while True:
@@ -235,6 +241,16 @@ class LocalGenerator:
                 hidden.append(state.enter(*self._asked(entering)))
                 running = running + entering
             hidden_BD = torch.cat(hidden)
+
+    def _packed_for(self, sampling: Sampling) -> PackedWeights | None:
+        """The packed weights that answer; what auto takes depends on nothing but the base and the longest answer."""
+        if self.weights != "auto":
+            return self.packed
+        if sampling.max_new_tokens < PACKING_PAYS_TOKENS or why_not_packed(self.base):
+            return None
+        if self._may_pack:
+            self._may_pack, self.packed = False, exact_half(self.base)
+        return self.packed
 
     def _asked(self, rows: Sequence[_Row]) -> tuple[list[NDArray[np.int64]], list[str | None]]:
         """Prompts and adapters of rows about to be read, which are counted."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from tunesmith.config import Config
 
 # What tokens are decoded with: the base's weights as they are, in fp16, or in 8 bits.
-Weights = Literal["full", "half", "int8"]
+Weights = Literal["auto", "full", "half", "int8"]
 
 
 class Sampling(Config):
