@@ -14,7 +14,9 @@ from tunesmith.errors import ConfigError
 from tunesmith.kernels.elementwise import rope_reference, rope_rolled, signed_sin
 from tunesmith.kernels.head_loss import logits_of
 from tunesmith.kernels.packed import HalfWeight, Int8Weight, fits_half, int8_matmul_reference, packs_here, quantize_rows
+from tunesmith.models import packed as packed_module
 from tunesmith.models.adapters import AdapterConfig, add_adapter
+from tunesmith.models.blocks import read_blocks
 from tunesmith.models.decoding import start_decoding
 from tunesmith.models.packed import PackedWeights
 from tunesmith.models.roles import Base
@@ -141,6 +143,51 @@ def test_a_generator_answers_with_packed_weights_whatever_the_batch(load: Callab
         parameter.data = parameter.data.bfloat16().float()
     base.head = replace(base.head, weight_VD=base.head.weight_VD.bfloat16().float())
     assert LocalGenerator(base, weights="half").sync(None) == "base"
+
+
+def in_fp16(base: Base) -> Base:
+    """The same base with numbers that fp16 holds."""
+    for parameter in base.model.parameters():
+        parameter.data = parameter.data.half().to(parameter.dtype)
+    assert base.decoder is not None
+    base.decoder = read_blocks(base.model)
+    base.head = replace(base.head, weight_VD=base.head.weight_VD.half().to(base.dtype))
+    return base
+
+
+def test_auto_packs_where_that_says_the_same(load: Callable[..., Any]) -> None:
+    asked = [Prompt(ids=generator(8, "packed", n).integers(3, 260, n), row_id=n) for n in (5, 9)]
+    longer, short = (Sampling(max_new_tokens=n, temperature=1.0, seed=2) for n in (12, 3))
+    base = in_fp16(load("llama", "float32"))
+    local = LocalGenerator(base)
+    local.generate(asked, short)
+    assert local.packed is None
+    answers = local.generate(asked, longer)
+    assert local.packed is not None and local.packed.exact and local.sync(None) == "base"
+    wanted = LocalGenerator(base, weights="full").generate(asked, longer)
+    assert [r.ids.tolist() for r in answers] == [r.ids.tolist() for r in wanted]
+    # A base that learns is answered with as it is now, packed or not.
+    role = add_adapter(base, "full", AdapterConfig(method="full"), 0)
+    with torch.no_grad():
+        for parameter in role.parameters.values():
+            parameter.mul_(1.5)
+    changed = local.generate(asked, longer, role.adapter)
+    wanted = LocalGenerator(base, weights="full").generate(asked, longer, role.adapter)
+    assert [r.logprobs.tolist() for r in changed] == [r.logprobs.tolist() for r in wanted]
+
+
+@pytest.mark.parametrize("kind", ["other numbers", "other path", "other dtype", "no room"])
+def test_auto_leaves_other_bases_as_they_are(
+    load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    base = load("gpt2") if kind == "other path" else load("llama", "float64" if kind == "other dtype" else "float32")
+    if kind in ("other dtype", "no room"):
+        base = in_fp16(base)
+    if kind == "no room":
+        monkeypatch.setattr(packed_module, "memory_available_bytes", lambda _: 1000)
+    local = LocalGenerator(base)
+    (answer,) = local.generate([Prompt(ids=np.arange(5, 12), row_id=0)], Sampling(max_new_tokens=12))
+    assert local.packed is None and len(answer.ids)
 
 
 def test_what_cannot_be_packed_is_refused(load: Callable[..., Any]) -> None:
