@@ -88,6 +88,17 @@ def test_sums_do_not_overflow_at_their_largest(kind: type[NativeWeight]) -> None
 
 @needs_library
 @pytest.mark.parametrize("kind", [NativeHalf, NativeInt8])
+@pytest.mark.parametrize("at", [3, 48])
+def test_what_is_no_number_stays_none(kind: type[NativeWeight], at: int) -> None:
+    x, weight = torch.ones(4, 49), torch.randn(20, 49, generator=torch.Generator().manual_seed(1))
+    x[1, at], x[2, at] = float("nan"), float("inf")
+    got = kind(weight).matmul(x)
+    assert got[1].isnan().all() and not got[2].isfinite().any()
+    assert got[0].isfinite().all() and got[3].isfinite().all()
+
+
+@needs_library
+@pytest.mark.parametrize("kind", [NativeHalf, NativeInt8])
 def test_a_row_has_the_same_bits_whatever_is_beside_it(kind: type[NativeWeight], threads: int) -> None:
     x, weight = (torch.from_numpy(array) for array in drawn(600, 90, 20))
     product = kind(weight)

@@ -50,18 +50,18 @@ class PackedWeights:
         if self.native_reason is not None and not packs_here():
             raise _refused(kind, f"torch has no kernels for it here and ours do not run: {self.native_reason}")
         self.exact = kind == "half" and fits_half(base.head.weight_VD)
-        self._products: list[tuple[Product, ...]] = []
+        self.products: list[tuple[Product, ...]] = []
         try:
             for block in decoder.blocks:
                 weights = [torch.cat([_dense(site) for site in _sites(block, names)]) for names in GROUPS]
                 self.exact = self.exact and all(fits_half(weight) for weight in weights)
-                self._products.append(tuple(pack(weight) for weight in weights))
+                self.products.append(tuple(pack(weight) for weight in weights))
             self.head: Head = replace(base.head, packed=pack(base.head.weight_VD))
         except OverflowError as error:
             raise _refused(kind, str(error)) from None
         self._token = None
         if self.native_reason is None:
-            self._token = NativeToken(decoder, cast(Sequence[Sequence[NativeWeight]], self._products))
+            self._token = NativeToken(decoder, cast(Sequence[Sequence[NativeWeight]], self.products))
         self._seen, self._decoder = decoder, self._over(decoder)
 
     def decoder(self) -> Decoder:
@@ -72,7 +72,7 @@ class PackedWeights:
         return self._decoder
 
     def _over(self, decoder: Decoder) -> Decoder:
-        blocks = zip(decoder.blocks, self._products, strict=True)
+        blocks = zip(decoder.blocks, self.products, strict=True)
         over = tuple(_block_over(block, products) for block, products in blocks)
         return replace(decoder, blocks=over, answers_only=True, token=self._token)
 

@@ -90,16 +90,26 @@ static void rms_norm(const float *x, const float *weight, float *y, int64_t n, f
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * inverse * weight[i];
 }
 
-/* A row in 16 bits, an odd end filled with 0; returns what one of its steps is. */
+/* A row in 16 bits, an odd end filled with 0; returns what one of its steps is, which is no number if one of x is not.
+ */
 static float to_digits(const float *x, int16_t *digits, int64_t n) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 most = _mm256_setzero_ps();
+    __m256 most = _mm256_setzero_ps(), wrong = most;
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8) most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)));
+    for (; i + 8 <= n; i += 8) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        /* The largest of a number and no number is the number. */
+        wrong = _mm256_or_ps(wrong, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, v));
+    }
+    int no_number = _mm256_movemask_ps(wrong);
     float lanes[8], largest = 0;
     _mm256_storeu_ps(lanes, most);
     for (int lane = 0; lane < 8; lane++) largest = fmaxf(largest, lanes[lane]);
-    for (; i < n; i++) largest = fmaxf(largest, fabsf(x[i]));
+    for (; i < n; i++) {
+        no_number |= isnan(x[i]);
+        largest = fmaxf(largest, fabsf(x[i]));
+    }
     const float factor = largest > 1e-30f ? LEVELS / largest : 0.0f;
     for (i = 0; i + 8 <= n; i += 8) {
         const __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(factor)));
@@ -108,7 +118,7 @@ static float to_digits(const float *x, int16_t *digits, int64_t n) {
     }
     for (; i < n; i++) digits[i] = (int16_t)lrintf(x[i] * factor);
     if (n & 1) digits[n] = 0;
-    return largest / LEVELS;
+    return no_number ? NAN : largest / LEVELS;
 }
 
 typedef __m256 Block[MOST_ROWS][2 * MOST_PANELS];
