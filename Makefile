@@ -8,7 +8,7 @@ JOBS ?= 2
 TESTS ?= tests
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: demo test check setup bench bench-turns bench-preference bench-generate bench-gpu clean
+.PHONY: demo test check setup bench bench-turns bench-profile bench-preference bench-generate bench-gpu clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -37,6 +37,9 @@ bench-preference: $(VENV)/.ready
 
 bench-generate: $(VENV)/.ready
 	$(BIN)/python bench/run_generate.py
+
+bench-profile: $(VENV)/.ready
+	$(BIN)/python bench/profile_cpu.py
 
 # On a machine with an NVIDIA GPU; some minutes. The GPU tests: make test TESTS=tests/gpu JOBS=0
 bench-gpu: $(VENV)/.ready
