@@ -199,7 +199,8 @@ def line_text(line: Line, found: dict[str, Any]) -> str:
         f"{max(tokens)})."
     )
     rows = []
-    for name, result in results.items():
+    for name in (name for name in WHO if name in results):
+        result = results[name]
         rates = [count / s for count, s in zip(result["tokens_per_step"][1:], result["step_seconds"], strict=True)]
         ratios = "" if name == "ours" else quartiles(step_ratios(results, name))
         memory = "" if name == "ours" else f"{ours['peak_rss_bytes'] / result['peak_rss_bytes']:.2f}"

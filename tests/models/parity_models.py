@@ -13,7 +13,8 @@ from contract_parts import awake, packed, task
 from text_to_text import text_to_text_models
 from torch import Tensor
 
-from tunesmith.models.adapters import save_role
+from tunesmith.kernels.native import library
+from tunesmith.models.adapters import load_adapter, save_role
 from tunesmith.models.forward import forward
 from tunesmith.models.load import build_base
 from tunesmith.models.native_token import cannot_run
@@ -80,6 +81,9 @@ def write_model(family: str, folder: Path) -> Path:
                 parameter.data *= 4.0
             elif name.endswith("bias"):
                 parameter.data += 0.1 * torch.randn_like(parameter)
+    # Numbers of fp16, so that answers go the way that most checkpoints' go.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -106,8 +110,6 @@ def measure(family: str, folder: Path) -> Parity:
     assert other.adapter == "other"
     narrow = build_base(resolved, torch.device("cpu"), torch.bfloat16)
     their_narrow = _loss(_with_peft(narrow, folder / "adapter", torch.bfloat16), base, examples)
-    from tunesmith.models.adapters import load_adapter
-
     load_adapter(narrow, folder / "adapter", "default")
     our_narrow, _ = forward(narrow, packed(examples, "default"), "ce_sum")
     decoder = base.decoder
@@ -150,7 +152,10 @@ def _loss(model: Any, base: Any, examples: Any) -> Tensor:
 def _same_answers(base: Any, plain: Any, examples: Any) -> bool:
     prompts = [example.source_ids if base.is_encoder_decoder else example.ids for example in examples]
     asked = [Prompt(ids=ids, row_id=row) for row, ids in enumerate(prompts)]
-    answers = LocalGenerator(base).generate(asked, Sampling(max_new_tokens=NUM_NEW), "default")
+    local = LocalGenerator(base)
+    # What is said of a token in one call is said of these answers.
+    assert (local.packed is not None) == (base.decoder is not None and not isinstance(library(), str))
+    answers = local.generate(asked, Sampling(max_new_tokens=NUM_NEW), "default")
     for prompt, answer in zip(prompts, answers, strict=True):
         ids_1L = torch.from_numpy(prompt)[None]
         how = {"do_sample": False, "max_new_tokens": NUM_NEW, "eos_token_id": None, "pad_token_id": 2}

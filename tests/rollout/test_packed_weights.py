@@ -13,6 +13,7 @@ import torch
 from tunesmith.errors import ConfigError
 from tunesmith.kernels.elementwise import rope_reference, rope_rolled, signed_sin
 from tunesmith.kernels.head_loss import logits_of
+from tunesmith.kernels.native import library
 from tunesmith.kernels.packed import HalfWeight, Int8Weight, fits_half, int8_matmul_reference, packs_here, quantize_rows
 from tunesmith.models import packed as packed_module
 from tunesmith.models.adapters import AdapterConfig, add_adapter
@@ -24,6 +25,7 @@ from tunesmith.randomness import generator
 from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
 
 pytestmark = pytest.mark.skipif(not packs_here(), reason="torch has no fbgemm kernels on this processor")
+needs_library = pytest.mark.skipif(isinstance(library(), str), reason=f"token.c: {library()}")
 METHODS = {"low": "lora", "narrow": "bottleneck", "vectors": "ia3", "before": "prefix"}
 
 
@@ -155,25 +157,54 @@ def in_fp16(base: Base) -> Base:
     return base
 
 
+@needs_library
 def test_auto_packs_where_that_says_the_same(load: Callable[..., Any]) -> None:
     asked = [Prompt(ids=generator(8, "packed", n).integers(3, 260, n), row_id=n) for n in (5, 9)]
-    longer, short = (Sampling(max_new_tokens=n, temperature=1.0, seed=2) for n in (12, 3))
+    longer = Sampling(max_new_tokens=12, temperature=1.0, seed=2)
     base = in_fp16(load("llama", "float32"))
     local = LocalGenerator(base)
-    local.generate(asked, short)
-    assert local.packed is None
     answers = local.generate(asked, longer)
     assert local.packed is not None and local.packed.exact and local.sync(None) == "base"
+    # Once for a base, however many answer on it.
+    assert LocalGenerator(base).packed is local.packed and LocalGenerator(base, weights="full").packed is None
     wanted = LocalGenerator(base, weights="full").generate(asked, longer)
     assert [r.ids.tolist() for r in answers] == [r.ids.tolist() for r in wanted]
-    # A base that learns is answered with as it is now, packed or not.
+    # Weights that were written are packed anew, here into numbers that fp16 holds again.
+    with torch.no_grad():
+        for block in base.decoder.blocks:
+            block.down.layer.weight.mul_(2.0)
+    changed, wanted = local.generate(asked, longer), LocalGenerator(base, weights="full").generate(asked, longer)
+    for ours, full in zip(changed, wanted, strict=True):
+        np.testing.assert_allclose(ours.logprobs, full.logprobs, rtol=1e-4, atol=1e-4)
+    assert np.abs(changed[0].logprobs[0] - answers[0].logprobs[0]) > 1e-4
+    # A base that learns is answered with as it is now.
     role = add_adapter(base, "full", AdapterConfig(method="full"), 0)
     with torch.no_grad():
         for parameter in role.parameters.values():
             parameter.mul_(1.5)
+    assert local.packed is None
     changed = local.generate(asked, longer, role.adapter)
     wanted = LocalGenerator(base, weights="full").generate(asked, longer, role.adapter)
     assert [r.logprobs.tolist() for r in changed] == [r.logprobs.tolist() for r in wanted]
+
+
+@needs_library
+def test_without_a_compiler_auto_answers_as_before_and_says_so_once(
+    load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = in_fp16(load("llama", "float32"))
+    monkeypatch.setattr(packed_module, "library", lambda: "there is no C compiler (cc)")
+    assert LocalGenerator(base).packed is None and LocalGenerator(base).packed is None
+    assert [note for note in base.notes if "compiler" in note] == [
+        "decoding by torch's operators: there is no C compiler (cc)."
+    ]
+
+
+def test_tiny_numbers_do_not_pass_for_fp16s() -> None:
+    weight = torch.randn(20, 30, generator=torch.Generator().manual_seed(3)).bfloat16().float()
+    assert fits_half(weight) and fits_half(1e-3 * weight.bfloat16().float().half().float()) is False
+    # Each is off by less than half of fp16's smallest step, and all of them by a hundredth of what they are.
+    assert not fits_half((1e-6 * weight).bfloat16().float())
 
 
 @pytest.mark.parametrize("kind", ["other numbers", "other path", "other dtype", "no room"])

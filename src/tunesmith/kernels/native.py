@@ -12,10 +12,11 @@ import ctypes as c
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -88,25 +89,28 @@ def library() -> c.CDLL | str:
     found = _flags_of_processor()
     if platform.machine() not in ("x86_64", "AMD64") or not found.issuperset(INSTRUCTIONS):
         return f"this processor has not all of {', '.join(INSTRUCTIONS)}"
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
+    asked = os.environ.get("CC")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not (asked or compiler):
         return "there is no C compiler (cc)"
-    openmp = _loaded_openmp()
+    openmp = _openmp_of_torch()
     if openmp is None:
         return "torch's threads are not OpenMP's here"
     try:
-        return _checked(c.CDLL(str(_compiled(compiler, openmp, " ".join(sorted(found))))))
+        command = shlex.split(asked) if asked else [str(compiler)]
+        return _loaded(command, openmp, " ".join(sorted(found)))
     except subprocess.CalledProcessError as error:
         said = (error.stderr or "").strip().splitlines()
-        return f"{compiler} does not compile it ({said[0] if said else 'it said nothing'})"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{compiler} made nothing that can be loaded ({error})"
+        return f"{asked or compiler} does not compile it ({said[0] if said else 'it said nothing'})"
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
+        return f"{asked or compiler} made nothing that can be used ({error})"
 
 
 def _checked(loaded: c.CDLL) -> c.CDLL:
     loaded.sizes.restype, loaded.sizes.argtypes = _whole, [_whole]
     for number, structure in enumerate((Linear, Layer, Model, Lora, RunOf, Step)):
-        assert loaded.sizes(number) == c.sizeof(structure), structure.__name__
+        if loaded.sizes(number) != c.sizeof(structure):
+            raise ValueError(f"{structure.__name__} has another size in C")
     loaded.linear.restype = loaded.token.restype = None
     loaded.linear.argtypes = [c.POINTER(Linear), _pointer, _whole, _pointer, _whole, _pointer, _pointer]
     loaded.token.argtypes = [c.POINTER(Model), c.POINTER(Step)]
@@ -121,49 +125,62 @@ def _flags_of_processor() -> frozenset[str]:
     return frozenset()
 
 
-def _loaded_openmp() -> Path | None:
-    """The OpenMP library that torch has loaded: a second one would have threads of its own, which fight with these."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
-            path = Path(line.split(maxsplit=5)[-1])
-            if path.name.startswith(("libgomp", "libiomp5")):
-                return path
+class _Found(c.Structure):
+    """What dladdr says of an address: the file first."""
+
+    _fields_ = [("file", c.c_char_p), ("base", _pointer), ("name", c.c_char_p), ("address", _pointer)]
+
+
+def _openmp_of_torch() -> Path | None:
+    """The OpenMP library that torch calls: a second one would have threads of its own, which fight with torch's.
+
+    Other packages may have loaded one each.
+    """
+    found = _Found()
+    with contextlib.suppress(OSError, AttributeError):
+        torchs = c.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        if c.CDLL(None).dladdr(c.cast(torchs.GOMP_parallel, _pointer), c.byref(found)) and found.file:
+            return Path(os.fsdecode(found.file))
     return None
 
 
-def _compiled(compiler: str, openmp: Path, processor: str) -> Path:
-    """The library's file, made where it is not there yet."""
-    version = _run([compiler, "--version"])
+def _loaded(compiler: Sequence[str], openmp: Path, processor: str) -> c.CDLL:
+    """The library out of the cache; where that cannot be written, compiled for this process alone."""
+    version = _run([*compiler, "--version"])
     sources = [file.read_bytes() for file in sorted(SOURCES.glob("*.[ch]"))]
     parts = [*sources, version.encode(), processor.encode(), os.fsencode(openmp), " ".join(FLAGS).encode()]
-    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
-    for folder in _folders(cache_folder() / "native"):
-        file = folder / f"token-{name}.so"
-        if file.exists():
-            return file
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            part = Path(scratch) / "token.o"
-            _run([compiler, *FLAGS, "-c", str(SOURCES / "token.c"), "-o", str(part)])
-            _run([compiler, "-shared", str(part), str(openmp), "-lm", "-o", f"{part}.so"])
-            # Other processes see the whole file or none.
-            Path(f"{part}.so").replace(file)
-        return file
-    raise OSError("no folder can be written")
+    file = cache_folder() / "native" / f"token-{hashlib.sha256(bytes(1).join(parts)).hexdigest()[:32]}.so"
+    # A damaged file is written anew.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return _checked(c.CDLL(str(file)))
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as scratch:
+        part, whole = Path(scratch) / "token.o", Path(scratch) / "token.so"
+        _run([*compiler, *FLAGS, "-c", str(SOURCES / "token.c"), "-o", str(part)])
+        _run([*compiler, "-shared", str(part), str(openmp), "-lm", "-o", str(whole)])
+        try:
+            _put(whole, file)
+            return _checked(c.CDLL(str(file)))
+        except OSError:
+            # Once loaded it does not need its file any more.
+            return _checked(c.CDLL(str(whole)))
 
 
-def _folders(cache: Path) -> Iterator[Path]:
-    """The cache folder, or one of this process where that cannot be written."""
+def _put(source: Path, target: Path) -> None:
+    """Copy to a place where other processes see the whole file or none; the two may lie on different disks."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=target.parent)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK):
-            yield cache
-    except OSError:
-        pass
-    yield Path(tempfile.mkdtemp(prefix="tunesmith-native-"))
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(source.read_bytes())
+        Path(beside).replace(target)
+    finally:
+        Path(beside).unlink(missing_ok=True)
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS
+    )
     return done.stdout
 
 
@@ -193,9 +210,9 @@ class NativeWeight:
     def matmul(self, x_TI: Tensor) -> Tensor:
         """x (T, in) -> (T, out), in x's dtype."""
         wide_TI = x_TI.float().contiguous()
-        y_TO = torch.empty(len(x_TI), self.linear.num_out)
+        y_TO = torch.empty(len(x_TI), self.linear.num_out, dtype=torch.float32)
         digits = torch.empty(len(x_TI), self.linear.num_in + 1, dtype=torch.int16)
-        steps = torch.empty(len(x_TI))
+        steps = torch.empty(len(x_TI), dtype=torch.float32)
         spaces = (y_TO.data_ptr(), torch.get_num_threads(), digits.data_ptr(), steps.data_ptr())
         self.library.linear(c.byref(self.linear), wide_TI.data_ptr(), len(x_TI), *spaces)
         return y_TO.to(x_TI.dtype)

@@ -22,6 +22,7 @@ from tunesmith.models.virtual import Run
 
 # Maps of a block that have one input, in the order of token.c's sites.
 GROUPS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+SITES = tuple(name for names in GROUPS for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class NativeToken:
         sites: list[Site] = [getattr(block, name) for name in names]
         made = Linear.from_buffer_copy(product.linear)
         if any(site.layer.bias is not None for site in sites):
-            biases = [torch.zeros(site.num_out) if (b := site.layer.bias) is None else b.detach() for site in sites]
+            zeros = torch.zeros(max(site.num_out for site in sites), dtype=torch.float32)
+            biases = [zeros[: site.num_out] if site.layer.bias is None else site.layer.bias.detach() for site in sites]
             made.bias = self._kept(torch.cat([bias.float() for bias in biases]))
         return made
 
@@ -96,19 +98,19 @@ class NativeToken:
     def matrices(self, decoder: Decoder, adapter: str | None) -> Matrices | None:
         """An adapter's matrices as they are now; None where it is more than them and token.c cannot apply it."""
         held: list[Tensor] = []
-        lora = (Lora * (7 * len(decoder.blocks)))()
+        lora = (Lora * (len(SITES) * len(decoder.blocks)))()
         most = 1
         for number, block in enumerate(decoder.blocks):
             if (adapter or "") in own_adapters(block.mlp):
                 return None
             for at, (name, first) in enumerate(_sites(block)):
                 site: Site = getattr(block, name)
-                one = lora[7 * number + at]
+                one = lora[len(SITES) * number + at]
                 if not _is_plain(site, adapter):
                     return None
                 if adapter is None or site.lora is None or adapter not in site.lora.lora_A:
                     continue
-                a = site.lora.lora_A[adapter].weight.detach().float().contiguous()
+                a = site.lora.lora_A[adapter].weight.detach().float().clone(memory_format=torch.contiguous_format)
                 b = site.lora.lora_B[adapter].weight.detach().float().T * float(site.lora.scaling[adapter])
                 held += [a, b.contiguous()]
                 one.a, one.b, one.rank = address(held[-2]), address(held[-1]), len(a)
@@ -128,8 +130,11 @@ class NativeToken:
         """Final states (B, D) in fp32 of rows in the order of their adapters.
 
         x_BD: embeddings. turns: cosines and sines (B, W). where: (place_B, slot_B) of the new tokens in the caches,
-        whose layers are (places, key heads, slots, W) in fp32. runs: which rows have which of ``matrices``.
+        whose layers are (places, key heads, slots, W) in fp32. runs: which rows have which of ``matrices``. Raises
+        IndexError for a token beyond the caches.
         """
+        if any(int(index_B.max()) >= size for index_B, size in zip(where, caches[0][0].shape[::2], strict=True)):
+            raise IndexError(f"a token beyond the cache of {caches[0][0].shape[2]} slots")
         rows, threads, slots = len(x_BD), torch.get_num_threads(), caches[0][0].shape[2]
         out_BD = x_BD.float().clone()
         cos_BW, sin_BW, place_B, slot_B = *(x.float().contiguous() for x in turns), *(x.contiguous() for x in where)
@@ -140,16 +145,17 @@ class NativeToken:
         most = max(matrices[adapter].most_rank for _, _, adapter in runs)
         pointers = [(c.c_void_p * len(cache))(*map(address, cache)) for cache in caches]
         widest = max(self.width, self.inner, self.heads * self.head_width) + 1
-        spaces = [
-            torch.empty(rows * self.width),
-            torch.empty(rows * (self.heads + 2 * self.kv_heads) * self.head_width),
-            torch.empty(rows * self.heads * self.head_width),
-            torch.empty(rows * 3 * self.inner),
-            torch.empty(rows * 7 * most),
-            torch.empty(threads * (slots + 8)),
-            torch.empty(rows),
-            torch.empty(rows * widest, dtype=torch.int16),
-        ]
+        numbers = (
+            rows * self.width,
+            rows * (self.heads + 2 * self.kv_heads) * self.head_width,
+            rows * self.heads * self.head_width,
+            rows * 3 * self.inner,
+            rows * len(SITES) * most,
+            threads * (slots + 8),
+            rows,
+        )
+        spaces = [torch.empty(number, dtype=torch.float32) for number in numbers]
+        spaces.append(torch.empty(rows * widest, dtype=torch.int16))
         step = Step(
             rows, threads, slots, len(runs), most,
             *map(address, (place_B, slot_B, cos_BW, sin_BW)), *map(c.addressof, pointers), c.addressof(of_runs),

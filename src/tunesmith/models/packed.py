@@ -45,10 +45,10 @@ class PackedWeights:
         pack: Callable[[Tensor], Product] = PACKING[kind]
         if self.native_reason is None:
             pack = NATIVE[kind]
-        elif native:
-            base.notes.append(f"packed weights multiply by torch's kernels, not by ours: {self.native_reason}.")
         if self.native_reason is not None and not packs_here():
             raise _refused(kind, f"torch has no kernels for it here and ours do not run: {self.native_reason}")
+        if self.native_reason is not None and native:
+            _note(base, f"packed weights multiply by torch's kernels, not by ours: {self.native_reason}.")
         self.exact = kind == "half" and fits_half(base.head.weight_VD)
         self.products: list[tuple[Product, ...]] = []
         try:
@@ -78,28 +78,51 @@ class PackedWeights:
 
 
 def exact_half(base: Base) -> PackedWeights | None:
-    """The base in fp16 where that says the same in less time and has room; None elsewhere.
+    """The base in fp16 where that says the same, in less time, and there is room; None elsewhere.
 
-    Where a processor multiplies bf16 fast a base is loaded in it, and its weights are left as they are.
+    Packed once for a base, and anew where its weights have been written since. Where a processor multiplies bf16 fast a
+    base is loaded in it, and its weights are left as they are; so they are where ``token.c`` does not run.
     """
-    if why_not_packed(base) or base.dtype != torch.float32:
+    if why_not_packed(base) or base.dtype != torch.float32 or base.quantization is not None:
         return None
+    state = _state(base)
+    if base.answering is None or base.answering[0] != state:
+        base.answering = state, _exact_half(base)
+    held: PackedWeights | None = base.answering[1]
+    return held
+
+
+def _exact_half(base: Base) -> PackedWeights | None:
     decoder = _decoder(base, "half")
-    # The first map tells nearly always, and tells at once.
     sites = _all_sites(decoder)
-    if not (
-        fits_half(_dense(sites[0])) and fits_half(base.head.weight_VD) and all(fits_half(_dense(s)) for s in sites)
-    ):
+    # Where they do not fit the first maps tell nearly always, before anything is packed.
+    if not all(fits_half(_dense(site)) for site in sites[: len(GROUPS)]):
+        return None
+    if reason := _why_not_native(decoder):
+        _note(base, f"decoding by torch's operators: {reason}.")
         return None
     numbers = sum(site.layer.weight.numel() for site in sites) + base.head.weight_VD.numel()
     if 2 * numbers * ROOM > memory_available_bytes(base.device):
+        _note(base, "decoding with the weights as loaded: there is no room for them in fp16 as well.")
         return None
     try:
         packed = PackedWeights(base, "half")
     except ConfigError as error:
-        base.notes.append(f"decoding with the weights as loaded: {error.cause}")
+        _note(base, f"decoding with the weights as loaded: {error.cause}")
         return None
     return packed if packed.exact else None
+
+
+def _state(base: Base) -> tuple[tuple[int, int], ...]:
+    """What changes when a weight is written or replaced."""
+    assert base.decoder is not None
+    weights = [*(site.layer.weight for site in _all_sites(base.decoder)), base.head.weight_VD]
+    return tuple((weight.data_ptr(), weight._version) for weight in weights)
+
+
+def _note(base: Base, text: str) -> None:
+    if text not in base.notes:
+        base.notes.append(text)
 
 
 def why_not_packed(base: Base) -> str | None:

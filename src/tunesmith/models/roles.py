@@ -94,6 +94,7 @@ class Base:
     decoder_prefix: tuple[int, ...] = ()
     quantization: Mapping[str, Any] | None = None
     pads: bool = False
+    answering: Any = None
 
     @property
     def is_encoder_decoder(self) -> bool:

@@ -70,8 +70,9 @@ def open_subjects(config: EvalConfig) -> Opened:
     @cache
     def base_at(name: str) -> tuple[Base, LocalGenerator]:
         base = load_base(config.model_copy(update={"model_name_or_path": name}))
+        generator = LocalGenerator(base)
         notes.extend(base.notes)
-        return base, LocalGenerator(base)
+        return base, generator
 
     numbers = count()
 

@@ -61,7 +61,8 @@ def align(config: PPOConfig, *, base: Base | None = None, reward: RewardSource |
             prepared=prepared,
             session=session,
             credit=CreditState.of(saved.get("credit", {"kl_coef": config.kl_coef})),
-            generator=LocalGenerator(prepared.base, max_rows=config.rollout_rows),
+            # The plan of its memory has no second copy of the base.
+            generator=LocalGenerator(prepared.base, max_rows=config.rollout_rows, weights="full"),
             samples=Samples(session.run.folder, after_step=session.state.step if session.resumed else -1),
             history=[Iteration(**one) for one in saved.get("history", [])],
             warnings=list(saved.get("warnings", [])),

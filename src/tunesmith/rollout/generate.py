@@ -19,7 +19,7 @@ from tunesmith.errors import DataError
 from tunesmith.kernels.head_loss import Head, logits_of
 from tunesmith.models.adapters import adapter_digest
 from tunesmith.models.decoding import FastDecoding, start_decoding
-from tunesmith.models.packed import PackedWeights, exact_half, why_not_packed
+from tunesmith.models.packed import PackedWeights, exact_half
 from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import head_for
 from tunesmith.randomness import generator
@@ -33,8 +33,6 @@ from tunesmith.tokens.pack import distinct_rows
 NUCLEUS_TOKENS = 1024
 # Rows enter together once this part of the places is free: reading one prompt at a time makes poor use of the weights.
 ENTER_SHARE = 0.125
-# Shorter answers than this are given with the weights as loaded.
-PACKING_PAYS_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +86,7 @@ class LocalGenerator:
     """Answers on our own base, in batches bounded by rows and by cache slots.
 
     weights: what a token is decoded with, see ``PackedWeights``; adapters act on any of them. auto: half where that
-    holds the base's own numbers and answers are long enough to pay for the packing, else full.
+    holds the base's own numbers (``exact_half``), else full.
     """
 
     def __init__(
@@ -96,9 +94,16 @@ class LocalGenerator:
     ) -> None:
         self.base, self.max_rows, self.max_cache_tokens = base, max_rows, max_cache_tokens
         self.weights = weights
-        self.packed = PackedWeights(base, weights) if weights in ("half", "int8") else None
-        self._may_pack = weights == "auto"
+        self._packed = PackedWeights(base, weights) if weights in ("half", "int8") else None
+        if weights == "auto":
+            # Now, so that whoever times its answers does not time this.
+            exact_half(base)
         self.tokens = TokenCount()
+
+    @property
+    def packed(self) -> PackedWeights | None:
+        """The packed weights that answer; None where the base's own do."""
+        return exact_half(self.base) if self.weights == "auto" else self._packed
 
     def sync(self, adapter: str | None) -> str:
         """The weights are shared with training, so nothing moves; returns the digest of what would answer now.
@@ -106,7 +111,7 @@ class LocalGenerator:
         Packed weights with other numbers than the base's are named in it.
         """
         digest = adapter_digest(self.base, adapter)
-        return digest if self.packed is None or self.packed.exact else f"{digest}+{self.packed.kind}"
+        return digest if self._packed is None or self._packed.exact else f"{digest}+{self._packed.kind}"
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, adapter: str | None = None) -> list[Rollout]:
         """One Rollout a prompt, in the order of the prompts. Raises DataError for a prompt beyond the context."""
@@ -211,7 +216,7 @@ class LocalGenerator:
         """Answer the rows, at most ``size`` at a time: where some have ended, the next ones enter."""
         running, waiting = rows[:size], rows[size:]
         prompts, adapters = self._asked(running)
-        packed = self._packed_for(sampling)
+        packed = self.packed
         stepping = None if packed is None else packed.decoder()
         longest = max(self.base.num_virtual_of(row.adapter) + len(row.prompt.ids) for row in rows)
         room = {"num_rows": len(running), "num_slots": longest + sampling.max_new_tokens}
@@ -241,16 +246,6 @@ class LocalGenerator:
                 hidden.append(state.enter(*self._asked(entering)))
                 running = running + entering
             hidden_BD = torch.cat(hidden)
-
-    def _packed_for(self, sampling: Sampling) -> PackedWeights | None:
-        """The packed weights that answer; what auto takes depends on nothing but the base and the longest answer."""
-        if self.weights != "auto":
-            return self.packed
-        if sampling.max_new_tokens < PACKING_PAYS_TOKENS or why_not_packed(self.base):
-            return None
-        if self._may_pack:
-            self._may_pack, self.packed = False, exact_half(self.base)
-        return self.packed
 
     def _asked(self, rows: Sequence[_Row]) -> tuple[list[NDArray[np.int64]], list[str | None]]:
         """Prompts and adapters of rows about to be read, which are counted."""

@@ -127,8 +127,11 @@ static void attend(const float *q, const float *keys, const float *values, int64
                    float scale, float *scores, float *out) {
     const int64_t n = to - from + 1, padded = (n + 7) / 8 * 8;
     float largest = -INFINITY;
+    int no_number = 0;
     for (int64_t i = 0; i < n; i++) {
         scores[i] = dot(q, keys + (from + i) * width, width) * scale;
+        /* Neither the largest nor exp8 would show it. */
+        no_number |= !isfinite(scores[i]);
         largest = fmaxf(largest, scores[i]);
     }
     for (int64_t i = n; i < padded; i++) scores[i] = -INFINITY;
@@ -140,7 +143,7 @@ static void attend(const float *q, const float *keys, const float *values, int64
         _mm256_storeu_ps(scores + i, p);
         sum = _mm256_add_ps(sum, p);
     }
-    const float inverse = 1.0f / sum8(sum);
+    const float inverse = no_number ? NAN : 1.0f / sum8(sum);
     for (int64_t d = 0; d < width; d += 32) {
         const int64_t count = width - d < 32 ? (width - d) / 8 : 4;
         __m256 acc[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
