@@ -56,7 +56,7 @@ OASST, SHORT = "oasst_pairs/pairs_en.jsonl", "instructions/instructions.json"
 LINES = (
     Line("long", f"Conversations (`{OASST}`)", OASST, 100, 6),
     Line("short", f"Short rows (`{SHORT}`)", SHORT, 100, 12, to_row=TRAIN_ROWS),
-    Line("wide", "Long rows, about 2,000 tokens", "joined", 6, 3, max_length=LONG_TOKENS, batch_rows=2),
+    Line("wide", "Long rows, about 2,000 tokens", "joined", 6, 2, max_length=LONG_TOKENS, batch_rows=2),
     Line("1b", "A Llama of 1.07 billion random weights", OASST, 5, 3, max_length=256, batch_rows=4, wide=True),
 )
 

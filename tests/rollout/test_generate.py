@@ -16,8 +16,9 @@ from tunesmith.models.adapters import AdapterConfig, add_adapter
 from tunesmith.models.decoding import FastDecoding
 from tunesmith.models.forward import hidden_states
 from tunesmith.randomness import generator
-from tunesmith.rollout import generate
-from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling, _sample
+from tunesmith.rollout import draw as draw_module
+from tunesmith.rollout.draw import draw
+from tunesmith.rollout.generate import LocalGenerator, Prompt, Sampling
 from tunesmith.tokens.pack import pack_prompts
 
 
@@ -194,7 +195,7 @@ def test_draws_invert_the_cumulative_distribution(
     top_k: int, top_p: float, nucleus_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Evenly spread uniform numbers must give each token its share; independent definition in NumPy."""
-    monkeypatch.setattr(generate, "NUCLEUS_TOKENS", nucleus_tokens)
+    monkeypatch.setattr(draw_module, "NUCLEUS_TOKENS", nucleus_tokens)
     weights = np.array([0.08, 0.3, 0.05, 0.3, 0.25, 0.02])
     order = np.argsort(-weights, kind="stable")[: top_k or None]
     before = np.cumsum(weights[order]) - weights[order]
@@ -203,7 +204,7 @@ def test_draws_invert_the_cumulative_distribution(
     expected[kept] = weights[kept] / weights[kept].sum()
     uniform = torch.from_numpy((np.arange(20_000) + 0.5) / 20_000)
     logits = torch.from_numpy(np.log(weights) * 2.0).expand(20_000, -1)
-    drawn = _sample(logits, uniform, Sampling(temperature=2.0, top_k=top_k, top_p=top_p))
+    drawn = draw(logits, uniform, Sampling(temperature=2.0, top_k=top_k, top_p=top_p))
     np.testing.assert_allclose(np.bincount(drawn, minlength=6) / 20_000, expected, atol=1e-4)
 
 
@@ -214,8 +215,8 @@ def test_a_wide_neighbour_does_not_change_a_narrow_rows_draw() -> None:
     flat = torch.zeros(3000)
     uniform = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
     sampling = Sampling(temperature=1.0, top_p=0.9)
-    alone = _sample(ties.expand(50, -1), uniform, sampling)
-    mixed = _sample(torch.stack([ties, flat]).repeat(50, 1), uniform.repeat_interleave(2), sampling)
+    alone = draw(ties.expand(50, -1), uniform, sampling)
+    mixed = draw(torch.stack([ties, flat]).repeat(50, 1), uniform.repeat_interleave(2), sampling)
     assert torch.equal(mixed[::2], alone)
     assert int(alone.max()) < 40 and len(mixed[1::2].unique()) == 50
 
@@ -225,8 +226,8 @@ def test_rare_tokens_of_a_large_vocabulary_can_be_drawn() -> None:
     logits[0, 0] = 30.0
     last = torch.tensor([1.0 - 1e-10], dtype=torch.float64)
     # All but the first token have 5e-9 together: single precision would round the draw to the first one.
-    assert int(_sample(logits, last, Sampling(temperature=1.0))[0]) > 0
-    assert int(_sample(logits, last * 0.9, Sampling(temperature=1.0))[0]) == 0
+    assert int(draw(logits, last, Sampling(temperature=1.0))[0]) > 0
+    assert int(draw(logits, last * 0.9, Sampling(temperature=1.0))[0]) == 0
 
 
 def test_an_answer_ends_where_the_template_ends_a_turn_though_the_eos_is_another(load: Callable[..., Any]) -> None:

@@ -18,12 +18,13 @@ import torch
 from tunesmith.errors import RunError
 from tunesmith.models.adapters import AdapterConfig, add_adapter
 from tunesmith.records import Message
-from tunesmith.rollout.batcher import Answered, Batcher, Job, Piece, before_stop
+from tunesmith.rollout.batcher import Answered, Batcher, Job, Piece
 from tunesmith.rollout.chat_api import RequestError
 from tunesmith.rollout.endpoint import Endpoint, EndpointConfig
 from tunesmith.rollout.generate import LocalGenerator, Prompt
 from tunesmith.rollout.sampling import Sampling
 from tunesmith.rollout.server import MAX_BODY_BYTES, ModelServer
+from tunesmith.rollout.stops import before_stop
 from tunesmith.rollout.writer import Asked
 from tunesmith.tokens.render import render_prompt
 

@@ -44,8 +44,10 @@ from tunesmith.cli.shared import (
     Debug,
     DecodingWeights,
     Json,
+    MinP,
     ModelName,
     Overrides,
+    RepetitionPenalty,
     as_called,
     errors_in_one_paragraph,
     print_lines,
@@ -126,6 +128,11 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0)] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
     top_k: Annotated[int, typer.Option(min=0)] = 0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="A text that ends an answer; may be repeated.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     weights: DecodingWeights = "auto",
     as_json: Json = False,
@@ -136,11 +143,14 @@ def generate(
     Several adapters on one base, each of which answers every prompt: --adapter runs/demo --adapter runs/other.
     """
     with errors_in_one_paragraph(debug):
+        from tunesmith.config import build_config
         from tunesmith.recipes.chat import Session
         from tunesmith.rollout.generate import Sampling
 
         texts = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "stop": stop or []}
+        how |= {"max_new_tokens": max_new_tokens, "repetition_penalty": repetition_penalty, "seed": seed}
+        sampling = build_config(Sampling, how, place="generate")
         session = Session.open_all(model, adapter or [], weights)
         for text, called, rollout in session.answer_each(texts, system, sampling):
             row: dict[str, Any] = {"prompt": text, "answer": rollout.text, "stop_reason": rollout.stop_reason}
@@ -157,16 +167,21 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
     temperature: Annotated[float, typer.Option(min=0)] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
     weights: DecodingWeights = "auto",
     debug: Debug = False,
 ) -> None:
     """Talk to a model, streaming; /help lists the commands. Example: tunesmith chat --adapter runs/demo."""
     with errors_in_one_paragraph(debug):
+        from tunesmith.config import build_config
         from tunesmith.recipes.chat import Session, talk
         from tunesmith.rollout.generate import Sampling
 
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "min_p": min_p}
+        how |= {"repetition_penalty": repetition_penalty, "seed": seed}
+        sampling = build_config(Sampling, how, place="chat")
         talk(Session.open_all(model, adapter or [], weights), system, sampling, read=_read_line(), write=_write)
 
 

@@ -27,6 +27,12 @@ DecodingWeights = Annotated[
         help="What a CPU decodes with: as loaded, fp16, 8 bits; auto: fp16 where it says the same.",
     ),
 ]
+MinP = Annotated[
+    float, typer.Option("--min-p", help="Only tokens of at least this share of the likeliest one's probability.")
+]
+RepetitionPenalty = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1: tokens that have been are less likely.")
+]
 AdapterPath = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter or of a run.")]
 
 

@@ -17,6 +17,7 @@ from tunesmith.records import Message
 from tunesmith.rollout.chat_api import Finish, RequestError
 from tunesmith.rollout.generate import LocalGenerator, Prompt
 from tunesmith.rollout.sampling import Sampling
+from tunesmith.rollout.stops import before_stop, half_stop
 from tunesmith.tokens.render import render_prompt
 
 # A first request waits so long for company: clients that send many at once send them within it.
@@ -55,6 +56,8 @@ class Job:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
     num_answers: int = 1
     stops: tuple[str, ...] = ()
@@ -92,24 +95,10 @@ class _Row:
             sure = text
         else:
             sure = text.rstrip("\ufffd")
-            sure = sure[: len(sure) - _half_stop(sure, self.job.stops)]
+            sure = sure[: len(sure) - half_stop(sure, self.job.stops)]
         if sure.startswith(self.shown) and len(sure) > len(self.shown):
             self.job.events.put(Piece(choice=self.choice, text=sure[len(self.shown) :]))
             self.shown = sure
-
-
-def before_stop(text: str, stops: Sequence[str]) -> str | None:
-    """The text before the first of ``stops``; None where there is none in it."""
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return text[: min(found)] if found else None
-
-
-def _half_stop(text: str, stops: Sequence[str]) -> int:
-    """Characters at the end of a text that may be the beginning of a stop."""
-    return max(
-        (size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])),
-        default=0,
-    )
 
 
 class Batcher:
@@ -219,6 +208,8 @@ class Batcher:
             temperature=first.temperature,
             top_p=first.top_p,
             top_k=first.top_k,
+            min_p=first.min_p,
+            repetition_penalty=first.repetition_penalty,
             seed=0,
         )
 
@@ -288,7 +279,8 @@ class Batcher:
 
 def _kind(job: Job) -> Mapping[str, float]:
     """What a generator call has one of."""
-    return {"temperature": job.temperature, "top_p": job.top_p, "top_k": job.top_k}
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return {name: getattr(job, name) for name in names}
 
 
 def _failed(error: Exception) -> RequestError:

@@ -91,7 +91,11 @@ class ChatRequest(Config):
     top_p: float = Field(1.0, gt=0, le=1)
     """Smallest set of tokens whose probability reaches this."""
     top_k: int = Field(0, ge=0)
-    """Only the k likeliest tokens; 0 means all. Not OpenAI's; other local servers call it so."""
+    """Only the k likeliest tokens; 0 means all. Not OpenAI's, as the next two; other local servers call them so."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Only tokens of at least this share of the likeliest one's probability."""
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    """Above 1 lowers the logits of tokens that stand in the messages or the answer."""
     n: int = Field(1, ge=1, le=16)
     """Answers to draw."""
     stop: str | list[str] | None = None

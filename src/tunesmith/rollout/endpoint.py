@@ -208,8 +208,11 @@ class Endpoint:
             # Servers take a 32-bit seed.
             "seed": int(generator(sampling.seed, "endpoint_seed", asked.row_id).integers(2**31)),
         }
-        # Not among OpenAI's fields; servers that know it (vLLM, llama.cpp) call it so.
-        return {**payload, "top_k": sampling.top_k} if sampling.top_k else payload
+        if sampling.stop:
+            payload["stop"] = list(sampling.stop)
+        # Not among OpenAI's fields; servers that know them (vLLM, llama.cpp's) call them so.
+        more = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        return payload | {key: told for key, idle in more.items() if (told := getattr(sampling, key)) != idle}
 
     def _try(self, body: bytes) -> Written:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "tunesmith"}

@@ -24,13 +24,13 @@ from tunesmith.models.roles import Base
 from tunesmith.models.token_rows import head_for
 from tunesmith.randomness import generator
 from tunesmith.records import Rollout, StopReason
+from tunesmith.rollout.draw import draw, penalized
 from tunesmith.rollout.sampling import Sampling as Sampling
 from tunesmith.rollout.sampling import Weights
+from tunesmith.rollout.stops import before_stop, half_stop
 from tunesmith.runtime import release_memory
 from tunesmith.tokens.pack import distinct_rows
 
-# top_p looks among so many tokens first: picking them takes a twentieth of the time that sorting 49k takes.
-NUCLEUS_TOKENS = 1024
 # Rows enter together once this part of the places is free: reading one prompt at a time makes poor use of the weights.
 ENTER_SHARE = 0.125
 
@@ -80,6 +80,7 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
     stop: StopReason | None = None
     num_shown: int = 0
+    cut: str | None = None
 
 
 class LocalGenerator:
@@ -158,6 +159,7 @@ class LocalGenerator:
         shown = ""
         for _ in self._decode([row], sampling, 1):
             text = self._text(row)
+            text = text[: len(text) - half_stop(text, sampling.stop)] if row.cut is None else text
             # A character whose bytes are not all there yet decodes to U+FFFD: wait for the rest.
             if text.startswith(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
@@ -230,6 +232,8 @@ class LocalGenerator:
         while True:
             ids = _choose(end_ids, self._logits(hidden_BD, head), running, sampling)
             self.tokens.generated += len(ids)
+            for row in running if sampling.stop else ():
+                self._end_at_stop(row, sampling.stop)
             yield
             going = [i for i, row in enumerate(running) if row.stop is None]
             if not going and not waiting:
@@ -258,7 +262,19 @@ class LocalGenerator:
         rows = [hidden_BD] if self.base.decoder is not None else torch.split(hidden_BD, 1)
         return torch.cat([logits_of(row, head) for row in rows])
 
+    def _end_at_stop(self, row: _Row, stops: Sequence[str]) -> None:
+        """End an answer that has come to a stop text, and cut it there."""
+        tokenizer = self.base.tokenizer_of(row.adapter)
+        # A new token ends a stop within so many; most of them have no more than its last letters.
+        last = row.ids[-max(map(len, stops)) - 8 :]
+        tail = tokenizer.decode(last, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if any(stop in tail for stop in stops):
+            row.cut = before_stop(self._text(row), stops)
+            row.stop = row.stop if row.cut is None else "end_of_turn"
+
     def _text(self, row: _Row) -> str:
+        if row.cut is not None:
+            return row.cut
         ids = row.ids[:-1] if row.stop == "end_of_turn" else row.ids
         tokenizer = self.base.tokenizer_of(row.adapter)
         return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -286,12 +302,16 @@ def _draws(sampling: Sampling, prompt: Prompt) -> np.random.Generator:
 
 
 def _choose(end_ids: frozenset[int], logits_BV: Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
-    """Pick each row's next token, note its log-probability at temperature 1, and end rows that are done."""
+    """Pick each row's next token, note the model's own log-probability of it, and end rows that are done."""
+    told_BV = logits_BV
+    if sampling.repetition_penalty != 1:
+        seen = [[*row.prompt.ids.tolist(), *row.ids] for row in rows]
+        told_BV = penalized(logits_BV, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        chosen_B = logits_BV.argmax(-1)
+        chosen_B = told_BV.argmax(-1)
     else:
         uniform_B = torch.tensor([row.draws.random() for row in rows], dtype=torch.float64, device=logits_BV.device)
-        chosen_B = _sample(logits_BV, uniform_B, sampling)
+        chosen_B = draw(told_BV, uniform_B, sampling)
     logprob_B = logits_BV.gather(1, chosen_B[:, None]).squeeze(1) - torch.logsumexp(logits_BV, dim=-1)
     ids = chosen_B.tolist()
     for row, token, logprob in zip(rows, ids, logprob_B.tolist(), strict=True):
@@ -302,42 +322,3 @@ def _choose(end_ids: frozenset[int], logits_BV: Tensor, rows: list[_Row], sampli
         elif len(row.ids) >= sampling.max_new_tokens:
             row.stop = "length"
     return ids
-
-
-def _sample(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> Tensor:
-    """Invert the cumulative distribution at one uniform number a row, after temperature, top-k and top-p.
-
-    Where any token may be drawn they stand in the vocabulary's order: sorting them took longer than the model.
-    """
-    probs_BV = torch.softmax(logits_BV / sampling.temperature, dim=-1)
-    if sampling.top_k:
-        likely_BK, index_BK = probs_BV.topk(min(sampling.top_k, probs_BV.shape[1]))
-        return _from_nucleus(likely_BK, index_BK, sampling.top_p * likely_BK.sum(-1), uniform_B)
-    if sampling.top_p == 1:
-        return _invert(probs_BV, uniform_B)
-    top_p_B = sampling.top_p * probs_BV.sum(-1)
-    likely_BK, index_BK = probs_BV.topk(min(NUCLEUS_TOKENS, probs_BV.shape[1]))
-    chosen_B = _from_nucleus(likely_BK, index_BK, top_p_B, uniform_B)
-    # Decided for each row by itself, so that its draw does not depend on its neighbours.
-    wide_B = likely_BK.sum(-1) < top_p_B
-    if bool(wide_B.any()):
-        all_BV, index_BV = probs_BV[wide_B].sort(dim=-1, descending=True, stable=True)
-        chosen_B[wide_B] = _from_nucleus(all_BV, index_BV, top_p_B[wide_B], uniform_B[wide_B])
-    return chosen_B
-
-
-def _from_nucleus(likely_BK: Tensor, index_BK: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> Tensor:
-    """Draw among the likeliest tokens (probabilities and ids, likeliest first) that top_p_B of probability needs."""
-    before_BK = likely_BK.cumsum(-1, dtype=torch.float64) - likely_BK
-    # The likeliest token is always kept, whatever top_p is.
-    rank_B = _invert(likely_BK.masked_fill(before_BK >= top_p_B[:, None], 0.0), uniform_B)
-    return index_BK.gather(1, rank_B[:, None]).squeeze(1)
-
-
-def _invert(weights_BK: Tensor, uniform_B: Tensor) -> Tensor:
-    """The first index at which a row's cumulated weights exceed its uniform share of their sum."""
-    # Double precision: the sum of a large vocabulary in single would lose its rare tokens.
-    cumulative_BK = weights_BK.cumsum(-1, dtype=torch.float64)
-    target_B1 = (uniform_B * cumulative_BK[:, -1])[:, None]
-    rank_B1 = torch.searchsorted(cumulative_BK, target_B1, right=True)
-    return rank_B1.squeeze(1).clamp_(max=weights_BK.shape[1] - 1)

@@ -109,6 +109,8 @@ class ModelServer:
             temperature=asked.temperature,
             top_p=asked.top_p,
             top_k=asked.top_k,
+            min_p=asked.min_p,
+            repetition_penalty=asked.repetition_penalty,
             seed=derive_seed(self.seed, "serve", number) if asked.seed is None else asked.seed,
             num_answers=asked.n,
             stops=asked.stops,
