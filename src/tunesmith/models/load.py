@@ -20,6 +20,7 @@ from tunesmith.models.quantize import load_quantized, quantize_model
 from tunesmith.models.quantized_linear import QuantizationConfig
 from tunesmith.models.resolve import EMBEDDED_MODEL, ResolvedModel, resolve_model
 from tunesmith.models.roles import Base
+from tunesmith.runtime import OthersWatch, thread_notes, usable_cores
 from tunesmith.tokens.pack import pack_prompts
 from tunesmith.tokens.text_to_text import use_text_to_text
 
@@ -91,6 +92,7 @@ def stored_dtype(resolved: ResolvedModel) -> torch.dtype:
 
 def load_base(config: ModelConfig) -> Base:
     """Resolve, load and freeze a base model. Raises ModelError when it cannot be found or loaded."""
+    others = OthersWatch()
     resolved = resolve_model(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
     device = pick_device(config.device)
     dtype, reason = pick_dtype(config.dtype, device)
@@ -106,6 +108,8 @@ def load_base(config: ModelConfig) -> Base:
     if base.reference_reason is not None and config.kernels == "auto":
         how = "in padded batches" if base.pads else "row by row"
         base.notes.append(f"plain reference path, {how}: {base.reference_reason}.")
+    if device.type == "cpu":
+        base.notes += thread_notes(torch.get_num_threads(), usable_cores(), others.share())
     return base
 
 
