@@ -1,6 +1,6 @@
 """SFT beside TRL over many steps, step by step in turn. `make bench-turns` runs this and writes RESULTS-turns.md.
 
-    python bench/run_turns.py [--data ../shared/data] [--only long short wide 1b] [--judge] [--from-report]
+    python bench/run_turns.py [--data ../shared/data] [--only long short sweep wide 1b] [--judge] [--from-report]
 
 All sides of a line are processes that live at once; one makes a step while the others wait, then the next one makes
 the same step of the same rows. So each step is a ratio of its own, a minute apart at most, and drift of the machine
@@ -50,13 +50,20 @@ class Line:
     batch_rows: int = BATCH_SIZE_ROWS
     to_row: int | None = None
     wide: bool = False  # the model of a billion random weights
+    others: tuple[Setting, ...] = ()  # more of TRL's settings, for rows where another one may be its best
 
 
+# Padding costs little where rows are short, and more rows a forward make better products.
+OTHERS = (
+    *(replace(TRL_BEST, micro_rows=rows) for rows in (4, 8)),
+    replace(TRL_BEST, micro_rows=8, loss="fused"),
+)
 OASST, SHORT = "oasst_pairs/pairs_en.jsonl", "instructions/instructions.json"
 LINES = (
     Line("long", f"Conversations (`{OASST}`)", OASST, 100, 6),
     Line("short", f"Short rows (`{SHORT}`)", SHORT, 100, 12, to_row=TRAIN_ROWS),
-    Line("wide", "Long rows, about 2,000 tokens", "joined", 6, 2, max_length=LONG_TOKENS, batch_rows=2),
+    Line("sweep", f"Short rows, more of TRL's settings (`{SHORT}`)", SHORT, 16, 0, to_row=TRAIN_ROWS, others=OTHERS),
+    Line("wide", "Long rows, about 2,000 tokens", "joined", 6, 0, max_length=LONG_TOKENS, batch_rows=2),
     Line("1b", "A Llama of 1.07 billion random weights", OASST, 5, 3, max_length=256, batch_rows=4, wide=True),
 )
 
@@ -90,11 +97,13 @@ def rows_of(line: Line, sides: Sides, data: Path, num_steps: int) -> Rows:
 
 def commands(line: Line, sides: Sides, data: Path) -> dict[str, tuple[list[str], Rows]]:
     """What starts each side, and the rows it makes steps on."""
-    rows, few = rows_of(line, sides, data, line.num_steps), rows_of(line, sides, data, line.defaults_steps)
+    rows = rows_of(line, sides, data, line.num_steps)
     shared = ["--max-length", str(line.max_length), "--batch-size", str(line.batch_rows)]
     ours = [sys.executable, "sft_ours.py", "--model", sides.model, "--rows", str(rows.path), "--keep-order", *shared]
     out = {"ours": ([*ours, "--output-dir", str(sides.out / f"turns_{line.key}_ours")], rows)}
-    settings = {"trl_best": (TRL_BEST, rows), "trl_defaults": (TRL_DEFAULTS_FP32, few)}
+    settings = {"trl_best": (TRL_BEST, rows), **{f"trl_{i}": (one, rows) for i, one in enumerate(line.others)}}
+    if line.defaults_steps:
+        settings["trl_defaults"] = (TRL_DEFAULTS_FP32, rows_of(line, sides, data, line.defaults_steps))
     for name, (setting, its_rows) in settings.items():
         command = [str(sides.peers_python), "sft_peer_trl.py", "--model", sides.model_folder, *shared, "--save"]
         command += ["--rows", str(its_rows.path), "--setting", setting.to_json()]
@@ -199,12 +208,17 @@ def line_text(line: Line, found: dict[str, Any]) -> str:
         f"{max(tokens)})."
     )
     rows = []
-    for name in (name for name in WHO if name in results):
+    for name in sorted(results, key=lambda name: (name not in WHO, name)):
         result = results[name]
         rates = [count / s for count, s in zip(result["tokens_per_step"][1:], result["step_seconds"], strict=True)]
         ratios = "" if name == "ours" else quartiles(step_ratios(results, name))
         memory = "" if name == "ours" else f"{ours['peak_rss_bytes'] / result['peak_rss_bytes']:.2f}"
-        row = [WHO[name], str(result["num_steps"]), quartiles(rates, 1), f"{result['cold_start_seconds']:.1f}"]
+        row = [
+            WHO.get(name, f"TRL: {result['setting']}"),
+            str(result["num_steps"]),
+            quartiles(rates, 1),
+            f"{result['cold_start_seconds']:.1f}",
+        ]
         rows.append([*row, f"{result['peak_rss_bytes'] / 1e9:.2f}", ratios, memory])
     columns = ["who", "steps", "tokens/s", "cold start s", "peak GB", "ours over it, tokens/s", "memory"]
     return f"## {line.title}\n\n{head}\n\n" + table(columns, rows)
