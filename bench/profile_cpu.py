@@ -5,7 +5,7 @@
 The step: 8 rows of ``oasst_pairs/pairs_en.jsonl``, LoRA r 16 on all linear maps, under torch's profiler: the own time
 of each operator, added up by what it is for. *Eager* is what TRL's best setting runs inside: transformers' modules with
 PEFT, one row a forward, all logits. The token: median time of a step of the cache and of the head, batch by batch; of
-one in one call also what its products take alone, read in the same order.
+one in one call also what its products take, each begun by itself in the same order: they can take longer than in it.
 """
 
 from __future__ import annotations
@@ -269,13 +269,14 @@ def main() -> None:
     args = parser.parse_args()
     tune_process()
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+    REPORT.parent.mkdir(exist_ok=True)
     if "step" in args.only:
         said = facts(torch.float32)
         report["step"] = {**profile_step(args.data / "oasst_pairs" / "pairs_en.jsonl", args.steps), "facts": said}
+        REPORT.write_text(json.dumps(report, indent=1), encoding="utf-8")
     if "token" in args.only:
         said = facts(torch.float32)
         report["token"] = {"batches": profile_token(args.batches, args.tokens), "facts": said}
-    REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1), encoding="utf-8")
     texts = {"step": step_text, "token": token_text}
     head = (

@@ -66,7 +66,7 @@ class NativeToken:
         self.width, self.inner = first.o.num_out, first.gate.num_out
         self.head_width, self.kv_heads = decoder.head_width, decoder.num_kv_heads
         self.heads = first.q.num_out // self.head_width
-        self._library = products[0][0].library
+        self.library = products[0][0].library
         self._model = Model(
             layers=len(products),
             width=self.width,
@@ -161,7 +161,7 @@ class NativeToken:
             *map(address, (place_B, slot_B, cos_BW, sin_BW)), *map(c.addressof, pointers), c.addressof(of_runs),
             *map(address, (out_BD, *spaces)),
         )  # fmt: skip
-        self._library.token(c.byref(self._model), c.byref(step))
+        self.library.token(c.byref(self._model), c.byref(step))
         return out_BD
 
 
