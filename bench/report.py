@@ -67,7 +67,11 @@ def render(report: Report) -> str:
         "# SFT: speed, memory and quality beside TRL",
         (
             "Written by `python bench/run_sft.py` (`make bench`); never edited by hand. How it is measured: "
-            "[README.md](README.md). What was learnt on the way: [LOG.md](LOG.md)."
+            "[README.md](README.md). What was learnt on the way: [LOG.md](LOG.md). Other rows and a larger model, step "
+            "by step: [RESULTS-turns.md](RESULTS-turns.md). Where the time goes: "
+            "[RESULTS-profile.md](RESULTS-profile.md). Answering: [RESULTS-generate.md](RESULTS-generate.md). On a "
+            "GPU: [RESULTS-gpu.md](RESULTS-gpu.md). That it "
+            "is the same numbers: [the parity matrix](../docs/design/parity.md)."
         ),
         setup_text(report),
         "## Ratios",

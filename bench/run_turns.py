@@ -33,6 +33,7 @@ BENCH_FOLDER = Path(__file__).resolve().parent
 PAGE = BENCH_FOLDER / "RESULTS-turns.md"
 # What the sweep of run_sft.py found on this processor.
 TRL_BEST = Setting(micro_rows=1, loss="full_logits", sampling="sequential")
+NAMES = {**WHO, "trl_best": "TRL, one row a forward"}
 TRAIN_ROWS, VALIDATION_ROWS, LONG_TOKENS = 580, 200, 2_048
 WAIT_SECONDS = 1_800
 
@@ -189,10 +190,15 @@ def today() -> str:
     return time.strftime("%Y-%m-%d")
 
 
+def step_rates(result: dict[str, Any]) -> list[float]:
+    """Tokens a second of every step after the first."""
+    return [count / s for count, s in zip(result["tokens_per_step"][1:], result["step_seconds"], strict=True)]
+
+
 def step_ratios(results: dict[str, Any], peer: str) -> list[float]:
-    """Ours over the peer in tokens/s, for every step after the first that both made, which are of the same rows."""
-    pairs = zip(results["ours"]["step_seconds"], results[peer]["step_seconds"], strict=False)
-    return [theirs / ours for ours, theirs in pairs]
+    """Ours over the peer in tokens/s, step by step: of the same rows, but for TRL's defaults, which shuffle them."""
+    pairs = zip(step_rates(results["ours"]), step_rates(results[peer]), strict=False)
+    return [ours / theirs for ours, theirs in pairs]
 
 
 def line_text(line: Line, found: dict[str, Any]) -> str:
@@ -200,21 +206,24 @@ def line_text(line: Line, found: dict[str, Any]) -> str:
     results = found["results"]
     ours = results["ours"]
     tokens = ours["tokens_per_step"]
-    probes = " and ".join(f"{probe['float32']:.0f}" for probe in found["probe"])
+    machine = ""
+    if "probe" in found:
+        probes = " and ".join(f"{probe['float32']:.0f}" for probe in found["probe"])
+        machine = f"; load before {found['load']:.2f}; fp32 GEMM {probes} GFLOP/s before and after"
     head = (
-        f"{found['date']}; load before {found['load']:.2f}; fp32 GEMM {probes} GFLOP/s before and after. "
+        f"{found['date']}{machine}. "
         f"{ours['num_steps']} steps of {line.batch_rows} rows cut at {line.max_length} tokens ({found['rows_cut']} of "
         f"{found['num_rows']} were); a step has {statistics.median(tokens):.0f} real tokens ({min(tokens)} to "
-        f"{max(tokens)})."
+        f"{max(tokens)})." + found.get("note", "")
     )
     rows = []
-    for name in sorted(results, key=lambda name: (name not in WHO, name)):
+    for name in sorted(results, key=lambda name: (name not in NAMES, name)):
         result = results[name]
-        rates = [count / s for count, s in zip(result["tokens_per_step"][1:], result["step_seconds"], strict=True)]
+        rates = step_rates(result)
         ratios = "" if name == "ours" else quartiles(step_ratios(results, name))
         memory = "" if name == "ours" else f"{ours['peak_rss_bytes'] / result['peak_rss_bytes']:.2f}"
         row = [
-            WHO.get(name, f"TRL: {result['setting']}"),
+            NAMES.get(name, f"TRL: {result['setting']}"),
             str(result["num_steps"]),
             quartiles(rates, 1),
             f"{result['cold_start_seconds']:.1f}",
@@ -239,7 +248,7 @@ def loss_text(report: dict[str, Any]) -> str:
     rows = [["no adapter", "", f"{losses['base']:.4f}"]]
     for name in ("ours", "trl_best"):
         seconds = results[name]["cold_start_seconds"] + sum(results[name]["step_seconds"])
-        rows.append([WHO[name], f"{seconds:.0f}", f"{losses[name]:.4f}"])
+        rows.append([NAMES[name], f"{seconds:.0f}", f"{losses[name]:.4f}"])
     return (
         f"## Wall time to a validation loss\n\nThe line of short rows to its end: {results['ours']['num_steps']} steps "
         f"of the same rows in the same order, from the process's start to the last step, without the other sides' "
@@ -262,7 +271,7 @@ def render(report: dict[str, Any]) -> str:
                 *machine_lines(report, threads),
                 "- model, where nothing else is said: smollm2-135m-instruct; LoRA r 16, alpha 32, all linear layers",
                 f"- TRL's defaults: {TRL_DEFAULTS_FP32.name}; they make the first steps only",
-                f"- TRL's best: {TRL_BEST.name}",
+                f"- TRL, one row a forward: {TRL_BEST.name}; its best on conversations by the sweep of `run_sft.py`",
             ]
         ),
         *(line_text(line, report["lines"][line.key]) for line in lines),
