@@ -190,22 +190,15 @@ def _panels(weight_OI: Tensor) -> Tensor:
 
 
 class NativeWeight:
-    """A weight (out, in) in panels. Raises RuntimeError where ``library`` gives a reason."""
+    """A weight (out, in) in panels and int8's steps (out,). Raises RuntimeError where ``library`` has a reason."""
 
-    kind: int
-
-    def __init__(self, weight_OI: Tensor) -> None:
+    def __init__(self, panels: Tensor, steps_O: Tensor | None, num_in: int, num_out: int) -> None:
         found = library()
         if isinstance(found, str):
             raise RuntimeError(found)
-        self.library = found
-        num_out, num_in = weight_OI.shape
-        self._panels, self._steps = self.panels(weight_OI.detach())
-        self.linear = Linear(address(self._panels), address(self._steps), None, num_in, num_out, self.kind)
-
-    def panels(self, weight_OI: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The numbers as ``token.c`` reads them, and int8's step of each output."""
-        raise NotImplementedError
+        self.library, self._held = found, (panels, steps_O)
+        kind = HALF if steps_O is None else INT8
+        self.linear = Linear(address(panels), address(steps_O), None, num_in, num_out, kind)
 
     def matmul(self, x_TI: Tensor) -> Tensor:
         """x (T, in) -> (T, out), in x's dtype."""
@@ -221,26 +214,24 @@ class NativeWeight:
 class NativeHalf(NativeWeight):
     """In fp16, multiplied and summed in fp32. Raises OverflowError for a weight beyond fp16's range."""
 
-    kind = HALF
-
-    def panels(self, weight_OI: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(panels, in, 16) fp16."""
+    def __init__(self, weight_OI: Tensor) -> None:
+        num_out, num_in = weight_OI.shape
         check_half(weight_OI)
-        return _panels(weight_OI.to(torch.float16)).contiguous(), None
+        # (panels, in, 16)
+        super().__init__(_panels(weight_OI.detach().to(torch.float16)).contiguous(), None, num_in, num_out)
 
 
 class NativeInt8(NativeWeight):
     """In 8 bits with one step an output; a row of x keeps 15 bits of its largest magnitude, and sums are whole."""
 
-    kind = INT8
-
-    def panels(self, weight_OI: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(panels, in / 2, 16, 2) int8, an odd end filled with 0; steps of as many outputs as the panels have."""
+    def __init__(self, weight_OI: Tensor) -> None:
+        num_out, num_in = weight_OI.shape
         codes_OI, step_O = quantize_rows(weight_OI)
-        codes_OI = torch.nn.functional.pad(codes_OI, (0, codes_OI.shape[1] % 2))
-        panels_PIN = _panels(codes_OI)
+        # (panels, in / 2, 16, 2), an odd end filled with 0; steps of as many outputs as the panels have.
+        panels_PIN = _panels(torch.nn.functional.pad(codes_OI, (0, num_in % 2)))
         pairs = panels_PIN.reshape(panels_PIN.shape[0], -1, 2, PANEL).transpose(2, 3).contiguous()
-        return pairs, torch.nn.functional.pad(step_O, (0, -len(step_O) % PANEL)).contiguous()
+        steps_O = torch.nn.functional.pad(step_O, (0, -num_out % PANEL)).contiguous()
+        super().__init__(pairs, steps_O, num_in, num_out)
 
 
 def address(tensor: Tensor | None) -> int | None:

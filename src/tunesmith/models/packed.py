@@ -24,9 +24,9 @@ from tunesmith.models.roles import Base
 
 # By torch's own kernels, and by ours, which take a whole token in one call.
 PACKING: dict[str, Callable[[Tensor], Product]] = {"half": HalfWeight, "int8": Int8Weight}
-# Free memory that packing on our own account leaves alone: this many times what it takes.
-ROOM = 3
 NATIVE: dict[str, Callable[[Tensor], NativeWeight]] = {"half": NativeHalf, "int8": NativeInt8}
+# Packing on our own account wants so many times the memory that it takes to be free.
+ROOM = 3
 
 
 class PackedWeights:
@@ -95,8 +95,8 @@ def exact_half(base: Base) -> PackedWeights | None:
 def _exact_half(base: Base) -> PackedWeights | None:
     decoder = _decoder(base, "half")
     sites = _all_sites(decoder)
-    # Where they do not fit the first maps tell nearly always, before anything is packed.
-    if not all(fits_half(_dense(site)) for site in sites[: len(GROUPS)]):
+    # Where they do not fit the first map tells nearly always, before anything is packed.
+    if not fits_half(_dense(sites[0])):
         return None
     if reason := _why_not_native(decoder):
         _note(base, f"decoding by torch's operators: {reason}.")

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from tunesmith.config import Config
 
-# What tokens are decoded with: the base's weights as they are, in fp16, or in 8 bits.
+# What tokens are decoded with: the base's weights as they are, in fp16, or in 8 bits; auto chooses.
 Weights = Literal["auto", "full", "half", "int8"]
 
 # Settings younger than the first stored answers, and what they are where nobody sets them.
