@@ -1,4 +1,4 @@
-"""``c/token.c``, compiled for this processor when it is first needed, and what goes in and out of it.
+"""The kernels in ``c/``, compiled for this processor when it is first needed, and what goes in and out of it.
 
 It needs a C compiler and an x86 processor with AVX2, FMA and F16C; ``library`` says what is missing. The compiled file
 is kept in the cache folder under a name made of the source, the compiler and the processor. Shape letters: T tokens,
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +32,8 @@ INSTRUCTIONS = ("avx2", "fma", "f16c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC")
 PANEL = 16
 HALF, INT8 = 0, 1
+# Numbers in the widest vector that they are compiled for; rows of space are whole vectors.
+MOST_LANES = 16
 COMPILE_SECONDS = 120
 _pointer, _whole = c.c_void_p, c.c_int64
 
@@ -106,6 +109,11 @@ def library() -> c.CDLL | str:
         return f"{asked or compiler} made nothing that can be used ({error})"
 
 
+def available() -> bool:
+    """Whether there are compiled kernels here."""
+    return not isinstance(library(), str)
+
+
 def _checked(loaded: c.CDLL) -> c.CDLL:
     loaded.sizes.restype, loaded.sizes.argtypes = _whole, [_whole]
     for number, structure in enumerate((Linear, Layer, Model, Lora, RunOf, Step)):
@@ -147,16 +155,19 @@ def _openmp_of_torch() -> Path | None:
 def _loaded(compiler: Sequence[str], openmp: Path, processor: str) -> c.CDLL:
     """The library out of the cache; where that cannot be written, compiled for this process alone."""
     version = _run([*compiler, "--version"])
+    files = sorted(SOURCES.glob("*.c"))
     sources = [file.read_bytes() for file in sorted(SOURCES.glob("*.[ch]"))]
-    parts = [*sources, version.encode(), processor.encode(), os.fsencode(openmp), " ".join(FLAGS).encode()]
-    file = cache_folder() / "native" / f"token-{hashlib.sha256(bytes(1).join(parts)).hexdigest()[:32]}.so"
+    told = [*sources, os.fsencode(openmp), *(text.encode() for text in (version, processor, *FLAGS, *compiler))]
+    file = cache_folder() / "native" / f"kernels-{hashlib.sha256(bytes(1).join(told)).hexdigest()[:32]}.so"
     # A damaged file is written anew.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return _checked(c.CDLL(str(file)))
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as scratch:
-        part, whole = Path(scratch) / "token.o", Path(scratch) / "token.so"
-        _run([*compiler, *FLAGS, "-c", str(SOURCES / "token.c"), "-o", str(part)])
-        _run([*compiler, "-shared", str(part), str(openmp), "-lm", "-o", str(whole)])
+        parts, whole = [Path(scratch) / f"{file.stem}.o" for file in files], Path(scratch) / "whole.so"
+        with ThreadPoolExecutor() as pool:
+            pairs = zip(files, parts, strict=True)
+            list(pool.map(_run, ([*compiler, *FLAGS, "-c", str(source), "-o", str(part)] for source, part in pairs)))
+        _run([*compiler, "-shared", *map(str, parts), str(openmp), "-lm", "-o", str(whole)])
         try:
             _put(whole, file)
             return _checked(c.CDLL(str(file)))

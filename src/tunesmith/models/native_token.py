@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.native import Layer, Linear, Lora, Model, NativeWeight, RunOf, Step, address
+from tunesmith.kernels.native import MOST_LANES, Layer, Linear, Lora, Model, NativeWeight, RunOf, Step, address
 from tunesmith.models.blocks import Block, Decoder
 from tunesmith.models.linear import Site, own_adapters
 from tunesmith.models.lora_extras import extras_of
@@ -36,8 +36,8 @@ class Matrices:
 
 def cannot_run(decoder: Decoder) -> str | None:
     """The reason why token.c has no path for a decoder; None where it has one."""
-    if decoder.head_width % 8:
-        return f"a head of {decoder.head_width} numbers is no multiple of 8"
+    if decoder.head_width % 2:
+        return f"a head of {decoder.head_width} numbers has no halves"
     if decoder.rules.softcap is not None:
         return "its attention caps its scores"
     if len({module.variance_epsilon for module in _norms(decoder)}) > 1:
@@ -151,7 +151,7 @@ class NativeToken:
             rows * self.heads * self.head_width,
             rows * 3 * self.inner,
             rows * len(SITES) * most,
-            threads * (slots + 8),
+            threads * (slots + MOST_LANES),
             rows,
         )
         spaces = [torch.empty(number, dtype=torch.float32) for number in numbers]

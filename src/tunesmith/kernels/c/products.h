@@ -4,14 +4,13 @@
  * two neighbouring inputs meet two neighbouring bytes in one multiply-add. Every number of a row is a sum in an order
  * that depends neither on the rows beside it nor on the threads.
  */
-#include <immintrin.h>
-#include <math.h>
+#include "lanes.h"
 #include <omp.h>
 #include <sched.h>
-#include <stdint.h>
-#include <string.h>
 
-enum { PANEL = 16, MOST_ROWS = 6, MOST_PANELS = 4, HALF = 0, INT8 = 1 };
+enum { PANEL = 16, PARTS = PANEL / LANES, HALF = 0, INT8 = 1 };
+/* A block has as many sums as hide the time of an addition and fit the registers: 16 of them, or 32 with wide lanes. */
+enum { MOST_ROWS = LANES == 16 ? 8 : 6, MOST_PANELS = 4 };
 /* Sums of 512 products of 15 and 7 bits fit 32 bits; longer ones go on in fp32. */
 enum { LEVELS = 32767, PAIRS = 256 };
 enum { SPINS = 2000 };
@@ -45,42 +44,14 @@ static void meet(Meeting *m, int64_t of) {
     }
 }
 
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE float sum8(__m256 v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
-}
-
-/* exp to two units in the last place: 2^n times a polynomial on half a power of two around 0. */
-INLINE __m256 exp8(__m256 x) {
-    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(88.0f));
-    const __m256 n =
-        _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693145752f), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(1.42860677e-6f), r);
-    /* Taylor's coefficients; on |r| <= ln(2) / 2 the next term is below 2^-24. */
-    __m256 p = _mm256_set1_ps(1.0f / 5040);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 720));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 120));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 24));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 6));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
-}
-
 static float dot(const float *a, const float *b, int64_t n) {
-    __m256 s0 = _mm256_setzero_ps(), s1 = s0;
+    Lanes s0 = all_of(0), s1 = s0;
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        s0 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s0);
-        s1 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), s1);
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        s0 += load(a + i) * load(b + i);
+        s1 += load(a + i + LANES) * load(b + i + LANES);
     }
-    float s = sum8(_mm256_add_ps(s0, s1));
+    float s = sum_of(s0 + s1);
     for (; i < n; i++) s += a[i] * b[i];
     return s;
 }
@@ -93,164 +64,148 @@ static void rms_norm(const float *x, const float *weight, float *y, int64_t n, f
 /* A row in 16 bits, an odd end filled with 0; returns what one of its steps is, which is no number if one of x is not.
  */
 static float to_digits(const float *x, int16_t *digits, int64_t n) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 most = _mm256_setzero_ps(), wrong = most;
+    Lanes most = all_of(0);
+    Whole wrong = bits_of(most);
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        const __m256 v = _mm256_loadu_ps(x + i);
+    for (; i + LANES <= n; i += LANES) {
+        const Lanes v = load(x + i);
         /* The largest of a number and no number is the number. */
-        wrong = _mm256_or_ps(wrong, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, v));
+        wrong |= v != v;
+        most = larger(most, from_bits(bits_of(v) & 0x7fffffff));
     }
-    int no_number = _mm256_movemask_ps(wrong);
-    float lanes[8], largest = 0;
-    _mm256_storeu_ps(lanes, most);
-    for (int lane = 0; lane < 8; lane++) largest = fmaxf(largest, lanes[lane]);
+    /* All bits set are no number, which differs from itself. */
+    int no_number = !(sum_of(from_bits(wrong)) == 0);
+    float largest = largest_of(most);
     for (; i < n; i++) {
         no_number |= isnan(x[i]);
         largest = fmaxf(largest, fabsf(x[i]));
     }
     const float factor = largest > 1e-30f ? LEVELS / largest : 0.0f;
-    for (i = 0; i + 8 <= n; i += 8) {
-        const __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(factor)));
-        const __m128i low = _mm256_castsi256_si128(whole), high = _mm256_extracti128_si256(whole, 1);
-        _mm_storeu_si128((__m128i *)(digits + i), _mm_packs_epi32(low, high));
-    }
+    for (i = 0; i + LANES <= n; i += LANES) store_words((uint16_t *)digits + i, nearest(load(x + i) * factor));
     for (; i < n; i++) digits[i] = (int16_t)lrintf(x[i] * factor);
     if (n & 1) digits[n] = 0;
     return no_number ? NAN : largest / LEVELS;
 }
 
-typedef __m256 Block[MOST_ROWS][2 * MOST_PANELS];
+typedef Lanes Block[MOST_ROWS][PARTS * MOST_PANELS];
 
 /* rows x panels of a half product; both are constants wherever this is compiled into. */
 INLINE void half_block(const int rows, const int panels, const uint16_t *w, int64_t in, const float *x, Block acc) {
-    __m256 sum[MOST_ROWS][2 * MOST_PANELS], b[2 * MOST_PANELS];
+    Lanes sum[MOST_ROWS][PARTS * MOST_PANELS], b[PARTS * MOST_PANELS];
     const float *at[MOST_ROWS];
     for (int r = 0; r < rows; r++) {
         at[r] = x + r * in;
-        for (int p = 0; p < 2 * panels; p++) sum[r][p] = _mm256_setzero_ps();
+        for (int p = 0; p < PARTS * panels; p++) sum[r][p] = all_of(0);
     }
     for (int64_t k = 0; k < in; k++, w += PANEL) {
-        for (int p = 0; p < 2 * panels; p++)
-            b[p] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + (p / 2) * in * PANEL + (p & 1) * 8)));
+        for (int p = 0; p < PARTS * panels; p++) b[p] = load_fp16(w + p / PARTS * in * PANEL + p % PARTS * LANES);
         for (int r = 0; r < rows; r++) {
-            const __m256 a = _mm256_broadcast_ss(at[r] + k);
-            for (int p = 0; p < 2 * panels; p++) sum[r][p] = _mm256_fmadd_ps(a, b[p], sum[r][p]);
+            const Lanes a = all_of(at[r][k]);
+            for (int p = 0; p < PARTS * panels; p++) sum[r][p] += a * b[p];
         }
     }
     for (int r = 0; r < rows; r++)
-        for (int p = 0; p < 2 * panels; p++) acc[r][p] = sum[r][p];
-}
-
-INLINE __m256i multiply_add(__m256i sum, __m256i a, __m256i b) {
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    return _mm256_dpwssd_epi32(sum, a, b);
-#else
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-#endif
+        for (int p = 0; p < PARTS * panels; p++) acc[r][p] = sum[r][p];
 }
 
 INLINE void int8_block(const int rows, const int panels, const int8_t *w, int64_t in, const int16_t *x,
                        const float *row_step, const float *step, Block acc) {
     const int64_t pairs = (in + 1) / 2;
     for (int r = 0; r < rows; r++)
-        for (int p = 0; p < 2 * panels; p++) acc[r][p] = _mm256_setzero_ps();
+        for (int p = 0; p < PARTS * panels; p++) acc[r][p] = all_of(0);
     for (int64_t first = 0; first < pairs; first += PAIRS) {
         const int64_t end = first + PAIRS < pairs ? first + PAIRS : pairs;
-        __m256i sum[MOST_ROWS][2 * MOST_PANELS];
+        Whole sum[MOST_ROWS][PARTS * MOST_PANELS];
         for (int r = 0; r < rows; r++)
-            for (int p = 0; p < 2 * panels; p++) sum[r][p] = _mm256_setzero_si256();
+            for (int p = 0; p < PARTS * panels; p++) sum[r][p] = (Whole){0};
         for (int64_t k = first; k < end; k++) {
-            __m256i b[2 * MOST_PANELS];
-            for (int p = 0; p < 2 * panels; p++)
-                b[p] = _mm256_cvtepi8_epi16(
-                    _mm_loadu_si128((const __m128i *)(w + ((p / 2) * pairs + k) * 2 * PANEL + (p & 1) * 16)));
+            Whole b[PARTS * MOST_PANELS];
+            for (int p = 0; p < PARTS * panels; p++)
+                b[p] = load_int8(w + (p / PARTS * pairs + k) * 2 * PANEL + p % PARTS * 2 * LANES);
             for (int r = 0; r < rows; r++) {
                 int32_t two;
                 memcpy(&two, x + r * 2 * pairs + 2 * k, 4);
-                const __m256i a = _mm256_set1_epi32(two);
-                for (int p = 0; p < 2 * panels; p++) {
-                    sum[r][p] = multiply_add(sum[r][p], a, b[p]);
+                const Whole a = all_whole(two);
+                for (int p = 0; p < PARTS * panels; p++) {
+                    sum[r][p] = add_products(sum[r][p], a, b[p]);
                     /* Keeps the order: with all broadcasts first there are too few registers for the sums. */
-                    __asm__ volatile("" : "+x"(sum[r][p]));
+                    __asm__ volatile("" : ANY_REGISTER(sum[r][p]));
                 }
             }
         }
         for (int r = 0; r < rows; r++)
-            for (int p = 0; p < 2 * panels; p++) acc[r][p] = _mm256_add_ps(acc[r][p], _mm256_cvtepi32_ps(sum[r][p]));
+            for (int p = 0; p < PARTS * panels; p++) acc[r][p] += __builtin_convertvector(sum[r][p], Lanes);
     }
     for (int r = 0; r < rows; r++)
-        for (int p = 0; p < 2 * panels; p++)
-            acc[r][p] =
-                _mm256_mul_ps(_mm256_mul_ps(acc[r][p], _mm256_loadu_ps(step + 8 * p)), _mm256_set1_ps(row_step[r]));
+        for (int p = 0; p < PARTS * panels; p++) acc[r][p] = acc[r][p] * load(step + LANES * p) * row_step[r];
 }
 
 /* Adds a block to y, or sets it; the last panel may be wider than what is left of y. */
-INLINE void store(const int rows, const int panels, const Linear *w, int64_t panel, float *y, int adds, Block acc) {
+INLINE void finish(const int rows, const int panels, const Linear *w, int64_t panel, float *y, int adds, Block acc) {
     for (int r = 0; r < rows; r++)
-        for (int p = 0; p < 2 * panels; p++) {
-            const int64_t first = panel * PANEL + 8 * p, left = w->out - first;
-            float *out = y + r * w->out + first;
-            __m256 sum = acc[r][p];
-            if (left >= 8) {
-                if (w->bias) sum = _mm256_add_ps(sum, _mm256_loadu_ps(w->bias + first));
-                if (adds) sum = _mm256_add_ps(_mm256_loadu_ps(out), sum);
-                _mm256_storeu_ps(out, sum);
-                continue;
-            }
-            float kept[8];
-            _mm256_storeu_ps(kept, sum);
-            for (int64_t i = 0; i < left; i++) {
-                if (w->bias) kept[i] += w->bias[first + i];
-                out[i] = adds ? out[i] + kept[i] : kept[i];
-            }
+        for (int p = 0; p < PARTS * panels; p++) {
+            const int64_t first = panel * PANEL + LANES * p, left = w->out - first, at = r * w->out + first;
+            if (left <= 0) continue;
+            Lanes sum = acc[r][p];
+            if (w->bias) sum += get(w->bias, first, 0, left);
+            if (adds) sum += get(y, at, 0, left);
+            put(y, at, 0, left, sum);
         }
 }
 
-#define BLOCK(R, P)                                                                                             \
-    {                                                                                                           \
-        Block acc;                                                                                              \
-        if (w->kind == HALF)                                                                                    \
-            half_block(R, P, (const uint16_t *)w->weight + panel * PANEL * w->in, w->in, x + row * w->in, acc); \
-        else                                                                                                    \
-            int8_block(R, P, (const int8_t *)w->weight + panel * PANEL * even, w->in, digits + row * even,      \
-                       row_step + row, w->step + panel * PANEL, acc);                                           \
-        store(R, P, w, panel, y + row * w->out, adds, acc);                                                     \
-        break;                                                                                                  \
-    }
+/* What the rows of y are made of; digits and row_step are x's for int8. */
+typedef struct {
+    const Linear *w;
+    const float *x;
+    const int16_t *digits;
+    const float *row_step;
+    float *y;
+    int adds;
+} Product;
 
-/* Panels first..end of y (rows, out) = or += x W^T + bias; digits and row_step are x's for int8. */
-static void panels_of(const Linear *w, const float *x, const int16_t *digits, const float *row_step, int64_t rows,
-                      float *y, int adds, int64_t first, int64_t end) {
-    const int64_t blocks = (rows + MOST_ROWS - 1) / MOST_ROWS, even = (w->in + 1) / 2 * 2;
-    int64_t panel = first;
-    /* One row leaves most of the registers free: four panels at once hide the time an addition takes. */
-    for (int64_t row = 0; rows == 1 && panel + 4 <= end; panel += 4) do
-            BLOCK(1, 4) while (0);
-    for (int64_t row = 0; (rows == 2 || rows == 3) && panel + 2 <= end; panel += 2) switch (rows) {
-            case 2:
-            BLOCK(2, 2) case 3:
-                BLOCK(3, 2)
+INLINE void block(const int rows, const int panels, const Product *t, int64_t row, int64_t panel) {
+    const Linear *w = t->w;
+    const int64_t even = (w->in + 1) / 2 * 2;
+    Block acc;
+    if (w->kind == HALF)
+        half_block(rows, panels, (const uint16_t *)w->weight + panel * PANEL * w->in, w->in, t->x + row * w->in, acc);
+    else
+        int8_block(rows, panels, (const int8_t *)w->weight + panel * PANEL * even, w->in, t->digits + row * even,
+                   t->row_step + row, w->step + panel * PANEL, acc);
+    finish(rows, panels, w, panel, t->y + row * w->out, t->adds, acc);
+}
+
+#define OF(R, P) \
+    static void block_##R##_##P(const Product *t, int64_t row, int64_t panel) { block(R, P, t, row, panel); }
+OF(1, 1)
+OF(2, 1)
+OF(3, 1) OF(4, 1) OF(5, 1) OF(6, 1) OF(1, 2) OF(2, 2) OF(3, 2) OF(1, 4)
+#if LANES_ARE_16
+    OF(7, 1) OF(8, 1) OF(4, 2) OF(5, 2) OF(6, 2) OF(7, 2) OF(8, 2) OF(2, 4)
+        OF(3, 4) static void (*const blocks_of[3][MOST_ROWS])(const Product *, int64_t, int64_t) = {
+            {block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1, block_7_1, block_8_1},
+            {block_1_2, block_2_2, block_3_2, block_4_2, block_5_2, block_6_2, block_7_2, block_8_2},
+            {block_1_4, block_2_4, block_3_4}};
+enum { ROWS_BY_TWO = 8, ROWS_BY_FOUR = 3 };
+#else
+    static void (*const blocks_of[3][MOST_ROWS])(const Product *, int64_t, int64_t) = {
+        {block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1},
+        {block_1_2, block_2_2, block_3_2},
+        {block_1_4}};
+enum { ROWS_BY_TWO = 3, ROWS_BY_FOUR = 1 };
+#endif
+
+/* Panels first..end of y (rows, out) = or += x W^T + bias. Few rows leave registers free: then several panels at once.
+ */
+static void panels_of(const Product *t, int64_t rows, int64_t first, int64_t end) {
+    const int64_t blocks = (rows + MOST_ROWS - 1) / MOST_ROWS, most = (rows + blocks - 1) / blocks;
+    for (int64_t panel = first, log; panel < end; panel += 1 << log) {
+        log = most <= ROWS_BY_FOUR && panel + 4 <= end ? 2 : most <= ROWS_BY_TWO && panel + 2 <= end ? 1 : 0;
+        for (int64_t i = 0; i < blocks; i++) {
+            const int64_t row = rows * i / blocks;
+            blocks_of[log][rows * (i + 1) / blocks - row - 1](t, row, panel);
         }
-    for (; panel < end; panel++)
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t row = rows * block / blocks;
-            switch (rows * (block + 1) / blocks - row) {
-                case 1:
-                    BLOCK(1, 1)
-                case 2:
-                    BLOCK(2, 1)
-                case 3:
-                    BLOCK(3, 1)
-                case 4:
-                    BLOCK(4, 1)
-                case 5:
-                    BLOCK(5, 1)
-                case 6:
-                    BLOCK(6, 1)
-            }
-        }
+    }
 }
 
 static int64_t share(int64_t n, int64_t me, int64_t of) { return n * me / of; }

@@ -61,7 +61,8 @@ void linear(const Linear *w, const float *x, int64_t rows, float *y, int64_t thr
                 row_step[r] = to_digits(x + r * w->in, digits + r * even, w->in);
             meet(&meeting, of);
         }
-        panels_of(w, x, digits, row_step, rows, y, 0, share(num_panels(w), me, of), share(num_panels(w), me + 1, of));
+        const Product product = {w, x, digits, row_step, y, 0};
+        panels_of(&product, rows, share(num_panels(w), me, of), share(num_panels(w), me + 1, of));
     }
 }
 
@@ -96,7 +97,8 @@ static void group(const Team *t, const Linear *w, const float *x, float *y, int 
         }
     }
     if (w->kind == INT8 || adapted) meet(t->meeting, t->of);
-    panels_of(w, x, s->digits, s->row_step, s->rows, y, adds, from, to);
+    const Product product = {w, x, s->digits, s->row_step, y, adds};
+    panels_of(&product, s->rows, from, to);
     for (int64_t run = 0, row = 0; adapted && run < s->runs; row = s->run[run++].end)
         for (int64_t site = 0; s->run[run].lora && site < count; site++) {
             const Lora *l = s->run[run].lora + layer * SITES + first + site;
@@ -125,38 +127,35 @@ static void rotate(float *x, const float *cosines, const float *sines, int64_t w
 /* softmax(q k^T scale) v of one query head over slots from..to (to included). */
 static void attend(const float *q, const float *keys, const float *values, int64_t from, int64_t to, int64_t width,
                    float scale, float *scores, float *out) {
-    const int64_t n = to - from + 1, padded = (n + 7) / 8 * 8;
+    const int64_t n = to - from + 1, padded = (n + LANES - 1) / LANES * LANES;
     float largest = -INFINITY;
     int no_number = 0;
     for (int64_t i = 0; i < n; i++) {
         scores[i] = dot(q, keys + (from + i) * width, width) * scale;
-        /* Neither the largest nor exp8 would show it. */
+        /* The largest would not show it. */
         no_number |= !isfinite(scores[i]);
         largest = fmaxf(largest, scores[i]);
     }
     for (int64_t i = n; i < padded; i++) scores[i] = -INFINITY;
-    __m256 sum = _mm256_setzero_ps();
-    for (int64_t i = 0; i < padded; i += 8) {
-        __m256 p = exp8(_mm256_sub_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(largest)));
-        /* What fills the last eight is not seen, however small exp8's smallest number is. */
-        p = _mm256_andnot_ps(_mm256_cmp_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(-INFINITY), _CMP_EQ_OQ), p);
-        _mm256_storeu_ps(scores + i, p);
-        sum = _mm256_add_ps(sum, p);
+    Lanes sum = all_of(0);
+    for (int64_t i = 0; i < padded; i += LANES) {
+        const Lanes p = exponential(load(scores + i) - largest);
+        store(scores + i, p);
+        sum += p;
     }
-    const float inverse = no_number ? NAN : 1.0f / sum8(sum);
-    for (int64_t d = 0; d < width; d += 32) {
-        const int64_t count = width - d < 32 ? (width - d) / 8 : 4;
-        __m256 acc[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    const float inverse = no_number ? NAN : 1.0f / sum_of(sum);
+    for (int64_t d = 0; d < width; d += 4 * LANES) {
+        const int64_t left = width - d, count = left < 4 * LANES ? (left + LANES - 1) / LANES : 4;
+        Lanes acc[4] = {all_of(0), all_of(0), all_of(0), all_of(0)};
         for (int64_t i = 0; i < n; i++) {
             const float *v = values + (from + i) * width + d;
-            const __m256 p = _mm256_broadcast_ss(scores + i);
-            if (count == 4)
-                for (int c = 0; c < 4; c++) acc[c] = _mm256_fmadd_ps(p, _mm256_loadu_ps(v + 8 * c), acc[c]);
+            const Lanes p = all_of(scores[i]);
+            if (left >= 4 * LANES)
+                for (int c = 0; c < 4; c++) acc[c] += p * load(v + LANES * c);
             else
-                for (int c = 0; c < count; c++) acc[c] = _mm256_fmadd_ps(p, _mm256_loadu_ps(v + 8 * c), acc[c]);
+                for (int c = 0; c < count; c++) acc[c] += p * get(v, LANES * c, 0, left - LANES * c);
         }
-        for (int c = 0; c < count; c++)
-            _mm256_storeu_ps(out + d + 8 * c, _mm256_mul_ps(acc[c], _mm256_set1_ps(inverse)));
+        for (int c = 0; c < count; c++) put(out + d, LANES * c, 0, left - LANES * c, acc[c] * inverse);
     }
 }
 
@@ -179,7 +178,7 @@ static void attention(const Team *t, int64_t layer, int64_t row, int64_t g) {
         if (l->q_norm) rms_norm(q + h * w, l->q_norm, q + h * w, w, m->epsilon);
         rotate(q + h * w, cosines, sines, w);
         float *out = s->mixed + (row * m->heads + g * per + h) * w;
-        attend(q + h * w, keys, values, from, slot, w, m->scale, s->scores + t->me * (s->slots + 8), out);
+        attend(q + h * w, keys, values, from, slot, w, m->scale, s->scores + t->me * (s->slots + MOST_LANES), out);
     }
 }
 
@@ -188,11 +187,6 @@ static void norm_rows(const Team *t, const float *weight, float *y) {
     for (int64_t r = share(rows, t->me, t->of); r < share(rows, t->me + 1, t->of); r++)
         rms_norm(t->step->x + r * width, weight, y + r * width, width, t->model->epsilon);
     meet(t->meeting, t->of);
-}
-
-INLINE __m256 gated(__m256 gate, __m256 up) {
-    const __m256 below = _mm256_add_ps(_mm256_set1_ps(1.0f), exp8(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
-    return _mm256_mul_ps(_mm256_div_ps(gate, below), up);
 }
 
 /* silu(gate) * up: (rows, 2 inner) -> (rows, inner), written over the gates' halves of the rows in turn. */
@@ -206,15 +200,9 @@ static void swiglu(const Team *t, int64_t inner) {
         const int64_t row = i / inner, column = i % inner;
         const float *gate = s->inner + row * 2 * inner + column, *up = gate + inner;
         const int64_t left = (inner - column < end - i ? inner - column : end - i);
-        int64_t n = 0;
-        for (; n + 8 <= left; n += 8)
-            _mm256_storeu_ps(out + i + n, gated(_mm256_loadu_ps(gate + n), _mm256_loadu_ps(up + n)));
-        if (n < left) {
-            float last[2][8] = {{0}};
-            memcpy(last[0], gate + n, (left - n) * sizeof(float));
-            memcpy(last[1], up + n, (left - n) * sizeof(float));
-            _mm256_storeu_ps(last[0], gated(_mm256_loadu_ps(last[0]), _mm256_loadu_ps(last[1])));
-            memcpy(out + i + n, last[0], (left - n) * sizeof(float));
+        for (int64_t n = 0; n < left; n += LANES) {
+            const Lanes g = get(gate, n, 0, left - n);
+            put(out, i + n, 0, left - n, g * sigmoid(g) * get(up, n, 0, left - n));
         }
         i += left;
     }
