@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tunesmith.errors import ConfigError, ModelError
+from tunesmith.kernels import native, native_attention, native_elementwise
 from tunesmith.models.adapter_cost import adapter_cost
 from tunesmith.models.adapters import AdapterConfig, adapter_tensors, add_adapter, save_role
 from tunesmith.models.budget import cost_of_role, peak_memory_bytes, predict, shape_of_base
@@ -102,6 +103,17 @@ def kept_bytes(base: Any, role: Any, lengths: list[int]) -> int:
     return sum(seen.values())
 
 
+@pytest.fixture(params=[True, False])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """With our kernels in C, and without them as where there is no compiler."""
+    if request.param and not native.available():
+        pytest.skip(f"no compiled kernels: {native.library()}")
+    if not request.param:
+        for module in (native_attention, native_elementwise):
+            monkeypatch.setattr(module, "available", lambda: False)
+    return bool(request.param)
+
+
 def setting_of(lengths: list[int], element: int, **more: Any) -> Setting:
     given = {"quantized": False, "checkpointing": False, "on_cpu": max(lengths) <= 256, **more}
     return Setting(element_bytes=element, micro_batch_tokens=sum(lengths), longest_tokens=max(lengths), **given)
@@ -109,11 +121,14 @@ def setting_of(lengths: list[int], element: int, **more: Any) -> Setting:
 
 @pytest.mark.parametrize("lengths", [SHORT, LONG])
 @pytest.mark.parametrize("name", ["lora", "attention", "two maps", "ia3", "dora"])
-def test_a_forward_pass_keeps_what_the_model_says_to_the_byte(name: str, lengths: list[int], tmp_path: Path) -> None:
+def test_a_forward_pass_keeps_what_the_model_says_to_the_byte(
+    name: str, lengths: list[int], compiled: bool, tmp_path: Path
+) -> None:
     base = base_of(llama(), tmp_path)
     role = add_adapter(base, "default", AdapterConfig(**ADAPTERS[name]), 0)
     shape, kept = shape_of_base(base), kept_bytes(base, role, lengths)
-    cost, setting = adapter_cost(shape, AdapterConfig(**ADAPTERS[name])), setting_of(lengths, 4)
+    cost = adapter_cost(shape, AdapterConfig(**ADAPTERS[name]))
+    setting = setting_of(lengths, 4, compiled=compiled)
     memory = training_memory(shape, cost, setting)
     # DoRA's row lengths and factors, fp32, are the same for any number of tokens and left out.
     rows = 8 * sum(one.outputs * one.count for one in shape.linear_maps) if name == "dora" else 0
@@ -127,14 +142,16 @@ def test_a_forward_pass_keeps_what_the_model_says_to_the_byte(name: str, lengths
     ("name", "more"),
     [("houlsby", {}), ("pfeiffer", {}), ("parallel", {}), ("lora", {"dtype": torch.bfloat16}), ("full", {})],
 )
-def test_every_further_layer_keeps_what_the_model_says(name: str, more: dict[str, Any], tmp_path: Path) -> None:
+def test_every_further_layer_keeps_what_the_model_says(
+    name: str, more: dict[str, Any], compiled: bool, tmp_path: Path
+) -> None:
     """The first layer before its first adapter keeps nothing, so layers are added and the difference is looked at."""
     kept = []
     for layers in (2, 3):
         base = base_of(llama(layers), tmp_path / str(layers), **more)
         role = add_adapter(base, "default", AdapterConfig(**ADAPTERS[name]), 0)
         kept.append(kept_bytes(base, role, SHORT))
-    shape, setting = shape_of_base(base), setting_of(SHORT, base.dtype.itemsize)
+    shape, setting = shape_of_base(base), setting_of(SHORT, base.dtype.itemsize, compiled=compiled)
     cost = adapter_cost(shape, AdapterConfig(**ADAPTERS[name]))
     expected = layer_bytes(shape, cost, setting, sum(SHORT)) + score_bytes(shape, setting, sum(SHORT))
     assert kept[1] - kept[0] == expected
@@ -232,7 +249,8 @@ def test_one_model_predicts_with_weights_in_memory_and_from_the_config_alone(tmp
     shape = open_shape(str(tmp_path))
     for checkpointing in (False, True):
         budget = predict(base, role, micro_batch_tokens=512, longest_tokens=200, checkpointing=checkpointing)
-        setting = replace(setting_of([200], 4, checkpointing=checkpointing), micro_batch_tokens=512)
+        given = setting_of([200], 4, checkpointing=checkpointing, compiled=native.available())
+        setting = replace(given, micro_batch_tokens=512)
         memory = training_memory(
             shape, adapter_cost(shape, AdapterConfig(r=5, target_modules=["q_proj", "up_proj"])), setting
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tunesmith.kernels.native_attention import Trees, plan_trees, takes, tree_attention
 from tunesmith.tokens.pack import Packed
 
 # Below this length batched matrix products beat torch's flash kernel on CPUs (bench/LOG.md), and the saved
@@ -172,20 +173,24 @@ class AttentionPlan:
     """How one pack is attended to: made once a pack, used by every layer; without buckets by the reference.
 
     edges_S: int32, where each root begins and the last one ends, for a kernel that takes rows of any lengths as they
-    lie; only on a GPU, and only where no segment has a parent.
+    lie; only on a GPU, and only where no segment has a parent. trees: the segments for the compiled kernel; only on a
+    processor.
     """
 
     packed: Packed
     buckets: Buckets | None
     edges_S: Tensor | None = None
+    trees: Trees | None = None
 
 
 def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
-    """Sort a pack's segments into buckets; windows and caps take the reference path."""
+    """Sort a pack's segments; caps take the reference path, and windows where no kernel is compiled."""
     longest = int(packed.positions_T.max()) + 1
     windowed = rules.window is not None and rules.window < longest
+    device = packed.ids_T.device
+    trees = plan_trees(packed) if device.type == "cpu" and rules.softcap is None else None
     if windowed or rules.softcap is not None:
-        return AttentionPlan(packed, None)
+        return AttentionPlan(packed, None, None, trees)
     buckets: list[Bucket] = []
     rows: list[Tensor] = []
     place_T = torch.empty(packed.num_tokens, dtype=torch.int64)
@@ -201,7 +206,6 @@ def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
     gather_P = torch.cat(rows)
     padding_N = torch.nonzero(place_T[gather_P] != torch.arange(offset)).squeeze(1)
     in_order = torch.equal(gather_P, torch.arange(packed.num_tokens))
-    device = packed.ids_T.device
     edges_S = None
     if device.type == "cuda" and packed.only_roots:
         edges_S = torch.tensor([*packed.start_S, packed.num_tokens], dtype=torch.int32).to(device)
@@ -209,6 +213,7 @@ def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
         packed,
         Buckets(tuple(buckets), gather_P.to(device), place_T.to(device), padding_N.to(device), in_order),
         edges_S,
+        trees,
     )
 
 
@@ -229,6 +234,8 @@ def _like_siblings(packed: Packed) -> list[list[int]]:
 
 def packed_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: AttentionPlan, rules: AttentionRules) -> Tensor:
     """(T, H, D): attention along the paths of the plan's pack; equals ``attention_reference``."""
+    if plan.trees is not None and takes(q_THD, k_TGD, v_TGD):
+        return tree_attention(q_THD, k_TGD, v_TGD, plan.trees, rules.scale, rules.window)
     planned = plan.buckets
     if planned is None:
         return attention_reference(q_THD, k_TGD, v_TGD, plan.packed, rules)

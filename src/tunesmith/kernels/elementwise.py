@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels import native_elementwise as native
+
 
 def rms_norm_reference(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * w, the mean in fp32 (Zhang and Sennrich 2019, arXiv:1910.07467, equation 4)."""
@@ -20,6 +22,8 @@ def rms_norm_reference(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor
 
 def _normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """(the norm of x, what x was multiplied with before the weight)."""
+    if native.takes(x, weight):
+        return native.norm(x, weight, epsilon)
     wide = x if x.dtype == torch.float64 else x.float()
     # linalg.vector_norm reduces in one pass, without a squared copy of x.
     norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
@@ -37,6 +41,9 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
+        if native.takes(x, weight, grads[0]) and not ctx.needs_input_grad[1]:
+            return native.norm_backward(x, weight, inverse, grads[0]), None, None
+        inverse = inverse.view(*x.shape[:-1], 1)
         grad = grads[0].to(inverse.dtype)
         normed = x.to(inverse.dtype) * inverse
         grad_weight = None
@@ -75,10 +82,13 @@ class _Rope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotate(grads[0], cos, -sin), None, None
+        return _rotate(grads[0], cos, sin, back=True), None, None
 
 
-def _rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+def _rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, back: bool = False) -> Tensor:
+    if native.takes(x_THD, cos_TD, sin_TD):
+        return native.rotate(x_THD, cos_TD, sin_TD, back=back)
+    sin_TD = -sin_TD if back else sin_TD
     half = x_THD.shape[-1] // 2
     # cos and sin repeat themselves in the two halves of the width.
     cos, sin = cos_TD[:, None, :half], sin_TD[:, None, :half]
@@ -113,15 +123,23 @@ def swiglu_reference(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     return torch.nn.functional.silu(gate_TF) * up_TF
 
 
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    if native.takes(gate, up):
+        return native.swiglu(gate, up)
+    return torch.nn.functional.silu(gate).mul_(up)
+
+
 class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return torch.nn.functional.silu(gate).mul_(up)
+        return _gated(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
+        if native.takes(gate, up, grads[0]):
+            return native.swiglu_backward(gate, up, grads[0])
         silu = torch.nn.functional.silu(gate)
         grad_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)
         return grad_gate, silu.mul_(grads[0])
@@ -130,5 +148,5 @@ class _SwiGlu(torch.autograd.Function):
 def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """silu(gate) * up; equals ``swiglu_reference``."""
     if not torch.is_grad_enabled():
-        return torch.nn.functional.silu(gate_TF).mul_(up_TF)
+        return _gated(gate_TF, up_TF)
     return _SwiGlu.apply(gate_TF, up_TF)  # type: ignore[no-any-return, no-untyped-call]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tunesmith.kernels import native_elementwise as native
 from tunesmith.kernels.packed import Product
 
 WeightGrad = Literal["none", "rows", "full"]
@@ -52,10 +53,7 @@ def at_temperature(head: Head, temperature: float) -> Head:
 
 def logits_of(hidden_ND: Tensor, head: Head) -> Tensor:
     """fp32 (or fp64) logits (N, V): scale * (h W^T + b), then softcap * tanh(x / softcap)."""
-    if head.packed is not None:
-        logits_NV = head.packed.matmul(hidden_ND)
-    else:
-        logits_NV = torch.nn.functional.linear(hidden_ND, head.weight_VD.to(hidden_ND.dtype))
+    logits_NV = _product(hidden_ND, head)
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     if head.bias_V is not None:
         logits_NV = logits_NV + head.bias_V.to(logits_NV.dtype)
@@ -64,6 +62,12 @@ def logits_of(hidden_ND: Tensor, head: Head) -> Tensor:
     if head.softcap is not None:
         logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
     return logits_NV
+
+
+def _product(hidden_ND: Tensor, head: Head) -> Tensor:
+    if head.packed is not None:
+        return head.packed.matmul(hidden_ND)
+    return torch.nn.functional.linear(hidden_ND, head.weight_VD.to(hidden_ND.dtype))
 
 
 def ce_sum_reference(hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor, head: Head) -> Tensor:
@@ -77,6 +81,28 @@ def _through_cap_(grad_NV: Tensor, logits_NV: Tensor, head: Head) -> Tensor:
     if head.softcap is not None:
         grad_NV.mul_(1.0 - (logits_NV / head.softcap).square())
     return grad_NV.mul_(head.scale) if head.scale != 1.0 else grad_NV
+
+
+def _chunk_logprobs(
+    hidden_CD: Tensor, targets_C: Tensor, weights_C: Tensor, head: Head, needs_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(log-probabilities of a chunk's targets (C,), d(-weights * them) / d(h W^T + b) (C, V) where it is needed)."""
+    if head.bias_V is None and head.softcap is None and head.scale > 0:
+        product_CV = _product(hidden_CD, head)
+        if native.takes(product_CV):
+            logprobs_C = native.target_logprobs_(product_CV, targets_C, weights_C, head.scale, needs_grad)
+            return logprobs_C, product_CV if needs_grad else None
+    logits_CV, targets_C1 = logits_of(hidden_CD, head), targets_C[:, None]
+    lse_C1 = torch.logsumexp(logits_CV, dim=-1, keepdim=True)
+    logprobs_C = (logits_CV.gather(1, targets_C1) - lse_C1).squeeze(1)
+    if not needs_grad:
+        return logprobs_C, None
+    weights_C1 = weights_C[:, None].to(logits_CV.dtype)
+    keep = logits_CV.clone() if head.softcap is not None else logits_CV
+    # d -logprob / d logits = p - onehot
+    grad_CV = logits_CV.sub_(lse_C1).exp_().mul_(weights_C1)
+    grad_CV.scatter_add_(1, targets_C1, -weights_C1)
+    return logprobs_C, _through_cap_(grad_CV, keep, head)
 
 
 class _HeadGradients:
@@ -132,17 +158,13 @@ class _CeSum(torch.autograd.Function):
         gradients = _HeadGradients(hidden_ND, head, weight_grad, rows_R, dtype) if needs_grad else None
         for start in range(0, hidden_ND.shape[0], CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
-            hidden_CD, targets_C1 = hidden_ND[chunk], targets_N[chunk, None]
-            logits_CV = logits_of(hidden_CD, head)
-            lse_C1 = torch.logsumexp(logits_CV, dim=-1, keepdim=True)
-            weights_C1 = weights_N[chunk, None].to(logits_CV.dtype)
-            total += ((lse_C1 - logits_CV.gather(1, targets_C1)) * weights_C1).sum().double()
-            if gradients is None:
-                continue
-            keep = logits_CV.clone() if head.softcap is not None else logits_CV
-            grad_CV = logits_CV.sub_(lse_C1).exp_().mul_(weights_C1)
-            grad_CV.scatter_add_(1, targets_C1, -weights_C1)
-            gradients.add(chunk, hidden_CD, _through_cap_(grad_CV, keep, head))
+            weights_C = weights_N[chunk]
+            logprobs_C, grad_CV = _chunk_logprobs(
+                hidden_ND[chunk], targets_N[chunk], weights_C, head, gradients is not None
+            )
+            total -= (logprobs_C * weights_C.to(logprobs_C.dtype)).sum().double()
+            if gradients is not None and grad_CV is not None:
+                gradients.add(chunk, hidden_ND[chunk], grad_CV)
         ctx.gradients = gradients
         return total.to(torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32)
 
@@ -179,20 +201,15 @@ class _TargetLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, targets_N: Tensor, head: Head, needs_grad: bool) -> Tensor:
         head = Head(head.weight_VD.to(hidden_ND.dtype), head.bias_V, head.softcap, head.scale)
         gradients = _HeadGradients(hidden_ND, head, "none", None, hidden_ND.dtype) if needs_grad else None
-        logprobs = []
+        logprobs, less_N = [], torch.full(targets_N.shape, -1.0, device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
-            hidden_CD, targets_C1 = hidden_ND[chunk], targets_N[chunk, None]
-            logits_CV = logits_of(hidden_CD, head)
-            lse_C1 = torch.logsumexp(logits_CV, dim=-1, keepdim=True)
-            logprobs.append((logits_CV.gather(1, targets_C1) - lse_C1).squeeze(1))
-            if gradients is None:
-                continue
-            keep = logits_CV.clone() if head.softcap is not None else logits_CV
-            # d logprob / d logits = onehot - p
-            grad_CV = logits_CV.sub_(lse_C1).exp_().neg_()
-            grad_CV.scatter_add_(1, targets_C1, torch.ones_like(lse_C1))
-            gradients.add(chunk, hidden_CD, _through_cap_(grad_CV, keep, head))
+            logprobs_C, grad_CV = _chunk_logprobs(
+                hidden_ND[chunk], targets_N[chunk], less_N[chunk], head, gradients is not None
+            )
+            logprobs.append(logprobs_C)
+            if gradients is not None and grad_CV is not None:
+                gradients.add(chunk, hidden_ND[chunk], grad_CV)
         if gradients is not None:
             ctx.save_for_backward(gradients.hidden_ND)
         return torch.cat(logprobs)

@@ -10,6 +10,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from tunesmith.errors import BudgetError
+from tunesmith.kernels.native import available
 from tunesmith.models.adapter_cost import AdapterCost
 from tunesmith.models.adapters import method_of
 from tunesmith.models.memory import Setting, training_memory
@@ -87,6 +88,7 @@ def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: 
         micro_batch_tokens=micro_batch_tokens,
         longest_tokens=longest_tokens,
         on_cpu=base.device.type == "cpu",
+        compiled=base.device.type == "cpu" and available(),
     )
     memory = training_memory(shape, cost_of_role(base, role, shape), setting)
     return Budget(

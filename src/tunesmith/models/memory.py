@@ -23,8 +23,9 @@ ACTIVATIONS_KEEP = {"relu": 1, "gelu": 2, "gelu_pytorch_tanh": 2, "silu": 2, "ge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How a job runs. element_bytes: of a number in the compute dtype. on_cpu: short rows' scores are then kept.
+    """How a job runs. element_bytes: of a number in the compute dtype.
 
+    on_cpu: short rows' scores are then kept, unless ``compiled``: our kernels in C run, which keep none.
     longest_tokens: the longest row; micro_batch_tokens: tokens that go through the model together, at least that many.
     paged_optimizer: the moments lie in the computer's memory wherever the card's runs out.
     """
@@ -36,6 +37,7 @@ class Setting:
     longest_tokens: int
     on_cpu: bool
     paged_optimizer: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +139,7 @@ def layer_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: int) 
     # Both norms' inputs with an fp32 root each; q, k, v and what attention gives; the two inputs of SwiGLU.
     values = 2 * width + 2 * query + 2 * shape.kv_width + 2 * inner
     values += 0 if cost.dropped_values else _inputs_kept(shape, cost.inputs, setting)
-    # torch's flash kernel keeps each row's sum of exponentials.
+    # Where no scores are kept, each row's sum of exponentials is.
     sums = FP32 * shape.heads if not scores_kept(setting) else 0
     return tokens * (values * element + own + 2 * FP32 + sums)
 
@@ -177,7 +179,7 @@ def _encoder_decoder_values(shape: Shape) -> int:
 
 def scores_kept(setting: Setting) -> bool:
     """Whether attention by batched products keeps its probabilities; rows up to a length do, and only on a CPU."""
-    return setting.on_cpu
+    return setting.on_cpu and not setting.compiled
 
 
 def score_bytes(shape: Shape, setting: Setting, tokens: int) -> int:
@@ -197,9 +199,13 @@ def _casts_bytes(shape: Shape, cost: AdapterCost, element: int) -> int:
 
 
 def _head_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: int) -> int:
-    """The loss: logits of a chunk in fp32 with two more of their size, the states, their copy and their gradient."""
+    """The loss: logits of a chunk in fp32 with two more of their size, the states, their copy and their gradient.
+
+    Compiled, the logits become their own gradient.
+    """
     element, chunk = setting.element_bytes, min(CHUNK_ROWS, tokens)
-    held = 3 * chunk * shape.vocab_size * FP32 + 3 * tokens * shape.width * element
+    logits = element if setting.compiled and shape.fast else 3 * FP32
+    held = logits * chunk * shape.vocab_size + 3 * tokens * shape.width * element
     if cost.full:
         # The head's gradient as it is summed up, one chunk's part of it, and the weight in the compute dtype.
         held += shape.vocab_size * shape.width * (2 * FP32 + (element if element < FP32 else 0))
@@ -210,7 +216,7 @@ def _backward_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: i
     """What the layer that runs needs beyond what is kept: SwiGLU's backward pass, the states' gradient, a 4-bit map."""
     element = setting.element_bytes
     held = tokens * (3 * shape.inner_width + shape.width) * element
-    if setting.on_cpu and shape.fast and element < FP32:
+    if shape.fast and scores_kept(setting) and element < FP32:
         # Scores are softmaxed in fp32 before the feed-forward part has kept anything.
         wide = 2 * FP32 // element + 1
         scores = wide * score_bytes(shape, setting, tokens)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError
+from tunesmith.kernels.native import available
 from tunesmith.models.adapter_config import AdapterConfig
 from tunesmith.models.adapter_cost import AdapterCost, adapter_cost
 from tunesmith.models.load import DTYPES
@@ -103,6 +104,7 @@ def plan_model(config: PlanConfig, machine: Machine | None = None) -> ModelPlan:
             micro_batch_tokens=size,
             longest_tokens=config.max_length,
             on_cpu=not machine.is_gpu,
+            compiled=not machine.is_gpu and available(),
         )
         for quantized in precisions[config.quantization]
         for size in sizes
