@@ -66,7 +66,7 @@ def examples_of(tokenizer: Any, source: Path) -> list[Example]:
 
 def kind_of(name: str, shapes: list[Any], vocabulary: int) -> str:
     """What an operator is for, told by its name and the sizes it was given."""
-    if "scaled_dot_product" in name or "flash" in name or name in ATTENTION:
+    if "Attention" in name or "scaled_dot_product" in name or "flash" in name or name in ATTENTION:
         return "attention"
     if name in PRODUCTS:
         sizes = [size for shape in shapes if isinstance(shape, list | tuple) and len(shape) == 2 for size in shape]
@@ -106,7 +106,7 @@ def profile_step(source: Path, num_steps: int) -> dict[str, Any]:
     base = load_base(ModelConfig())
     examples = examples_of(base.tokenizer, source)
     vocabulary = base.head.weight_VD.shape[0]
-    eager = eager_step(str(base.resolved.folder), examples)
+    eager = eager_step(str(base.resolved.folder), examples, base.dtype)
     role = add_adapter(base, "default", AdapterConfig(r=RANK, lora_alpha=2 * RANK), seed=0)
     optimizer = build_optimizer(role.parameters, OptimConfig())
 
@@ -122,13 +122,13 @@ def profile_step(source: Path, num_steps: int) -> dict[str, Any]:
     }
 
 
-def eager_step(folder: str, examples: list[Example]) -> Callable[[], None]:
+def eager_step(folder: str, examples: list[Example], dtype: torch.dtype) -> Callable[[], None]:
     """A step of transformers' modules with PEFT's LoRA: one row a forward, all logits."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), config)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     total = sum(float(example.loss_weight.sum()) for example in examples)
 
