@@ -13,6 +13,8 @@ enum { PANEL = 16, PARTS = PANEL / LANES, HALF = 0, INT8 = 1 };
 enum { MOST_ROWS = LANES == 16 ? 8 : 6, MOST_PANELS = 4 };
 /* Sums of 512 products of 15 and 7 bits fit 32 bits; longer ones go on in fp32. */
 enum { LEVELS = 32767, PAIRS = 256 };
+/* How many bytes ahead weights are fetched: the processor's own fetching hides nothing behind the work of many rows. */
+enum { AHEAD = 2048 };
 enum { SPINS = 2000 };
 
 typedef struct {
@@ -98,6 +100,7 @@ INLINE void half_block(const int rows, const int panels, const uint16_t *w, int6
         for (int p = 0; p < PARTS * panels; p++) sum[r][p] = all_of(0);
     }
     for (int64_t k = 0; k < in; k++, w += PANEL) {
+        for (int p = 0; p < panels; p++) _mm_prefetch((const char *)(w + p * in * PANEL) + AHEAD, _MM_HINT_T0);
         for (int p = 0; p < PARTS * panels; p++) b[p] = load_fp16(w + p / PARTS * in * PANEL + p % PARTS * LANES);
         for (int r = 0; r < rows; r++) {
             const Lanes a = all_of(at[r][k]);
@@ -119,6 +122,8 @@ INLINE void int8_block(const int rows, const int panels, const int8_t *w, int64_
         for (int r = 0; r < rows; r++)
             for (int p = 0; p < PARTS * panels; p++) sum[r][p] = (Whole){0};
         for (int64_t k = first; k < end; k++) {
+            for (int p = 0; p < panels; p++)
+                _mm_prefetch((const char *)w + (p * pairs + k) * 2 * PANEL + AHEAD, _MM_HINT_T0);
             Whole b[PARTS * MOST_PANELS];
             for (int p = 0; p < PARTS * panels; p++)
                 b[p] = load_int8(w + (p / PARTS * pairs + k) * 2 * PANEL + p % PARTS * 2 * LANES);
@@ -179,7 +184,8 @@ INLINE void block(const int rows, const int panels, const Product *t, int64_t ro
     static void block_##R##_##P(const Product *t, int64_t row, int64_t panel) { block(R, P, t, row, panel); }
 OF(1, 1)
 OF(2, 1)
-OF(3, 1) OF(4, 1) OF(5, 1) OF(6, 1) OF(1, 2) OF(2, 2) OF(3, 2) OF(1, 4)
+OF(3, 1)
+OF(4, 1) OF(5, 1) OF(6, 1) OF(1, 2) OF(2, 2) OF(3, 2) OF(1, 4)
 #if LANES_ARE_16
     OF(7, 1) OF(8, 1) OF(4, 2) OF(5, 2) OF(6, 2) OF(7, 2) OF(8, 2) OF(2, 4)
         OF(3, 4) static void (*const blocks_of[3][MOST_ROWS])(const Product *, int64_t, int64_t) = {
