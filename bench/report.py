@@ -25,9 +25,9 @@ def goals(report: Report) -> list[tuple[str, str, bool]]:
     """(goal, median with spread, reached) for each number the issue asks for."""
     speed, peak = "steady_tokens_per_second", "peak_rss_bytes"
     wanted = [
-        ("tokens/s, steady state, over TRL's defaults: at least 2.5", "trl_defaults", speed, 2.5),
-        ("tokens/s, steady state, over TRL's best of the sweep: at least 1.8", "trl_best", speed, 1.8),
-        ("peak resident memory over TRL's defaults: at most 0.45", "trl_defaults", peak, 0.45),
+        ("tokens/s, steady state, over TRL's defaults: at least 3.5", "trl_defaults", speed, 3.5),
+        ("tokens/s, steady state, over TRL's best of the sweep: at least 3", "trl_best", speed, 3.0),
+        ("peak resident memory over TRL's defaults: at most 0.3", "trl_defaults", peak, 0.3),
     ]
     found = []
     for text, peer, key, limit in wanted:

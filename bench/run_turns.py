@@ -3,15 +3,17 @@
     python bench/run_turns.py [--data ../shared/data] [--only long short sweep wide 1b] [--judge] [--from-report]
 
 All sides of a line are processes that live at once; one makes a step while the others wait, then the next one makes
-the same step of the same rows. So each step is a ratio of its own, a minute apart at most, and drift of the machine
-cancels. The first step (cold start) runs alone as well. TRL's settings are its defaults, for fewer steps, and the best
-of the sweep of `run_sft.py`. ``--judge`` (with the line of short rows) has plain transformers + PEFT judge the adapters
-at the end, which makes the wall time to a validation loss.
+its step of the same rows. So ratios are of what was measured a minute apart at most, and drift of the machine cancels;
+where TRL groups rows by their length its steps hold them in another order, so ratios are of blocks of steps. The first
+step (cold start) runs alone as well. TRL's settings are its defaults, for fewer steps, and the best of the sweep of
+`run_sft.py`, which must have run here. ``--judge`` (with the line of short rows) has plain transformers + PEFT judge
+the adapters at the end, which makes the wall time to a validation loss.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -27,13 +29,11 @@ from gpu_probe import write_model
 from processes import Rows, Sides, child_environment, run_json
 from report_parts import WHO, machine_lines, spread, table
 from run_sft import add_common_arguments, data_file, prepare_sides, versions
-from settings import BATCH_SIZE_ROWS, MAX_LENGTH_TOKENS, TRL_DEFAULTS_FP32, TUNED_ALLOCATOR, Setting
+from settings import BATCH_SIZE_ROWS, MAX_LENGTH_TOKENS, TRL_DEFAULTS, TRL_DEFAULTS_FP32, TUNED_ALLOCATOR, Setting
 
 BENCH_FOLDER = Path(__file__).resolve().parent
 PAGE = BENCH_FOLDER / "RESULTS-turns.md"
-# What the sweep of run_sft.py found on this processor.
-TRL_BEST = Setting(micro_rows=1, loss="full_logits", sampling="sequential")
-NAMES = {**WHO, "trl_best": "TRL, one row a forward"}
+BLOCKS = 10
 TRAIN_ROWS, VALIDATION_ROWS, LONG_TOKENS = 580, 200, 2_048
 WAIT_SECONDS = 1_800
 
@@ -51,19 +51,14 @@ class Line:
     batch_rows: int = BATCH_SIZE_ROWS
     to_row: int | None = None
     wide: bool = False  # the model of a billion random weights
-    others: tuple[Setting, ...] = ()  # more of TRL's settings, for rows where another one may be its best
+    others: tuple[int, ...] = ()  # rows a forward of more of TRL's settings: another one may be its best on these rows
 
 
-# Padding costs little where rows are short, and more rows a forward make better products.
-OTHERS = (
-    *(replace(TRL_BEST, micro_rows=rows) for rows in (4, 8)),
-    replace(TRL_BEST, micro_rows=8, loss="fused"),
-)
 OASST, SHORT = "oasst_pairs/pairs_en.jsonl", "instructions/instructions.json"
 LINES = (
     Line("long", f"Conversations (`{OASST}`)", OASST, 100, 6),
     Line("short", f"Short rows (`{SHORT}`)", SHORT, 100, 12, to_row=TRAIN_ROWS),
-    Line("sweep", f"Short rows, more of TRL's settings (`{SHORT}`)", SHORT, 16, 0, to_row=TRAIN_ROWS, others=OTHERS),
+    Line("sweep", f"Short rows, more of TRL's settings (`{SHORT}`)", SHORT, 16, 0, to_row=TRAIN_ROWS, others=(1, 4, 8)),
     Line("wide", "Long rows, about 2,000 tokens", "joined", 6, 0, max_length=LONG_TOKENS, batch_rows=2),
     Line("1b", "A Llama of 1.07 billion random weights", OASST, 5, 3, max_length=256, batch_rows=4, wide=True),
 )
@@ -96,15 +91,26 @@ def rows_of(line: Line, sides: Sides, data: Path, num_steps: int) -> Rows:
     return sides.prepare_rows(name, source, num_steps * line.batch_rows, *extra, max_length=line.max_length)
 
 
+def best_of_sweep(out: Path) -> Setting:
+    """The setting that the sweep of run_sft.py chose on this machine."""
+    file = out / "sweep.json"
+    if not file.exists():
+        raise SystemExit(f"{file} is not there: run bench/run_sft.py first, whose sweep chooses TRL's best setting.")
+    return Setting(**json.loads(file.read_text(encoding="utf-8"))["best"])
+
+
 def commands(line: Line, sides: Sides, data: Path) -> dict[str, tuple[list[str], Rows]]:
     """What starts each side, and the rows it makes steps on."""
     rows = rows_of(line, sides, data, line.num_steps)
     shared = ["--max-length", str(line.max_length), "--batch-size", str(line.batch_rows)]
     ours = [sys.executable, "sft_ours.py", "--model", sides.model, "--rows", str(rows.path), "--keep-order", *shared]
     out = {"ours": ([*ours, "--output-dir", str(sides.out / f"turns_{line.key}_ours")], rows)}
-    settings = {"trl_best": (TRL_BEST, rows), **{f"trl_{i}": (one, rows) for i, one in enumerate(line.others)}}
+    best = best_of_sweep(sides.out)
+    settings = {"trl_best": (best, rows)}
+    settings |= {f"trl_{n}": (replace(best, micro_rows=n), rows) for n in line.others if n != best.micro_rows}
     if line.defaults_steps:
-        settings["trl_defaults"] = (TRL_DEFAULTS_FP32, rows_of(line, sides, data, line.defaults_steps))
+        defaults = TRL_DEFAULTS if sides.bf16_is_fast else TRL_DEFAULTS_FP32
+        settings["trl_defaults"] = (defaults, rows_of(line, sides, data, line.defaults_steps))
     for name, (setting, its_rows) in settings.items():
         command = [str(sides.peers_python), "sft_peer_trl.py", "--model", sides.model_folder, *shared, "--save"]
         command += ["--rows", str(its_rows.path), "--setting", setting.to_json()]
@@ -195,10 +201,25 @@ def step_rates(result: dict[str, Any]) -> list[float]:
     return [count / s for count, s in zip(result["tokens_per_step"][1:], result["step_seconds"], strict=True)]
 
 
-def step_ratios(results: dict[str, Any], peer: str) -> list[float]:
-    """Ours over the peer in tokens/s, step by step: of the same rows, but for TRL's defaults, which shuffle them."""
-    pairs = zip(step_rates(results["ours"]), step_rates(results[peer]), strict=False)
-    return [ours / theirs for ours, theirs in pairs]
+def whole_rate(result: dict[str, Any], first: int = 0, end: int | None = None) -> float:
+    """Tokens a second of all steps after the first, or of some of them."""
+    return sum(result["tokens_per_step"][1:][first:end]) / sum(result["step_seconds"][first:end])
+
+
+def block_ratios(results: dict[str, Any], peer: str) -> list[float]:
+    """Ours over the peer in tokens/s, block by block of the steps that both made."""
+    steps = min(len(results[name]["step_seconds"]) for name in ("ours", peer))
+    edges = [steps * i // min(BLOCKS, steps) for i in range(min(BLOCKS, steps) + 1)]
+    pairs = itertools.pairwise(edges)
+    return [whole_rate(results["ours"], a, b) / whole_rate(results[peer], a, b) for a, b in pairs]
+
+
+def ratio_text(results: dict[str, Any], peer: str) -> str:
+    """The ratio over all steps that both made, and those of its blocks."""
+    steps = min(len(results[name]["step_seconds"]) for name in ("ours", peer))
+    whole = whole_rate(results["ours"], 0, steps) / whole_rate(results[peer], 0, steps)
+    blocks = block_ratios(results, peer)
+    return f"{whole:.2f} (blocks {statistics.median(blocks):.2f}, {min(blocks):.2f} to {max(blocks):.2f})"
 
 
 def line_text(line: Line, found: dict[str, Any]) -> str:
@@ -209,7 +230,8 @@ def line_text(line: Line, found: dict[str, Any]) -> str:
     machine = ""
     if "probe" in found:
         probes = " and ".join(f"{probe['float32']:.0f}" for probe in found["probe"])
-        machine = f"; load before {found['load']:.2f}; fp32 GEMM {probes} GFLOP/s before and after"
+        halves = " and ".join(f"{probe['bfloat16']:.0f}" for probe in found["probe"])
+        machine = f"; load before {found['load']:.2f}; GEMM before and after in fp32 {probes}, in bf16 {halves} GFLOP/s"
     head = (
         f"{found['date']}{machine}. "
         f"{ours['num_steps']} steps of {line.batch_rows} rows cut at {line.max_length} tokens ({found['rows_cut']} of "
@@ -217,19 +239,28 @@ def line_text(line: Line, found: dict[str, Any]) -> str:
         f"{max(tokens)})." + found.get("note", "")
     )
     rows = []
-    for name in sorted(results, key=lambda name: (name not in NAMES, name)):
+    for name in sorted(results, key=lambda name: (name not in WHO, name)):
         result = results[name]
-        rates = step_rates(result)
-        ratios = "" if name == "ours" else quartiles(step_ratios(results, name))
+        ratios = "" if name == "ours" else ratio_text(results, name)
         memory = "" if name == "ours" else f"{ours['peak_rss_bytes'] / result['peak_rss_bytes']:.2f}"
         row = [
-            NAMES.get(name, f"TRL: {result['setting']}"),
+            WHO.get(name, f"TRL: {result['setting']}"),
             str(result["num_steps"]),
-            quartiles(rates, 1),
+            f"{whole_rate(result):.1f}",
+            quartiles(step_rates(result), 1),
             f"{result['cold_start_seconds']:.1f}",
         ]
         rows.append([*row, f"{result['peak_rss_bytes'] / 1e9:.2f}", ratios, memory])
-    columns = ["who", "steps", "tokens/s", "cold start s", "peak GB", "ours over it, tokens/s", "memory"]
+    columns = [
+        "who",
+        "steps",
+        "tokens/s",
+        "of its steps",
+        "cold start s",
+        "peak GB",
+        "ours over it, tokens/s",
+        "memory",
+    ]
     return f"## {line.title}\n\n{head}\n\n" + table(columns, rows)
 
 
@@ -248,7 +279,7 @@ def loss_text(report: dict[str, Any]) -> str:
     rows = [["no adapter", "", f"{losses['base']:.4f}"]]
     for name in ("ours", "trl_best"):
         seconds = results[name]["cold_start_seconds"] + sum(results[name]["step_seconds"])
-        rows.append([NAMES[name], f"{seconds:.0f}", f"{losses[name]:.4f}"])
+        rows.append([WHO[name], f"{seconds:.0f}", f"{losses[name]:.4f}"])
     return (
         f"## Wall time to a validation loss\n\nThe line of short rows to its end: {results['ours']['num_steps']} steps "
         f"of the same rows in the same order, from the process's start to the last step, without the other sides' "
@@ -264,14 +295,14 @@ def render(report: dict[str, Any]) -> str:
     parts = [
         "# SFT beside TRL, step by step",
         "Written by `python bench/run_turns.py` (`make bench-turns`); never edited by hand. The sides live at once and "
-        "make each step of the same rows in turn; figures are medians over the steps after the first. The sweep that "
-        "chose TRL's best, and rounds of whole processes: [RESULTS.md](RESULTS.md).",
+        "make their steps of the same rows in turn; figures are over all steps after the first. The sweep that chose "
+        "TRL's best, and rounds of whole processes: [RESULTS.md](RESULTS.md).",
         "\n".join(
             [
                 *machine_lines(report, threads),
                 "- model, where nothing else is said: smollm2-135m-instruct; LoRA r 16, alpha 32, all linear layers",
-                f"- TRL's defaults: {TRL_DEFAULTS_FP32.name}; they make the first steps only",
-                f"- TRL, one row a forward: {TRL_BEST.name}; its best on conversations by the sweep of `run_sft.py`",
+                f"- TRL's defaults: {report['defaults_name']}; they make the first steps only",
+                f"- TRL, best of the sweep: {report['best_name']}; on conversations, by `run_sft.py`",
             ]
         ),
         *(line_text(line, report["lines"][line.key]) for line in lines),
@@ -308,7 +339,8 @@ def main() -> None:
         keep()
         return
     sides = prepare_sides(args)
-    report |= {"machine": measure.machine(), "versions": versions(sides)}
+    report |= {"machine": measure.machine(), "versions": versions(sides), "best_name": best_of_sweep(args.out).name}
+    report["defaults_name"] = (TRL_DEFAULTS if sides.bf16_is_fast else TRL_DEFAULTS_FP32).name
     for line in (line for line in LINES if line.key in args.only):
         own = wide_sides(sides) if line.wide else sides
         report["lines"][line.key] = measure_line(line, own, args.data)

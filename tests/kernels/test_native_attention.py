@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from tunesmith.kernels import attention, native_attention
 from tunesmith.kernels.attention import AttentionRules, attention_reference, packed_attention, plan_attention
 from tunesmith.kernels.native import library
 from tunesmith.kernels.native_attention import plan_trees, tree_attention
+from tunesmith.models import load as load_module
+from tunesmith.models.load import ModelConfig
 from tunesmith.tokens.pack import ROOT, Packed
 
 pytestmark = pytest.mark.skipif(isinstance(library(), str), reason=f"no compiled kernels: {library()}")
@@ -164,3 +167,15 @@ def test_it_serves_fp32_and_bf16_and_leaves_the_rest(monkeypatch: pytest.MonkeyP
     assert served == [torch.float32, torch.bfloat16]
     wanted = attention_reference(*numbers, packed, rules)
     torch.testing.assert_close(plain.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_says_what_it_lacks_without_them(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(model_folder("llama"))
+    assert not any("operators" in note for note in load_module.load_base(ModelConfig(model_name_or_path=folder)).notes)
+    monkeypatch.setattr(load_module, "library", lambda: "there is no C compiler (cc)")
+    (told,) = (
+        note for note in load_module.load_base(ModelConfig(model_name_or_path=folder)).notes if "operators" in note
+    )
+    assert told == "attention, norms and gates by torch's operators, which take longer: there is no C compiler (cc)."

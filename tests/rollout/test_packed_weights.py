@@ -189,6 +189,25 @@ def test_auto_packs_where_that_says_the_same(load: Callable[..., Any]) -> None:
 
 
 @needs_library
+def test_a_base_in_bf16_is_answered_with_in_fp16_whatever_the_batch(load: Callable[..., Any]) -> None:
+    base = load("llama", "bfloat16")
+    local = LocalGenerator(base)
+    assert local.packed is not None and local.packed.exact and local.sync(None) == "base"
+    asked = [Prompt(ids=generator(8, "packed", n).integers(3, 260, n), row_id=n) for n in (5, 9, 7)]
+    greedy = Sampling(max_new_tokens=12, temperature=0.0)
+    together = local.generate(asked, greedy)
+    for prompt, one in zip(asked, together, strict=True):
+        (alone,) = local.generate([prompt], greedy)
+        assert alone.ids.tolist() == one.ids.tolist() and alone.logprobs.tolist() == one.logprobs.tolist()
+    # Nearer to the same numbers in fp32 than bf16's own products are.
+    wide = load("llama", "float32")
+    wide.model.load_state_dict(base.model.state_dict())
+    wanted = LocalGenerator(wide, weights="full").generate(asked, greedy)[1].logprobs[:4]
+    full = LocalGenerator(base, weights="full").generate(asked, greedy)[1].logprobs[:4]
+    assert np.abs(together[1].logprobs[:4] - wanted).max() < np.abs(full - wanted).max()
+
+
+@needs_library
 def test_without_a_compiler_auto_answers_as_before_and_says_so_once(
     load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

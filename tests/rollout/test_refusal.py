@@ -87,9 +87,9 @@ def test_time_is_linear_in_the_answer(piece: str) -> None:
         read_refusal(text[:10_000], text)
         return time.process_time() - began
 
-    short, long = min(seconds(12_500) for _ in range(2)), seconds(100_000)
+    short, long = (min(seconds(num) for _ in range(3)) for num in (12_500, 100_000))
     # Eight times the text: quadratic would be 64 times the time.
-    assert long < 24 * max(short, 0.004), (short, long)
+    assert long < 32 * max(short, 0.004), (short, long)
 
 
 def test_a_phrase_of_the_prompt_is_no_objection() -> None:

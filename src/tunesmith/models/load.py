@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.kernels.head_loss import Head
+from tunesmith.kernels.native import library
 from tunesmith.models.blocks import Decoder, read_blocks
 from tunesmith.models.encoder_decoder import check_family, read_decoder_prefix, read_head
 from tunesmith.models.forward import hidden_states
@@ -108,6 +109,9 @@ def load_base(config: ModelConfig) -> Base:
     if base.reference_reason is not None and config.kernels == "auto":
         how = "in padded batches" if base.pads else "row by row"
         base.notes.append(f"plain reference path, {how}: {base.reference_reason}.")
+    compiled = library() if device.type == "cpu" and base.decoder is not None else None
+    if isinstance(compiled, str):
+        base.notes.append(f"attention, norms and gates by torch's operators, which take longer: {compiled}.")
     if device.type == "cpu":
         base.notes += thread_notes(torch.get_num_threads(), usable_cores(), others.share())
     return base

@@ -80,10 +80,10 @@ class PackedWeights:
 def exact_half(base: Base) -> PackedWeights | None:
     """The base in fp16 where that says the same, in less time, and there is room; None elsewhere.
 
-    Packed once for a base, and anew where its weights have been written since. Where a processor multiplies bf16 fast a
-    base is loaded in it, and its weights are left as they are; so they are where ``token.c`` does not run.
+    Packed once for a base, and anew where its weights have been written since. They are left as they are where
+    ``token.c`` does not run.
     """
-    if why_not_packed(base) or base.dtype != torch.float32 or base.quantization is not None:
+    if why_not_packed(base) or base.dtype not in (torch.float32, torch.bfloat16) or base.quantization is not None:
         return None
     state = _state(base)
     if base.answering is None or base.answering[0] != state:
