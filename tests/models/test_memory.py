@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tunesmith.errors import ConfigError, ModelError
-from tunesmith.kernels import native, native_attention, native_elementwise
+from tunesmith.kernels import native
 from tunesmith.models.adapter_cost import adapter_cost
 from tunesmith.models.adapters import AdapterConfig, adapter_tensors, add_adapter, save_role
 from tunesmith.models.budget import cost_of_role, peak_memory_bytes, predict, shape_of_base
@@ -109,8 +109,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param and not native.available():
         pytest.skip(f"no compiled kernels: {native.library()}")
     if not request.param:
-        for module in (native_attention, native_elementwise):
-            monkeypatch.setattr(module, "available", lambda: False)
+        monkeypatch.setattr(native, "available", lambda: False)
     return bool(request.param)
 
 
@@ -155,6 +154,19 @@ def test_every_further_layer_keeps_what_the_model_says(
     cost = adapter_cost(shape, AdapterConfig(**ADAPTERS[name]))
     expected = layer_bytes(shape, cost, setting, sum(SHORT)) + score_bytes(shape, setting, sum(SHORT))
     assert kept[1] - kept[0] == expected
+
+
+def test_a_loss_of_each_token_and_a_dtype_that_c_does_not_know_take_more(tmp_path: Path) -> None:
+    base = base_of(llama(), tmp_path)
+    role = add_adapter(base, "default", AdapterConfig(r=2), 0)
+    cost, setting = cost_of_role(base, role, shape_of_base(base)), setting_of([200], 4, compiled=2)
+    shape = shape_of_base(base)
+    plain, each = (training_memory(shape, cost, replace(setting, each_token=each)).head for each in (False, True))
+    without = training_memory(shape, cost, replace(setting, compiled=0)).head
+    assert each == without == plain + 2 * 200 * shape.vocab_size * 4
+    assert native.team(torch.float16, base.device) == native.team(torch.float64, base.device) == 0
+    if native.available():
+        assert native.team(torch.bfloat16, base.device) == torch.get_num_threads()
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -249,7 +261,7 @@ def test_one_model_predicts_with_weights_in_memory_and_from_the_config_alone(tmp
     shape = open_shape(str(tmp_path))
     for checkpointing in (False, True):
         budget = predict(base, role, micro_batch_tokens=512, longest_tokens=200, checkpointing=checkpointing)
-        given = setting_of([200], 4, checkpointing=checkpointing, compiled=native.available())
+        given = setting_of([200], 4, checkpointing=checkpointing, compiled=native.team(base.dtype, base.device))
         setting = replace(given, micro_batch_tokens=512)
         memory = training_memory(
             shape, adapter_cost(shape, AdapterConfig(r=5, target_modules=["q_proj", "up_proj"])), setting

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels import native_elementwise as native
 
@@ -22,7 +23,7 @@ def rms_norm_reference(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor
 
 def _normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """(the norm of x, what x was multiplied with before the weight)."""
-    if native.takes(x, weight):
+    if native.takes_norm(x, weight):
         return native.norm(x, weight, epsilon)
     wide = x if x.dtype == torch.float64 else x.float()
     # linalg.vector_norm reduces in one pass, without a squared copy of x.
@@ -39,9 +40,10 @@ class _RmsNorm(torch.autograd.Function):
         return normed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
-        if native.takes(x, weight, grads[0]) and not ctx.needs_input_grad[1]:
+        if native.takes_norm(x, weight) and native.takes_alike(x, grads[0]) and not ctx.needs_input_grad[1]:
             return native.norm_backward(x, weight, inverse, grads[0]), None, None
         inverse = inverse.view(*x.shape[:-1], 1)
         grad = grads[0].to(inverse.dtype)
@@ -80,13 +82,14 @@ class _Rope(torch.autograd.Function):
         return _rotate(x, cos, sin)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _rotate(grads[0], cos, sin, back=True), None, None
 
 
 def _rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, back: bool = False) -> Tensor:
-    if native.takes(x_THD, cos_TD, sin_TD):
+    if native.takes_rotation(x_THD, cos_TD, sin_TD):
         return native.rotate(x_THD, cos_TD, sin_TD, back=back)
     sin_TD = -sin_TD if back else sin_TD
     half = x_THD.shape[-1] // 2
@@ -124,7 +127,7 @@ def swiglu_reference(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
 
 
 def _gated(gate: Tensor, up: Tensor) -> Tensor:
-    if native.takes(gate, up):
+    if native.takes_alike(gate, up):
         return native.swiglu(gate, up)
     return torch.nn.functional.silu(gate).mul_(up)
 
@@ -136,9 +139,10 @@ class _SwiGlu(torch.autograd.Function):
         return _gated(gate, up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        if native.takes(gate, up, grads[0]):
+        if native.takes_alike(gate, up, grads[0]):
             return native.swiglu_backward(gate, up, grads[0])
         silu = torch.nn.functional.silu(gate)
         grad_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)

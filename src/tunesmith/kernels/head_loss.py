@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels import native_elementwise as native
 from tunesmith.kernels.packed import Product
@@ -89,7 +90,7 @@ def _chunk_logprobs(
     """(log-probabilities of a chunk's targets (C,), d(-weights * them) / d(h W^T + b) (C, V) where it is needed)."""
     if head.bias_V is None and head.softcap is None and head.scale > 0:
         product_CV = _product(hidden_CD, head)
-        if native.takes(product_CV):
+        if native.takes_alike(product_CV):
             logprobs_C = native.target_logprobs_(product_CV, targets_C, weights_C, head.scale, needs_grad)
             return logprobs_C, product_CV if needs_grad else None
     logits_CV, targets_C1 = logits_of(hidden_CD, head), targets_C[:, None]
@@ -169,6 +170,7 @@ class _CeSum(torch.autograd.Function):
         return total.to(torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradients, scale = ctx.gradients, grads[0]
         grad_bias = None if gradients.bias is None else gradients.bias * scale
@@ -215,6 +217,7 @@ class _TargetLogprobs(torch.autograd.Function):
         return torch.cat(logprobs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (unit_ND,) = ctx.saved_tensors
         return unit_ND * grads[0][:, None].to(unit_ND.dtype), None, None, None
@@ -255,6 +258,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return reference_logprobs(hidden_ND, targets_N, head)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden_ND, targets_N = ctx.saved_tensors
         head, gradients = ctx.head, _HeadGradients(hidden_ND, ctx.head, ctx.weight_grad, ctx.rows_R, ctx.dtype)

@@ -20,9 +20,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tunesmith.kernels.packed import check_half, quantize_rows
 from tunesmith.runtime import cache_folder
@@ -34,6 +36,9 @@ PANEL = 16
 HALF, INT8 = 0, 1
 # Numbers in the widest vector that they are compiled for; rows of space are whole vectors.
 MOST_LANES = 16
+KINDS = (torch.float32, torch.bfloat16)
+# Tokens of a block of attention; its pairs of bf16 rows are filled up from a row of so many zeros.
+BLOCK, MOST_WIDTH = 64, 4096
 COMPILE_SECONDS = 120
 _pointer, _whole = c.c_void_p, c.c_int64
 
@@ -86,6 +91,35 @@ class Step(c.Structure):
     ]
 
 
+class Attention(c.Structure):
+    """One pass of attention over a forest; see ``kernels/native_attention.py``."""
+
+    _fields_ = [
+        *((n, _whole) for n in ("tokens", "heads", "kv_heads", "width", "trees", "parts", "threads", "window", "half")),
+        ("most_blocks", _whole),
+        *((n, _pointer) for n in ("first_member", "member", "start", "length", "parent", "block", "positions")),
+        *((n, _pointer) for n in ("q", "k", "v", "out", "log_sum", "out_grad", "q_grad", "k_grad", "v_grad")),
+        *((n, _pointer) for n in ("sums", "space")),
+        ("scale", c.c_double),
+    ]
+
+
+_F = c.c_float
+# What each function of whole tensors takes.
+ARGUMENTS: dict[str, list[Any]] = {
+    "linear": [c.POINTER(Linear), _pointer, _whole, _pointer, _whole, _pointer, _pointer],
+    "token": [c.POINTER(Model), c.POINTER(Step)],
+    "attention_forward": [c.POINTER(Attention)],
+    "attention_backward": [c.POINTER(Attention)],
+    "norm_forward": [_whole, _whole, _whole, _pointer, _pointer, _pointer, _pointer, _F, _whole],
+    "norm_backward": [_whole, _whole, _whole, _pointer, _pointer, _pointer, _pointer, _pointer, _whole],
+    "rotate": [_whole, _whole, _whole, _whole, _pointer, _pointer, _pointer, _pointer, _whole, _whole],
+    "swiglu_forward": [_whole, _whole, _pointer, _pointer, _pointer, _whole],
+    "swiglu_backward": [_whole, _whole, _pointer, _pointer, _pointer, _pointer, _pointer, _whole],
+    "softmax_rows": [_whole, _whole, _whole, _pointer, _pointer, _pointer, _pointer, _F, _whole, _whole],
+}
+
+
 @lru_cache(maxsize=1)
 def library() -> c.CDLL | str:
     """The compiled functions, or the reason why there are none here."""
@@ -114,14 +148,50 @@ def available() -> bool:
     return not isinstance(library(), str)
 
 
+def team(dtype: torch.dtype, device: torch.device) -> int:
+    """Threads of compiled kernels on tensors of this kind; 0 where operators run instead."""
+    runs = dtype in KINDS and device.type == "cpu" and available()
+    return torch.get_num_threads() if runs else 0
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether kernels of whole tensors can take these: all fp32 or all bf16, with numbers, on a processor.
+
+    Not what only stands for numbers (torch's fake tensors), nor what carries a forward-mode derivative.
+    """
+    kind = tensors[0].dtype
+    if kind not in KINDS or forward_ad._current_level >= 0 or not available():
+        return False
+    plain = all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    return plain and all(x.dtype == kind and x.device.type == "cpu" and x.numel() > 0 for x in tensors)
+
+
+def floats(*shape: int) -> Tensor:
+    """fp32 space that C writes, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def kernels() -> c.CDLL:
+    """The compiled functions. Raises RuntimeError with the reason where there are none."""
+    found = library()
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
+
+
 def _checked(loaded: c.CDLL) -> c.CDLL:
     loaded.sizes.restype, loaded.sizes.argtypes = _whole, [_whole]
     for number, structure in enumerate((Linear, Layer, Model, Lora, RunOf, Step)):
         if loaded.sizes(number) != c.sizeof(structure):
             raise ValueError(f"{structure.__name__} has another size in C")
-    loaded.linear.restype = loaded.token.restype = None
-    loaded.linear.argtypes = [c.POINTER(Linear), _pointer, _whole, _pointer, _whole, _pointer, _pointer]
-    loaded.token.argtypes = [c.POINTER(Model), c.POINTER(Step)]
+    loaded.attention_facts.restype, loaded.attention_facts.argtypes = _whole, [_whole]
+    facts = (c.sizeof(Attention), BLOCK, MOST_WIDTH, MOST_LANES)
+    if tuple(loaded.attention_facts(number) for number in range(len(facts))) != facts:
+        raise ValueError("attention has other sizes in C")
+    loaded.attention_space.restype, loaded.attention_space.argtypes = _whole, [c.POINTER(Attention)]
+    for name, arguments in ARGUMENTS.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = None, arguments
     return loaded
 
 
@@ -204,10 +274,7 @@ class NativeWeight:
     """A weight (out, in) in panels and int8's steps (out,). Raises RuntimeError where ``library`` has a reason."""
 
     def __init__(self, panels: Tensor, steps_O: Tensor | None, num_in: int, num_out: int) -> None:
-        found = library()
-        if isinstance(found, str):
-            raise RuntimeError(found)
-        self.library, self._held = found, (panels, steps_O)
+        self.library, self._held = kernels(), (panels, steps_O)
         kind = HALF if steps_O is None else INT8
         self.linear = Linear(address(panels), address(steps_O), None, num_in, num_out, kind)
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import ctypes as c
-
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.native import available, library
-
-_whole, _pointer = c.c_int64, c.c_void_p
+from tunesmith.kernels.native import floats, kernels, serves
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Whether these go to the compiled functions: one dtype of fp32 and bf16, laid end to end, on a processor."""
-    kind = tensors[0].dtype
-    if kind not in (torch.float32, torch.bfloat16) or not available():
-        return False
-    return all(x.dtype == kind and x.device.type == "cpu" and x.is_contiguous() for x in tensors)
+def takes_norm(x: Tensor, weight_D: Tensor) -> bool:
+    """Whether the norm of these can be compiled code's: one dtype of fp32 and bf16, laid end to end, on a processor."""
+    return _ready(x, weight_D) and weight_D.shape == x.shape[-1:]
+
+
+def takes_rotation(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> bool:
+    """The same of a rotation."""
+    fits = x_THD.dim() == 3 and cos_TD.shape == sin_TD.shape == x_THD.shape[::2] and x_THD.shape[-1] % 2 == 0
+    return fits and _ready(x_THD, cos_TD, sin_TD)
+
+
+def takes_alike(*tensors: Tensor) -> bool:
+    """The same of what works on tensors of one shape."""
+    return all(x.shape == tensors[0].shape for x in tensors) and _ready(*tensors)
+
+
+def _ready(*tensors: Tensor) -> bool:
+    return serves(*tensors) and all(x.is_contiguous() for x in tensors)
 
 
 def norm(x: Tensor, weight_D: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """(the norm of x, what each row of x was multiplied with before the weight)."""
-    y, inverse = torch.empty_like(x), torch.empty(x.shape[:-1])
-    _call("norm_forward", *_rows(x), x, weight_D, y, inverse, c.c_float(epsilon))
+    y, inverse = torch.empty_like(x), floats(*x.shape[:-1])
+    _call("norm_forward", *_rows(x), x, weight_D, y, inverse, epsilon)
     return y, inverse
 
 
@@ -59,15 +67,17 @@ def target_logprobs_(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor, sc
     """fp32 log-probabilities (N,) of the targets in softmax(logits * scale), scale > 0.
 
     With ``needs_grad`` the logits become d(-weights * log-probabilities) / d logits. Raises IndexError for a target
-    outside the vocabulary.
+    outside the vocabulary, ValueError where targets are not int64 or not one a row, as weights must be.
     """
+    if targets_N.dtype != torch.int64 or not targets_N.shape == weights_N.shape == logits_NV.shape[:1]:
+        raise ValueError("a row of logits takes one target (int64) and one weight")
     if len(targets_N) and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < logits_NV.shape[1]:
         raise IndexError(f"a target outside the vocabulary of {logits_NV.shape[1]}")
-    logprobs_N, weights_N = torch.empty(len(targets_N)), weights_N.float().contiguous()
+    logprobs_N, weights_N = floats(len(targets_N)), weights_N.float().contiguous()
     _call(
         "softmax_rows",
         *_rows(logits_NV),
-        *(logits_NV, targets_N.contiguous(), weights_N, logprobs_N, c.c_float(scale), int(needs_grad)),
+        *(logits_NV, targets_N.contiguous(), weights_N, logprobs_N, scale, int(needs_grad)),
     )
     return logprobs_N
 
@@ -80,11 +90,6 @@ def _rows(x: Tensor) -> tuple[int, int, int]:
     return _half(x), x.numel() // x.shape[-1], x.shape[-1]
 
 
-def _call(name: str, *arguments: int | Tensor | c.c_float) -> None:
-    found = library()
-    if isinstance(found, str):
-        raise RuntimeError(found)
-    plain = (
-        _pointer(x.data_ptr()) if isinstance(x, Tensor) else _whole(x) if isinstance(x, int) else x for x in arguments
-    )
-    getattr(found, name)(*plain, _whole(torch.get_num_threads()))
+def _call(name: str, *arguments: int | float | Tensor) -> None:
+    plain = (x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
+    getattr(kernels(), name)(*plain, torch.get_num_threads())

@@ -10,7 +10,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from tunesmith.errors import BudgetError
-from tunesmith.kernels.native import available
+from tunesmith.kernels.native import team
 from tunesmith.models.adapter_cost import AdapterCost
 from tunesmith.models.adapters import method_of
 from tunesmith.models.memory import Setting, training_memory
@@ -78,8 +78,19 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool) -> Budget:
-    """Predict the peak of a training step on a base in memory: what is there, measured, and what a step adds."""
+def predict(
+    base: Base,
+    role: Role,
+    *,
+    micro_batch_tokens: int,
+    longest_tokens: int,
+    checkpointing: bool,
+    each_token: bool = False,
+) -> Budget:
+    """Predict the peak of a training step on a base in memory: what is there, measured, and what a step adds.
+
+    each_token: the loss is made of each token's log-probability and entropy, not of their sum.
+    """
     shape = shape_of_base(base)
     setting = Setting(
         element_bytes=base.dtype.itemsize,
@@ -88,7 +99,8 @@ def predict(base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: 
         micro_batch_tokens=micro_batch_tokens,
         longest_tokens=longest_tokens,
         on_cpu=base.device.type == "cpu",
-        compiled=base.device.type == "cpu" and available(),
+        compiled=team(base.dtype, base.device),
+        each_token=each_token,
     )
     memory = training_memory(shape, cost_of_role(base, role, shape), setting)
     return Budget(
@@ -137,12 +149,25 @@ def _new_rows_bytes(base: Base, role: Role) -> int:
 
 
 def decide(
-    base: Base, role: Role, *, micro_batch_tokens: int, longest_tokens: int, checkpointing: bool | None
+    base: Base,
+    role: Role,
+    *,
+    micro_batch_tokens: int,
+    longest_tokens: int,
+    checkpointing: bool | None,
+    each_token: bool = False,
 ) -> Budget:
     """Choose checkpointing (None: only if needed) so that the job fits. Raises BudgetError when nothing does."""
     options = [checkpointing] if checkpointing is not None else [False, True]
     budgets = [
-        predict(base, role, micro_batch_tokens=m, longest_tokens=longest_tokens, checkpointing=option)
+        predict(
+            base,
+            role,
+            micro_batch_tokens=m,
+            longest_tokens=longest_tokens,
+            checkpointing=option,
+            each_token=each_token,
+        )
         for m in (micro_batch_tokens, max(longest_tokens, 256))
         for option in options
     ]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from tunesmith.kernels.attention import MATMUL_MAX_TOKENS
 from tunesmith.kernels.head_loss import CHUNK_ROWS
+from tunesmith.kernels.native_attention import FEW_PIECES
 from tunesmith.models.adapter_cost import AdapterCost
 from tunesmith.models.shape import LinearMap, Shape
 
@@ -25,7 +26,9 @@ ACTIVATIONS_KEEP = {"relu": 1, "gelu": 2, "gelu_pytorch_tanh": 2, "silu": 2, "ge
 class Setting:
     """How a job runs. element_bytes: of a number in the compute dtype.
 
-    on_cpu: short rows' scores are then kept, unless ``compiled``: our kernels in C run, which keep none.
+    on_cpu: short rows' scores are then kept, unless our kernels in C run, which keep none: ``compiled`` is how many
+    threads they have, 0 without them. each_token: the loss needs each token's entropy or the head learns, so that
+    logits are not their own gradients.
     longest_tokens: the longest row; micro_batch_tokens: tokens that go through the model together, at least that many.
     paged_optimizer: the moments lie in the computer's memory wherever the card's runs out.
     """
@@ -37,7 +40,8 @@ class Setting:
     longest_tokens: int
     on_cpu: bool
     paged_optimizer: bool = False
-    compiled: bool = False
+    compiled: int = 0
+    each_token: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +205,11 @@ def _casts_bytes(shape: Shape, cost: AdapterCost, element: int) -> int:
 def _head_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: int) -> int:
     """The loss: logits of a chunk in fp32 with two more of their size, the states, their copy and their gradient.
 
-    Compiled, the logits become their own gradient.
+    Compiled, the logits of a sum of losses become their own gradient.
     """
     element, chunk = setting.element_bytes, min(CHUNK_ROWS, tokens)
-    logits = element if setting.compiled and shape.fast else 3 * FP32
+    in_place = setting.compiled and shape.fast and not (setting.each_token or cost.full)
+    logits = element if in_place else 3 * FP32
     held = logits * chunk * shape.vocab_size + 3 * tokens * shape.width * element
     if cost.full:
         # The head's gradient as it is summed up, one chunk's part of it, and the weight in the compute dtype.
@@ -221,12 +226,26 @@ def _backward_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: i
         wide = 2 * FP32 // element + 1
         scores = wide * score_bytes(shape, setting, tokens)
         held = max(held, scores - tokens * (2 * shape.width + 3 * shape.inner_width + shape.query_width) * element)
+    if setting.compiled and shape.fast:
+        held = max(held, _attention_bytes(shape, setting, tokens))
     if setting.quantized:
         # One map at a time is unpacked: its levels in fp32, then its weights.
         held += max((_one(m) for m in shape.linear_maps), default=0) * (FP32 + element)
     if cost.full:
         held += shape.vocab_size * shape.width * FP32
     return held
+
+
+def _attention_bytes(shape: Shape, setting: Setting, tokens: int) -> int:
+    """What compiled attention needs while it runs backward.
+
+    Gradients of its result, queries, keys and values; the latter two's sums in fp32, one a query head where there are
+    few rows; in each thread a row's keys and values, laid out three times.
+    """
+    gradients = 2 * (shape.query_width + shape.kv_width) * tokens * setting.element_bytes
+    few = tokens // setting.longest_tokens * (shape.kv_width // shape.head_width) < FEW_PIECES
+    sums = 2 * (shape.query_width if few else shape.kv_width) * tokens * FP32
+    return gradients + sums + 3 * setting.compiled * setting.longest_tokens * shape.head_width * setting.element_bytes
 
 
 def _heap_bytes(shape: Shape, setting: Setting, tokens: int) -> int:

@@ -133,6 +133,7 @@ def prepare(config: DPOConfig, base: Base | None = None, dtype: str | None = Non
         micro_batch_tokens=config.micro_batch_tokens,
         longest_tokens=longest,
         checkpointing=None if config.gradient_checkpointing == "auto" else config.gradient_checkpointing,
+        each_token=bool(base.token_rows),
     )
     num_steps = num_steps_of(config, len(train), world)
     reference = Model(base=base, role=role, micro_batch_tokens=budget.micro_batch_tokens)

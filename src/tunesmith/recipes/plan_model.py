@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError
-from tunesmith.kernels.native import available
+from tunesmith.kernels.native import team
 from tunesmith.models.adapter_config import AdapterConfig
 from tunesmith.models.adapter_cost import AdapterCost, adapter_cost
 from tunesmith.models.load import DTYPES
@@ -92,7 +93,8 @@ def plan_model(config: PlanConfig, machine: Machine | None = None) -> ModelPlan:
             f"{config.max_length} tokens are more than '{shape.name}' reads.",
             f"At most {shape.context_tokens}.",
         )
-    element = (machine.dtype if config.dtype == "auto" else DTYPES[config.dtype]).itemsize
+    dtype = machine.dtype if config.dtype == "auto" else DTYPES[config.dtype]
+    element = dtype.itemsize
     precisions = {"4bit": [True], "none": [False], "auto": [False] if cost.full else [False, True]}
     tokens = max(config.micro_batch_tokens, config.max_length)
     sizes = dict.fromkeys((tokens, max(config.max_length, 256) if config.max_length < tokens else tokens))
@@ -104,7 +106,7 @@ def plan_model(config: PlanConfig, machine: Machine | None = None) -> ModelPlan:
             micro_batch_tokens=size,
             longest_tokens=config.max_length,
             on_cpu=not machine.is_gpu,
-            compiled=not machine.is_gpu and available(),
+            compiled=0 if machine.is_gpu else team(dtype, torch.device("cpu")),
         )
         for quantized in precisions[config.quantization]
         for size in sizes

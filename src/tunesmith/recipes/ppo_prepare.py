@@ -121,6 +121,7 @@ def prepare(
         micro_batch_tokens=config.micro_batch_tokens,
         longest_tokens=max(map(len, ids)) + config.num_generations * config.max_new_tokens,
         checkpointing=None if config.gradient_checkpointing == "auto" else config.gradient_checkpointing,
+        each_token=True,
     )
     return Prepared(
         config=config,

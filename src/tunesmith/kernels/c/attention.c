@@ -8,10 +8,13 @@
 #include "attention.h"
 #include <omp.h>
 
-int64_t attention_space(const Attention *a) {
+static int64_t room_floats(const Attention *a) {
     Room room;
-    return a->threads * lay_out(a, a->space, &room);
+    return lay_out(a, a->space, &room);
 }
+
+/* Floats of space that a call needs. */
+int64_t attention_space(const Attention *a) { return a->threads * room_floats(a); }
 
 /* What rows of a block of queries see of a block of keys: row r the keys from..to. */
 typedef struct {
@@ -66,7 +69,7 @@ INLINE void soften(const Attention *a, const Keys *keys, int64_t row, int64_t la
     Lanes largest = all_of(-INFINITY);
     for (int64_t v = 0; v < lanes; v++) {
         const Whole m = seen(keys, row, v * LANES);
-        const Lanes s = from_bits((bits_of(load(scores + v * LANES)) & m) | (nothing & ~m)) * (float)a->scale;
+        const Lanes s = from_bits((bits_of(load(scores + v * LANES) * (float)a->scale) & m) | (nothing & ~m));
         store(scores + v * LANES, s);
         largest = larger(largest, s);
     }
@@ -248,12 +251,12 @@ static void write_sums(const Attention *a, int64_t t, float *sum) {
 
 static void attention(const Attention *a, int backward) {
     const int64_t per = a->heads / a->kv_heads / a->parts, pieces = a->trees * a->kv_heads * a->parts;
+    const int64_t floats = room_floats(a);
     int64_t next = 0;
-#pragma omp parallel num_threads(a->threads)
+#pragma omp parallel num_threads(a->threads) if (a -> tokens * a->heads * a->width > FEW_NUMBERS)
     {
         Room room;
-        const int64_t taken = lay_out(a, a->space, &room);
-        lay_out(a, a->space + omp_get_thread_num() * taken, &room);
+        lay_out(a, a->space + omp_get_thread_num() * floats, &room);
         for (int64_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < pieces;) {
             const int64_t tree = i / (a->kv_heads * a->parts), part = i / a->kv_heads % a->parts, g = i % a->kv_heads;
             const int64_t head = (g * a->parts + part) * per;
@@ -274,4 +277,7 @@ void attention_forward(const Attention *a) { attention(a, 0); }
 
 void attention_backward(const Attention *a) { attention(a, 1); }
 
-int64_t attention_size(void) { return sizeof(Attention); }
+int64_t attention_facts(int64_t which) {
+    const int64_t all[] = {sizeof(Attention), BLOCK, MOST_WIDTH, MOST_LANES};
+    return all[which];
+}

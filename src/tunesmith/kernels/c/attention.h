@@ -3,7 +3,7 @@
 #define TUNESMITH_ATTENTION_H
 #include "tiles.h"
 
-enum { BLOCK = 64 };
+enum { BLOCK = 64, MOST_WIDTH = 4096 };
 
 typedef struct {
     int64_t tokens, heads, kv_heads, width, trees, parts, threads, window, half,
@@ -95,7 +95,7 @@ static void lay_along(const Attention *a, const void *from, int64_t stride, int6
         }
         return;
     }
-    static const uint16_t nothing[4096];
+    static const uint16_t nothing[MOST_WIDTH];
     for (int64_t i = 0; i < n; i += 2, along += f.wide) {
         const uint16_t *first = (const uint16_t *)from + i * stride, *second = i + 1 < n ? first + stride : nothing;
         uint32_t *words = (uint32_t *)along;

@@ -8,7 +8,7 @@
 /* y = x / sqrt(mean(x^2) + epsilon) * weight; inverse (rows) keeps what x was multiplied with. */
 void norm_forward(int64_t half, int64_t rows, int64_t width, const void *x, const void *weight, void *y, float *inverse,
                   float epsilon, int64_t threads) {
-#pragma omp parallel for num_threads(threads)
+#pragma omp parallel for num_threads(threads) if (rows * width > FEW_NUMBERS)
     for (int64_t r = 0; r < rows; r++) {
         Lanes sum = all_of(0);
         for (int64_t i = 0; i < width; i += LANES) {
@@ -28,7 +28,7 @@ void norm_forward(int64_t half, int64_t rows, int64_t width, const void *x, cons
 /* dx = inverse * (g - n * mean(g * n)), g = grad * weight, n = x * inverse. */
 void norm_backward(int64_t half, int64_t rows, int64_t width, const void *x, const void *weight, const float *inverse,
                    const void *grad, void *x_grad, int64_t threads) {
-#pragma omp parallel for num_threads(threads)
+#pragma omp parallel for num_threads(threads) if (rows * width > FEW_NUMBERS)
     for (int64_t r = 0; r < rows; r++) {
         Lanes sum = all_of(0);
         for (int64_t i = 0; i < width; i += LANES) {
@@ -48,7 +48,7 @@ void norm_backward(int64_t half, int64_t rows, int64_t width, const void *x, con
 void rotate(int64_t half, int64_t tokens, int64_t heads, int64_t width, const void *x, const void *cosines,
             const void *sines, void *y, int64_t back, int64_t threads) {
     const int64_t n = width / 2;
-#pragma omp parallel for num_threads(threads)
+#pragma omp parallel for num_threads(threads) if (tokens * heads * width > FEW_NUMBERS)
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t h = 0; h < heads; h++)
             for (int64_t i = 0; i < n; i += LANES) {
@@ -66,7 +66,7 @@ INLINE int64_t share_of(int64_t n, int64_t me, int64_t of) { return me == of ? n
 
 /* y = silu(gate) * up */
 void swiglu_forward(int64_t half, int64_t n, const void *gate, const void *up, void *y, int64_t threads) {
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (n > FEW_NUMBERS)
     {
         const int64_t me = omp_get_thread_num(), of = omp_get_num_threads(), end = share_of(n, me + 1, of);
         for (int64_t i = share_of(n, me, of); i < end; i += LANES) {
@@ -79,7 +79,7 @@ void swiglu_forward(int64_t half, int64_t n, const void *gate, const void *up, v
 /* d silu(gate) = sigmoid(gate) * (1 + gate * (1 - sigmoid(gate))) */
 void swiglu_backward(int64_t half, int64_t n, const void *gate, const void *up, const void *grad, void *gate_grad,
                      void *up_grad, int64_t threads) {
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (n > FEW_NUMBERS)
     {
         const int64_t me = omp_get_thread_num(), of = omp_get_num_threads(), end = share_of(n, me + 1, of);
         for (int64_t i = share_of(n, me, of); i < end; i += LANES) {

@@ -8,12 +8,19 @@
 
 /* The widest vectors of any processor: space is measured in them. */
 enum { MOST_LANES = 16 };
+/* Below so many numbers a team of threads takes longer to come together than the work. */
+enum { FEW_NUMBERS = 16384 };
 
 #define INLINE static inline __attribute__((always_inline))
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 enum { LANES = 16 };
 #define LANES_ARE_16 1
+#ifdef __AVX512BF16__
+#define HAS_PAIRS 1
+#else
+#define HAS_PAIRS 0
+#endif
 typedef __m512 Lanes;
 typedef int32_t Whole __attribute__((vector_size(64)));
 INLINE Lanes load(const float *x) { return _mm512_loadu_ps(x); }
@@ -34,6 +41,7 @@ INLINE void store_words(uint16_t *x, Whole v) { _mm256_storeu_si256((__m256i *)x
 #else
 enum { LANES = 8 };
 #define LANES_ARE_16 0
+#define HAS_PAIRS 0
 typedef __m256 Lanes;
 typedef int32_t Whole __attribute__((vector_size(32)));
 INLINE Lanes load(const float *x) { return _mm256_loadu_ps(x); }
@@ -107,7 +115,7 @@ INLINE Lanes sigmoid(Lanes x) { return 1.0f / (1.0f + exponential(-x)); }
 
 /* bf16 in the upper half of each word, rounded to even; the lower half is to be cut off. */
 INLINE Whole rounded(Lanes v) {
-#if defined(__AVX512BF16__) && LANES_ARE_16
+#if HAS_PAIRS
     return (Whole)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)), 16);
 #else
     const Whole bits = bits_of(v), wrong = v != v, near = bits + 0x7fff + ((bits >> 16) & 1);
@@ -124,7 +132,7 @@ INLINE Lanes pair_of(Lanes first, Lanes second) {
 }
 
 INLINE void store_bf16(uint16_t *x, Lanes v) {
-#if defined(__AVX512BF16__) && LANES_ARE_16
+#if HAS_PAIRS
     _mm256_storeu_si256((__m256i *)x, (__m256i)_mm512_cvtneps_pbh(v));
 #else
     store_words(x, rounded(v) >> 16);

@@ -185,7 +185,8 @@ INLINE void block(const int rows, const int panels, const Product *t, int64_t ro
 OF(1, 1)
 OF(2, 1)
 OF(3, 1)
-OF(4, 1) OF(5, 1) OF(6, 1) OF(1, 2) OF(2, 2) OF(3, 2) OF(1, 4)
+OF(4, 1)
+OF(5, 1) OF(6, 1) OF(1, 2) OF(2, 2) OF(3, 2) OF(1, 4)
 #if LANES_ARE_16
     OF(7, 1) OF(8, 1) OF(4, 2) OF(5, 2) OF(6, 2) OF(7, 2) OF(8, 2) OF(2, 4)
         OF(3, 4) static void (*const blocks_of[3][MOST_ROWS])(const Product *, int64_t, int64_t) = {
@@ -204,6 +205,7 @@ enum { ROWS_BY_TWO = 3, ROWS_BY_FOUR = 1 };
 /* Panels first..end of y (rows, out) = or += x W^T + bias. Few rows leave registers free: then several panels at once.
  */
 static void panels_of(const Product *t, int64_t rows, int64_t first, int64_t end) {
+    if (rows == 0) return;
     const int64_t blocks = (rows + MOST_ROWS - 1) / MOST_ROWS, most = (rows + blocks - 1) / blocks;
     for (int64_t panel = first, log; panel < end; panel += 1 << log) {
         log = most <= ROWS_BY_FOUR && panel + 4 <= end ? 2 : most <= ROWS_BY_TWO && panel + 2 <= end ? 1 : 0;

@@ -6,12 +6,11 @@
 /* As many sums as hide the time of an addition and leave registers for what is multiplied. */
 enum { TILE_ROWS = 4, TILE_LANES = LANES == 16 ? 4 : 3 };
 
-#ifdef __AVX512BF16__
-#define HAS_PAIRS 1
+#if HAS_PAIRS
 INLINE Lanes multiply_pairs(Lanes sum, Lanes a, Lanes b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 #else
-#define HAS_PAIRS 0
-INLINE Lanes multiply_pairs(Lanes sum, Lanes a, Lanes b) { return sum + a * b; }
+/* Never called: no table of tiles has it. */
+INLINE Lanes multiply_pairs(Lanes sum, Lanes a, Lanes b) { return (void)a, (void)b, sum; }
 #endif
 
 /* Words from a table of any strides: rows a_row apart, depth a_k apart. */
@@ -57,9 +56,13 @@ typedef void Tile(int64_t depth, Strided a, const float *b, int64_t b_k, float *
 #endif
 #define OF_KIND(P) TILES(P, 1) TILES(P, 2) TILES(P, 3) TILES(P, 4)
 OF_KIND(0)
+#define TABLE(P) {NAMES(P, 1), NAMES(P, 2), NAMES(P, 3), NAMES(P, 4)}
+#if HAS_PAIRS
 OF_KIND(1)
-static Tile *const tiles[2][TILE_ROWS][TILE_LANES] = {{NAMES(0, 1), NAMES(0, 2), NAMES(0, 3), NAMES(0, 4)},
-                                                      {NAMES(1, 1), NAMES(1, 2), NAMES(1, 3), NAMES(1, 4)}};
+static Tile *const tiles[1 + HAS_PAIRS][TILE_ROWS][TILE_LANES] = {TABLE(0), TABLE(1)};
+#else
+static Tile *const tiles[1][TILE_ROWS][TILE_LANES] = {TABLE(0)};
+#endif
 
 /* c (rows, lanes * LANES) = or += a b; at most TILE_ROWS rows. */
 INLINE void few_rows(int pairs, int64_t rows, int64_t lanes, int64_t depth, Strided a, const float *b, int64_t b_k,
