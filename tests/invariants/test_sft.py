@@ -112,12 +112,13 @@ def test_fast_path_equals_reference_path_with_adapter(load: Callable[..., Any], 
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("level", [True, "attention"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_checkpointing_changes_nothing(load: Callable[..., Any], kind: str) -> None:
+def test_checkpointing_changes_nothing(load: Callable[..., Any], kind: str, level: Any) -> None:
     base, examples = load(kind), rows(9, 14)
     role = awake(base)
     plain = loss_and_gradients(base, role, examples)
-    recomputed = loss_and_gradients(base, role, examples, checkpointing=True)
+    recomputed = loss_and_gradients(base, role, examples, checkpointing=level)
     assert plain[0] == recomputed[0]
     torch.testing.assert_close(plain[1], recomputed[1], rtol=1e-12, atol=1e-14)
 

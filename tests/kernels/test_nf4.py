@@ -29,11 +29,14 @@ def test_bits_of_a_weight_are_those_of_the_paper() -> None:
     assert round(8 * twice.num_bytes / weight.numel(), 3) == 4.127
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 64), (96, 128), (2, 63, 3)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 64), (96, 128), (2, 63, 3), (300, 65)])
 @pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
 def test_fast_unpacking_equals_the_plain_one(
-    shape: tuple[int, ...], double_quant: bool, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], double_quant: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not compiled:
+        monkeypatch.setattr(nf4, "team", lambda dtype, device: 0)
     packed = quantize(random(*shape), double_quant=double_quant)
     # Small enough that the larger shapes are several chunks, the last of them a part of one.
     monkeypatch.setattr(nf4, "CHUNK", 1024)

@@ -32,11 +32,9 @@ def plan(model: str = "llama-7b-like", gpu: str = "16GB", **settings: Any) -> An
 def test_options_go_from_cheap_to_dear_and_the_first_that_fits_is_taken() -> None:
     made = plan(micro_batch_tokens=2048, max_length=512)
     order = [(o.quantized, o.micro_batch_tokens, o.checkpointing, o.paged_optimizer) for o in made.options]
-    assert order == [
-        (False, 2048, False, False), (False, 2048, True, False), (False, 512, False, False), (False, 512, True, False),
-        (True, 2048, False, False), (True, 2048, True, False), (True, 512, False, False), (True, 512, True, False),
-        (True, 512, True, True),
-    ]  # fmt: skip
+    levels = (False, "attention", True)
+    every = [(q, size, level, False) for q in (False, True) for size in (2048, 512) for level in levels]
+    assert order == [*every, (True, 512, True, True)]
     assert made.choice is next(o for o in made.options if o.memory.total <= made.machine.free_bytes)
     assert not made.choice.quantized and made.choice.checkpointing
     for option in made.options:

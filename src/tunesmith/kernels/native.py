@@ -116,6 +116,7 @@ ARGUMENTS: dict[str, list[Any]] = {
     "rotate": [_whole, _whole, _whole, _whole, _pointer, _pointer, _pointer, _pointer, _whole, _whole],
     "swiglu_forward": [_whole, _whole, _pointer, _pointer, _pointer, _whole],
     "swiglu_backward": [_whole, _whole, _pointer, _pointer, _pointer, _pointer, _pointer, _whole],
+    "unpack_nf4": [_whole, _whole, _pointer, _pointer, _pointer, _pointer, _whole],
     "softmax_rows": [_whole, _whole, _whole, _pointer, _pointer, _pointer, _pointer, _F, _whole, _whole],
 }
 

@@ -82,6 +82,13 @@ def target_logprobs_(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor, sc
     return logprobs_N
 
 
+def unpack(codes_P: Tensor, magnitude_B: Tensor, levels: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The values of a weight in NF4, in fp32 or bf16: each block's magnitude times the level of each half byte."""
+    out = torch.empty(shape, dtype=dtype, device="cpu")
+    _call("unpack_nf4", _half(out), out.numel(), *(x.contiguous() for x in (codes_P, magnitude_B, levels)), out)
+    return out
+
+
 def _half(x: Tensor) -> int:
     return int(x.dtype == torch.bfloat16)
 

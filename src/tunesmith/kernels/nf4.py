@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
+from tunesmith.kernels import native_elementwise as native
+from tunesmith.kernels.native import team
+
 # Appendix E of the paper: quantiles of the normal distribution, scaled to [-1, 1], with a zero of its own.
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -148,6 +151,8 @@ def dequantize(packed: Nf4, dtype: torch.dtype) -> Tensor:
     """The values in their own shape, multiplied in fp32 and rounded to ``dtype`` once."""
     if packed.codes_P.device.type == "cuda" and _has_bitsandbytes():
         return _dequantize_bitsandbytes(packed, dtype)
+    if team(dtype, packed.codes_P.device):
+        return native.unpack(packed.codes_P, magnitudes(packed), levels(packed.codes_P.device), packed.shape, dtype)
     pairs, magnitude_B = _pairs(packed.codes_P.device), magnitudes(packed)
     values_N = torch.empty(magnitude_B.numel() * BLOCK, dtype=dtype, device=pairs.device)
     for first, codes in enumerate(torch.split(packed.codes_P, CHUNK // 2)):

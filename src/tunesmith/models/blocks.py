@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from tunesmith.kernels.elementwise import rms_norm, rope, rope_rolled, signed_si
 from tunesmith.models.linear import Routing, Site, add_own, call_group
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
+
+# What a layer computes again for its backward pass instead of keeping it: nothing, its feed-forward part ("attention":
+# only attention's part is kept), or all of it.
+Checkpointing = bool | Literal["attention"]
 
 # attend(layer index, q_THD, k_TGD, v_TGD) -> mixed_THD: the only thing training and decoding do differently.
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -120,7 +124,7 @@ def run_blocks(
     routing: Routing,
     *,
     dtype: torch.dtype,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
     embedded_TD: Tensor | None = None,
 ) -> Tensor:
     """ids (T,), positions (T,) -> final hidden states (T, D) after the last norm, in ``dtype``.
@@ -130,24 +134,39 @@ def run_blocks(
     hidden_TD = (decoder.embedding(ids_T) if embedded_TD is None else embedded_TD).to(dtype)
     cos_1TD, sin_1TD = decoder.rotary(hidden_TD[None], positions_T[None])
     cos_TD, sin_TD = cos_1TD[0], signed_sin(sin_1TD[0]) if decoder.answers_only else sin_1TD[0]
+    level = checkpointing if torch.is_grad_enabled() else False
     for index, block in enumerate(decoder.blocks):
-        arguments = (decoder, block, index, hidden_TD, cos_TD, sin_TD, attend, routing)
-        if checkpointing and torch.is_grad_enabled():
-            if index == 0 and not hidden_TD.requires_grad:
-                # Frozen embeddings give an input without gradient; checkpoint still needs the graph to pass through.
-                hidden_TD = hidden_TD.detach().requires_grad_()
-                arguments = (decoder, block, index, hidden_TD, cos_TD, sin_TD, attend, routing)
-            hidden_TD = checkpoint(_run_block, *arguments, use_reentrant=False, preserve_rng_state=False)
+        attention = (index, cos_TD, sin_TD, attend, routing)
+        if level is True:
+            hidden_TD = _again(_run_block, decoder, block, hidden_TD, attention)
+            continue
+        hidden_TD = _attention(decoder, block, hidden_TD, *attention)
+        if level == "attention":
+            hidden_TD = _again(_feed_forward, decoder, block, hidden_TD, routing)
         else:
-            hidden_TD = _run_block(*arguments)
+            hidden_TD = _feed_forward(decoder, block, hidden_TD, routing)
     return _norm(decoder, hidden_TD, decoder.norm)
 
 
-def _run_block(
+def _again(part: Callable[..., Tensor], decoder: Decoder, block: Block, hidden_TD: Tensor, rest: Any) -> Tensor:
+    """A part of a layer that keeps its input alone, and runs again before its backward pass."""
+    if not hidden_TD.requires_grad:
+        # Frozen embeddings give an input without gradient; checkpoint still needs the graph to pass through.
+        hidden_TD = hidden_TD.detach().requires_grad_()
+    return checkpoint(  # type: ignore[no-any-return]
+        part, decoder, block, hidden_TD, rest, use_reentrant=False, preserve_rng_state=False
+    )
+
+
+def _run_block(decoder: Decoder, block: Block, hidden_TD: Tensor, attention: tuple[Any, ...]) -> Tensor:
+    return _feed_forward(decoder, block, _attention(decoder, block, hidden_TD, *attention), attention[-1])
+
+
+def _attention(
     decoder: Decoder,
     block: Block,
-    index: int,
     hidden_TD: Tensor,
+    index: int,
     cos_TD: Tensor,
     sin_TD: Tensor,
     attend: Attend,
@@ -160,7 +179,10 @@ def _run_block(
         q, k = _norm(decoder, q, block.q_norm), _norm(decoder, k, block.k_norm)
     q, k = _rotated(decoder, q, k, cos_TD, sin_TD)
     mixed = attend(index, q, k, v)
-    hidden_TD = hidden_TD + block.o(mixed.reshape(x_TD.shape[0], -1), routing)
+    return hidden_TD + block.o(mixed.reshape(x_TD.shape[0], -1), routing)
+
+
+def _feed_forward(decoder: Decoder, block: Block, hidden_TD: Tensor, routing: Routing) -> Tensor:
     x_TD = _norm(decoder, hidden_TD, block.norm_mlp)
     gate_TF, up_TF = call_group((block.gate, block.up), x_TD, routing)
     return hidden_TD + add_own(block.mlp, x_TD, block.down(swiglu(gate_TF, up_TF), routing), routing)

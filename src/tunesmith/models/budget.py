@@ -13,6 +13,7 @@ from tunesmith.errors import BudgetError
 from tunesmith.kernels.native import team
 from tunesmith.models.adapter_cost import AdapterCost
 from tunesmith.models.adapters import method_of
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.memory import Setting, training_memory
 from tunesmith.models.roles import Base, Role
 from tunesmith.models.shape import Shape, map_name, shape_of_model
@@ -32,7 +33,7 @@ class Budget:
     activation_bytes: int
     head_bytes: int
     available_bytes: int
-    checkpointing: bool
+    checkpointing: Checkpointing
     micro_batch_tokens: int
 
     @property
@@ -84,7 +85,7 @@ def predict(
     *,
     micro_batch_tokens: int,
     longest_tokens: int,
-    checkpointing: bool,
+    checkpointing: Checkpointing,
     each_token: bool = False,
 ) -> Budget:
     """Predict the peak of a training step on a base in memory: what is there, measured, and what a step adds.
@@ -154,11 +155,12 @@ def decide(
     *,
     micro_batch_tokens: int,
     longest_tokens: int,
-    checkpointing: bool | None,
+    checkpointing: Checkpointing | None,
     each_token: bool = False,
 ) -> Budget:
     """Choose checkpointing (None: only if needed) so that the job fits. Raises BudgetError when nothing does."""
-    options = [checkpointing] if checkpointing is not None else [False, True]
+    options: list[Checkpointing] = [False, "attention", True] if base.decoder is not None else [False, True]
+    options = options if checkpointing is None else [checkpointing]
     budgets = [
         predict(
             base,

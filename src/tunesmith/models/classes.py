@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.forward import DropoutSeed, head_values
 from tunesmith.models.roles import Base, LinearHead, Role
 from tunesmith.tokens.pack import micro_batches, pack_prompts
@@ -21,7 +22,7 @@ def class_logits(
     row_ids: Sequence[int],
     *,
     dropout_seed: DropoutSeed | None = None,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> Tensor:
     """(N, K) of texts (T,) in one pack, where none sees another. Raises ValueError for a role without classes."""
     head = class_head(role)

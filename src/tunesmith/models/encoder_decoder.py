@@ -20,6 +20,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from tunesmith.errors import ModelError
 from tunesmith.kernels.head_loss import Head, logits_of
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import call_routed
 from tunesmith.models.roles import Base
@@ -87,7 +88,7 @@ def read_head(model: Any, decoder_prefix: tuple[int, ...], name: str) -> Head:
     )
 
 
-def decoder_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None, checkpointing: bool) -> Tensor:
+def decoder_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None, checkpointing: Checkpointing) -> Tensor:
     """Decoder hidden states (T, D) of a pack with a source stream, in the pack's order."""
     source = packed.source
     if source is None or source.num_segments != packed.num_segments or not packed.only_roots:

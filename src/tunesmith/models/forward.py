@@ -18,7 +18,7 @@ from tunesmith.kernels.head_loss import (
     target_logprobs,
     token_logprobs,
 )
-from tunesmith.models.blocks import Decoder, run_blocks
+from tunesmith.models.blocks import Checkpointing, Decoder, run_blocks
 from tunesmith.models.encoder_decoder import decoder_states
 from tunesmith.models.linear import Routing
 from tunesmith.models.reference import run_segment
@@ -32,7 +32,7 @@ DropoutSeed = Callable[[int], int]
 
 
 def hidden_states(
-    base: Base, packed: Packed, *, dropout_seed: DropoutSeed | None = None, checkpointing: bool = False
+    base: Base, packed: Packed, *, dropout_seed: DropoutSeed | None = None, checkpointing: Checkpointing = False
 ) -> Tensor:
     """Final hidden states (T, D) of a packed forest; the adapter of each segment is ``packed.adapter_S``.
 
@@ -72,7 +72,7 @@ def forward(
     *,
     weight_grad: WeightGrad = "none",
     dropout_seed: DropoutSeed | None = None,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Run a pack and reduce it at the head, without ever holding its logits.
@@ -134,7 +134,7 @@ def head_values(
     index_N: Tensor,
     *,
     dropout_seed: DropoutSeed | None = None,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> Tensor:
     """A linear head's numbers at the given tokens of a pack: (N, K), of a scalar head (N,)."""
     hidden_TD = hidden_states(base, packed, dropout_seed=dropout_seed, checkpointing=checkpointing)
@@ -151,7 +151,7 @@ def scalar_values(
     index_N: Tensor,
     *,
     dropout_seed: DropoutSeed | None = None,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> Tensor:
     """A scalar head's numbers (N,) at the given tokens of a pack: rewards at answers' ends, values at their tokens."""
     return head_values(base, packed, head, index_N, dropout_seed=dropout_seed, checkpointing=checkpointing)
@@ -164,7 +164,9 @@ def _attend_packed(decoder: Decoder, placed: Placed) -> Callable[[int, Tensor, T
     return attend
 
 
-def _reference_states(base: Base, packed: Packed, seeds: tuple[int, ...] | None, checkpointing: bool) -> Tensor:
+def _reference_states(
+    base: Base, packed: Packed, seeds: tuple[int, ...] | None, checkpointing: Checkpointing
+) -> Tensor:
     """Every path from a root is run alone; a segment's own states are the tail of its path."""
     out = []
     for segment, length in enumerate(packed.length_S):

@@ -12,6 +12,7 @@ from tunesmith.kernels.attention import MATMUL_MAX_TOKENS
 from tunesmith.kernels.head_loss import CHUNK_ROWS
 from tunesmith.kernels.native_attention import FEW_PIECES
 from tunesmith.models.adapter_cost import AdapterCost
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.shape import LinearMap, Shape
 
 # NF4 in blocks of 64 whose magnitudes lie in 8 bits in blocks of 256, with an fp32 scale each: 4 + 8/64 + 32/(64 * 256)
@@ -35,7 +36,7 @@ class Setting:
 
     element_bytes: int
     quantized: bool
-    checkpointing: bool
+    checkpointing: Checkpointing
     micro_batch_tokens: int
     longest_tokens: int
     on_cpu: bool
@@ -93,7 +94,11 @@ def training_memory(shape: Shape, cost: AdapterCost, setting: Setting, *, proces
     tokens, element = step_tokens(cost, setting), setting.element_bytes
     head = _head_bytes(shape, cost, setting, tokens)
     backward = _backward_bytes(shape, cost, setting, tokens)
-    if not setting.checkpointing:
+    if setting.checkpointing == "attention" and shape.fast:
+        again = _feed_forward_bytes(shape, cost, setting, tokens)
+        kept = shape.layers * (layer_bytes(shape, cost, setting, tokens) - again) + _casts_bytes(shape, cost, element)
+        scores, working = shape.layers * score_bytes(shape, setting, tokens), again + backward
+    elif not setting.checkpointing:
         kept = shape.layers * layer_bytes(shape, cost, setting, tokens) + _casts_bytes(shape, cost, element)
         scores, working = shape.layers * score_bytes(shape, setting, tokens), backward
     elif shape.fast:
@@ -146,6 +151,16 @@ def layer_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: int) 
     # Where no scores are kept, each row's sum of exponentials is.
     sums = FP32 * shape.heads if not scores_kept(setting) else 0
     return tokens * (values * element + own + 2 * FP32 + sums)
+
+
+def _feed_forward_bytes(shape: Shape, cost: AdapterCost, setting: Setting, tokens: int) -> int:
+    """What a layer's feed-forward part keeps beyond its input, small products of adapters left out."""
+    learn = {name.rpartition(".")[2] for name in cost.inputs}
+    values = 2 * shape.inner_width
+    if not cost.dropped_values:
+        values += shape.width if learn & {"gate_proj", "up_proj"} else 0
+        values += shape.inner_width if "down_proj" in learn else 0
+    return tokens * (values * setting.element_bytes + FP32)
 
 
 def _inputs_kept(shape: Shape, names: tuple[str, ...], setting: Setting) -> int:

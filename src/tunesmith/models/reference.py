@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.linear import Routing, Site, own_adapters
 from tunesmith.models.roles import Base
 from tunesmith.models.virtual import SoftPrompt, num_virtual_tokens, reference_inputs
@@ -83,7 +84,7 @@ def call_routed(model: Any, routing: Routing, **inputs: Any) -> Any:
 
 
 def run_segment(
-    base: Base, ids_L: Tensor, positions_L: Tensor, adapter: str | None, seed: int | None, checkpointing: bool
+    base: Base, ids_L: Tensor, positions_L: Tensor, adapter: str | None, seed: int | None, checkpointing: Checkpointing
 ) -> Tensor:
     """Final hidden states of one path of tokens, computed alone behind its adapter's virtual tokens.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.forward import DropoutSeed, scalar_values
 from tunesmith.models.roles import Base, Role, ScalarHead
 from tunesmith.records import Example
@@ -20,7 +21,7 @@ def answer_rewards(
     groups: Sequence[Sequence[Example]],
     *,
     dropout_seed: DropoutSeed | None = None,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> list[Tensor]:
     """Rewards (K,) of each group of whole examples of one prompt, in one pack; raw, no offset taken off.
 

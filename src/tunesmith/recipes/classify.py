@@ -114,7 +114,7 @@ def _gradients(
         micro_batch_tokens=int(plan["micro_batch_tokens"]),
         # An adapter without dropout makes nothing of its seeds.
         dropout_seed=lambda row_id: derive_seed(config.seed, "lora_dropout", step, row_id),
-        checkpointing=bool(plan["checkpointing"]),
+        checkpointing=plan["checkpointing"],
     )
     if tweak is not None:
         tweak(prepared.role)

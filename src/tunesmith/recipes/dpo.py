@@ -88,7 +88,7 @@ def _model(prepared: Prepared, plan: Mapping[str, Any], step: int | None = None)
         base=prepared.base,
         role=prepared.role,
         micro_batch_tokens=int(plan["micro_batch_tokens"]),
-        checkpointing=step is not None and bool(plan["checkpointing"]),
+        checkpointing=step is not None and plan["checkpointing"],
         dropout_seed=(lambda row_id: derive_seed(seed, "lora_dropout", step, row_id))
         if dropout and step is not None
         else None,

@@ -13,6 +13,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.kernels.native import team
 from tunesmith.models.adapter_config import AdapterConfig
 from tunesmith.models.adapter_cost import AdapterCost, adapter_cost
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.load import DTYPES
 from tunesmith.models.machines import Machine, find_machine
 from tunesmith.models.memory import Memory, Setting, kv_cache_bytes, training_memory, weight_bytes
@@ -42,7 +43,7 @@ class PlanConfig(Config):
 class Option:
     """One way to run the job and what it takes; over_bytes: by how much it is too large, 0 where it fits."""
 
-    checkpointing: bool
+    checkpointing: Checkpointing
     quantized: bool
     micro_batch_tokens: int
     paged_optimizer: bool
@@ -95,6 +96,7 @@ def plan_model(config: PlanConfig, machine: Machine | None = None) -> ModelPlan:
         )
     dtype = machine.dtype if config.dtype == "auto" else DTYPES[config.dtype]
     element = dtype.itemsize
+    levels: list[Checkpointing] = [False, "attention", True] if shape.fast else [False, True]
     precisions = {"4bit": [True], "none": [False], "auto": [False] if cost.full else [False, True]}
     tokens = max(config.micro_batch_tokens, config.max_length)
     sizes = dict.fromkeys((tokens, max(config.max_length, 256) if config.max_length < tokens else tokens))
@@ -110,7 +112,7 @@ def plan_model(config: PlanConfig, machine: Machine | None = None) -> ModelPlan:
         )
         for quantized in precisions[config.quantization]
         for size in sizes
-        for checkpointing in (False, True)
+        for checkpointing in levels
     ]
     if machine.is_gpu:
         settings.append(replace(settings[-1], paged_optimizer=True))

@@ -123,7 +123,7 @@ def _iterate(job: _Job) -> dict[str, float]:
         iteration=iteration,
         num_iterations=config.num_iterations,
         kl_coef=job.credit.kl_coef,
-        checkpointing=bool(plan["checkpointing"]),
+        checkpointing=plan["checkpointing"],
     )
     adapt_kl(config, job.credit, metrics["objective/kl"])
     clock.lap("seconds/update")

@@ -63,8 +63,8 @@ class PPOConfig(ModelConfig, UpdateConfig):
     """When to warn."""
     held_out: HeldOutConfig | None = None
     """A blind win rate against the reference at the end; empty: none is measured."""
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass; auto: only where memory demands it."""
+    gradient_checkpointing: Literal["auto", "attention"] | bool = "auto"
+    """Recompute activations in the backward pass; attention: keep attention's; auto: only where memory demands it."""
     rollout_rows: int = Field(64, ge=1)
     """Answers written side by side."""
     seed: int = Field(0, ge=0)

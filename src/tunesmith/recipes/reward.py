@@ -104,7 +104,7 @@ def _gradients(prepared: PreparedReward, plan: Mapping[str, Any], step: int, twe
         micro_batch_tokens=int(plan["micro_batch_tokens"]),
         # An adapter without dropout makes nothing of its seeds.
         dropout_seed=lambda row_id: derive_seed(config.seed, "lora_dropout", step, row_id),
-        checkpointing=bool(plan["checkpointing"]),
+        checkpointing=plan["checkpointing"],
     )
     if tweak is not None:
         tweak(prepared.role)

@@ -101,7 +101,7 @@ def _gradients(prepared: Prepared, plan: Mapping[str, Any], step: int, tweak: Tw
         prepared.world,
         micro_batch_tokens=int(plan["micro_batch_tokens"]),
         dropout_seed=(lambda row_id: derive_seed(seed, "lora_dropout", step, row_id)) if dropout else None,
-        checkpointing=bool(plan["checkpointing"]),
+        checkpointing=plan["checkpointing"],
     )
     if tweak is not None:
         tweak(prepared.role)

@@ -45,7 +45,8 @@ def lines_of(plan: Mapping[str, Any], shown_name: str) -> list[str]:
 def option_name(option: Mapping[str, Any]) -> str:
     """What an option does, in words."""
     bits = "4-bit base" if option["quantized"] else "base unquantised"
-    again = "checkpointing" if option["checkpointing"] else "no checkpointing"
+    level = option["checkpointing"]
+    again = "feed-forward checkpointing" if level == "attention" else "checkpointing" if level else "no checkpointing"
     paged = ", paged moments" if option["paged_optimizer"] else ""
     return f"{bits}, {again}, {option['micro_batch_tokens']} tokens at once{paged}"
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.forward import Want, forward, scalar_values
 from tunesmith.models.roles import Base, Role, ScalarHead
 from tunesmith.records import Example, Rollout, Where
@@ -103,14 +104,14 @@ def packs(
 
 
 def policy_logprobs(
-    base: Base, packed: Packed, *, temperature: float, grad: bool, checkpointing: bool = False
+    base: Base, packed: Packed, *, temperature: float, grad: bool, checkpointing: Checkpointing = False
 ) -> tuple[Tensor, Tensor]:
     """(logprobs_N, entropy_N) of a pack's answer tokens under its adapter, in nats at the sampling temperature."""
     want: Want = "token_logprobs" if grad else "reference_logprobs"
     return forward(base, packed, want, temperature=temperature, checkpointing=checkpointing)
 
 
-def state_values(base: Base, packed: Packed, roles: RLRoles, *, checkpointing: bool = False) -> Tensor:
+def state_values(base: Base, packed: Packed, roles: RLRoles, *, checkpointing: Checkpointing = False) -> Tensor:
     """(N,) what the value role expects of the state before each answer token of a pack."""
     assert roles.value is not None and isinstance(roles.value.head, ScalarHead)
     source_N, _, _ = packed.loss_pairs()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tunesmith.errors import NonFiniteLossError
 from tunesmith.losses.classification import cross_entropy
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.classes import class_logits
 from tunesmith.models.forward import DropoutSeed
 from tunesmith.models.roles import Base, Role
@@ -89,7 +90,7 @@ def accumulate_class_gradients(
     *,
     micro_batch_tokens: int,
     dropout_seed: DropoutSeed | None = None,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> ClassSums:
     """Fill ``.grad`` with the gradient of the step's mean loss; texts are this rank's share of the step.
 

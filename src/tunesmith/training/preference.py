@@ -20,6 +20,7 @@ from torch import Tensor
 from tunesmith.config import Config
 from tunesmith.errors import NonFiniteLossError
 from tunesmith.losses.preference import dpo_loss, kto_loss, kto_reference_point, pair_scores
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.forward import DropoutSeed, forward
 from tunesmith.models.roles import Base, Role
 from tunesmith.records import Example
@@ -76,7 +77,7 @@ class Model:
     base: Base
     role: Role
     micro_batch_tokens: int
-    checkpointing: bool = False
+    checkpointing: Checkpointing = False
     dropout_seed: DropoutSeed | None = None
 
 

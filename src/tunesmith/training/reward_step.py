@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tunesmith.errors import NonFiniteLossError
 from tunesmith.losses.preference import centring_penalty, group_reward_loss, pair_scores, rating_loss
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.forward import DropoutSeed
 from tunesmith.models.rewards import answer_rewards
 from tunesmith.models.roles import Base, Role
@@ -103,7 +104,7 @@ def accumulate_reward_gradients(
     *,
     micro_batch_tokens: int,
     dropout_seed: DropoutSeed | None = None,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> RewardSums:
     """Fill ``.grad`` with the gradient of the step's mean loss; groups are this rank's share of the step.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tunesmith.errors import NonFiniteLossError
 from tunesmith.losses.masked import masked_sum
 from tunesmith.losses.ppo import answer_weights, kl_loss, policy_loss, value_loss
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.roles import Base
 from tunesmith.randomness import permutation
 from tunesmith.rollout.experience import Experience, RLRoles, packs, padded, policy_logprobs, state_values
@@ -98,7 +99,7 @@ def update(
     iteration: int,
     num_iterations: int,
     kl_coef: float,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> dict[str, float]:
     """Move the roles on one iteration's answers; returns the update's metrics under TRL's names.
 
@@ -142,7 +143,7 @@ def policy_gradients(
     prompts: Sequence[int],
     config: UpdateConfig,
     kl_coef: float,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> Sums:
     """Fill the policy's gradients with those of one mini-batch's loss, whatever micro-batches it is cut into.
 
@@ -191,7 +192,7 @@ def value_gradients(
     credit: Credit,
     prompts: Sequence[int],
     config: UpdateConfig,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> Sums:
     """Fill the value role's gradients with those of one mini-batch's clipped squared error, a mean over tokens."""
     role = roles.value

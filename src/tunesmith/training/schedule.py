@@ -33,8 +33,8 @@ class TrainConfig(OptimConfig):
     """Multiplies the rows of a step; batch x accumulation x world rows make one step, always."""
     micro_batch_tokens: int = Field(1024, ge=64)
     """Most tokens in memory at once; never changes the step, only its memory."""
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass; auto: only where memory demands it."""
+    gradient_checkpointing: Literal["auto", "attention"] | bool = "auto"
+    """Recompute activations in the backward pass; attention: keep attention's; auto: only where memory demands it."""
     seed: int = Field(0, ge=0)
     """Keys all randomness: adapter start, order of rows, splits, dropout."""
     shuffle: bool = True

@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.errors import NonFiniteLossError
 from tunesmith.kernels.head_loss import WeightGrad
+from tunesmith.models.blocks import Checkpointing
 from tunesmith.models.forward import DropoutSeed, forward
 from tunesmith.models.roles import Base, Role
 from tunesmith.records import Example
@@ -37,7 +38,7 @@ def accumulate_gradients(
     *,
     micro_batch_tokens: int,
     dropout_seed: DropoutSeed | None = None,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> StepResult:
     """Fill ``.grad`` with the gradient of the step's token-mean loss; examples are this rank's share of the step.
 
