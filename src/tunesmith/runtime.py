@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def tune_process() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     # Said outright, since tokenizers else warns when a process forks after it has used threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # On processors with AVX-512 bitsandbytes, which PEFT imports, asks for kernels of a hub that nobody uses here.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # No library may phone home.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):

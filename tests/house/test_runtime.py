@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -66,3 +67,9 @@ def test_what_is_said_of_threads_that_wait() -> None:
     assert "8 threads on 2 cores" in many and "OMP_NUM_THREADS=2" in many
     (others,) = thread_notes(2, 2, 0.5)
     assert "50%" in others and "OMP_NUM_THREADS=1" in others
+
+
+def test_bitsandbytes_asks_nobody_for_its_kernels() -> None:
+    runtime.tune_process()
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    assert not logger.isEnabledFor(logging.WARNING) and logger.isEnabledFor(logging.ERROR)
