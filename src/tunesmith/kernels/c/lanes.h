@@ -29,6 +29,11 @@ INLINE Lanes all_of(float x) { return _mm512_set1_ps(x); }
 INLINE Lanes larger(Lanes a, Lanes b) { return _mm512_max_ps(a, b); }
 INLINE float largest_of(Lanes v) { return _mm512_reduce_max_ps(v); }
 INLINE float sum_of(Lanes v) { return _mm512_reduce_add_ps(v); }
+/* Four sums that together are the sum of all. */
+INLINE __m128 quarter(Lanes v) {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), (__m256)_mm512_extractf64x4_pd((__m512d)v, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
 INLINE Lanes load_bf16(const uint16_t *x) {
     return (Lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16);
 }
@@ -48,13 +53,14 @@ INLINE Lanes load(const float *x) { return _mm256_loadu_ps(x); }
 INLINE void store(float *x, Lanes v) { _mm256_storeu_ps(x, v); }
 INLINE Lanes all_of(float x) { return _mm256_set1_ps(x); }
 INLINE Lanes larger(Lanes a, Lanes b) { return _mm256_max_ps(a, b); }
+INLINE __m128 quarter(Lanes v) { return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); }
 INLINE float largest_of(Lanes v) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 INLINE float sum_of(Lanes v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    __m128 s = quarter(v);
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }

@@ -34,8 +34,8 @@ INLINE Whole numbers_of(const uint8_t *codes) {
 #endif
 
 /* count values in fp32, or bf16 if half: the level (of 16) times its block's magnitude, rounded once. */
-void unpack_nf4(int64_t half, int64_t count, const uint8_t *codes, const float *magnitude, const float *level, void *out,
-                int64_t threads) {
+void unpack_nf4(int64_t half, int64_t count, const uint8_t *codes, const float *magnitude, const float *level,
+                void *out, int64_t threads) {
     const int64_t blocks = (count + BLOCK_VALUES - 1) / BLOCK_VALUES, num_codes = (count + 1) / 2;
 #pragma omp parallel for num_threads(threads) if (count > FEW_NUMBERS)
     for (int64_t b = 0; b < blocks; b++) {

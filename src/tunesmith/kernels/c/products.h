@@ -10,7 +10,7 @@
 
 enum { PANEL = 16, PARTS = PANEL / LANES, HALF = 0, INT8 = 1 };
 /* A block has as many sums as hide the time of an addition and fit the registers: 16 of them, or 32 with wide lanes. */
-enum { MOST_ROWS = LANES == 16 ? 8 : 6, MOST_PANELS = 4 };
+enum { MOST_ROWS = LANES == 16 ? 12 : 6, MOST_PANELS = 4 };
 /* Sums of 512 products of 15 and 7 bits fit 32 bits; longer ones go on in fp32. */
 enum { LEVELS = 32767, PAIRS = 256 };
 /* How many bytes ahead weights are fetched: the processor's own fetching hides nothing behind the work of many rows. */
@@ -56,6 +56,22 @@ static float dot(const float *a, const float *b, int64_t n) {
     float s = sum_of(s0 + s1);
     for (; i < n; i++) s += a[i] * b[i];
     return s;
+}
+
+/* Four at once: of a and of rows of b that lie one behind the other. */
+static void four_dots(const float *a, const float *b, int64_t n, float *out) {
+    Lanes s0 = all_of(0), s1 = s0, s2 = s0, s3 = s0;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const Lanes v = load(a + i);
+        s0 += v * load(b + i);
+        s1 += v * load(b + n + i);
+        s2 += v * load(b + 2 * n + i);
+        s3 += v * load(b + 3 * n + i);
+    }
+    _mm_storeu_ps(out, _mm_hadd_ps(_mm_hadd_ps(quarter(s0), quarter(s1)), _mm_hadd_ps(quarter(s2), quarter(s3))));
+    for (; i < n; i++)
+        for (int r = 0; r < 4; r++) out[r] += a[i] * b[r * n + i];
 }
 
 static void rms_norm(const float *x, const float *weight, float *y, int64_t n, float epsilon) {
@@ -180,27 +196,31 @@ INLINE void block(const int rows, const int panels, const Product *t, int64_t ro
     finish(rows, panels, w, panel, t->y + row * w->out, t->adds, acc);
 }
 
-#define OF(R, P) \
+/* Few rows leave registers free for more panels at once; rows that no block has are not asked for. */
+#define BLOCK_OF(R, P) \
     static void block_##R##_##P(const Product *t, int64_t row, int64_t panel) { block(R, P, t, row, panel); }
-OF(1, 1)
-OF(2, 1)
-OF(3, 1)
-OF(4, 1)
-OF(5, 1) OF(6, 1) OF(1, 2) OF(2, 2) OF(3, 2) OF(1, 4)
+/* clang-format off */
+BLOCK_OF(1, 1) BLOCK_OF(2, 1) BLOCK_OF(3, 1) BLOCK_OF(4, 1) BLOCK_OF(5, 1) BLOCK_OF(6, 1)
+BLOCK_OF(1, 2) BLOCK_OF(2, 2) BLOCK_OF(3, 2)
+BLOCK_OF(1, 4)
 #if LANES_ARE_16
-    OF(7, 1) OF(8, 1) OF(4, 2) OF(5, 2) OF(6, 2) OF(7, 2) OF(8, 2) OF(2, 4)
-        OF(3, 4) static void (*const blocks_of[3][MOST_ROWS])(const Product *, int64_t, int64_t) = {
-            {block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1, block_7_1, block_8_1},
-            {block_1_2, block_2_2, block_3_2, block_4_2, block_5_2, block_6_2, block_7_2, block_8_2},
-            {block_1_4, block_2_4, block_3_4}};
-enum { ROWS_BY_TWO = 8, ROWS_BY_FOUR = 3 };
+BLOCK_OF(7, 1) BLOCK_OF(8, 1) BLOCK_OF(9, 1) BLOCK_OF(10, 1) BLOCK_OF(11, 1) BLOCK_OF(12, 1)
+BLOCK_OF(4, 2) BLOCK_OF(5, 2) BLOCK_OF(6, 2) BLOCK_OF(7, 2) BLOCK_OF(8, 2) BLOCK_OF(9, 2) BLOCK_OF(10, 2) BLOCK_OF(11, 2)
+BLOCK_OF(12, 2)
+BLOCK_OF(2, 4) BLOCK_OF(3, 4)
+enum { ROWS_BY_TWO = 12, ROWS_BY_FOUR = 3 };
+static void (*const blocks_of[3][MOST_ROWS])(const Product *, int64_t, int64_t) = {
+    {block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1, block_7_1, block_8_1, block_9_1, block_10_1,
+     block_11_1, block_12_1},
+    {block_1_2, block_2_2, block_3_2, block_4_2, block_5_2, block_6_2, block_7_2, block_8_2, block_9_2, block_10_2,
+     block_11_2, block_12_2},
+    {block_1_4, block_2_4, block_3_4}};
 #else
-    static void (*const blocks_of[3][MOST_ROWS])(const Product *, int64_t, int64_t) = {
-        {block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1},
-        {block_1_2, block_2_2, block_3_2},
-        {block_1_4}};
 enum { ROWS_BY_TWO = 3, ROWS_BY_FOUR = 1 };
+static void (*const blocks_of[3][MOST_ROWS])(const Product *, int64_t, int64_t) = {
+    {block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1}, {block_1_2, block_2_2, block_3_2}, {block_1_4}};
 #endif
+/* clang-format on */
 
 /* Panels first..end of y (rows, out) = or += x W^T + bias. Few rows leave registers free: then several panels at once.
  */

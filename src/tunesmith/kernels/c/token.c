@@ -130,8 +130,11 @@ static void attend(const float *q, const float *keys, const float *values, int64
     const int64_t n = to - from + 1, padded = (n + LANES - 1) / LANES * LANES;
     float largest = -INFINITY;
     int no_number = 0;
+    const int64_t whole = n / 4 * 4;
+    for (int64_t i = 0; i < whole; i += 4) four_dots(q, keys + (from + i) * width, width, scores + i);
+    for (int64_t i = whole; i < n; i++) scores[i] = dot(q, keys + (from + i) * width, width);
     for (int64_t i = 0; i < n; i++) {
-        scores[i] = dot(q, keys + (from + i) * width, width) * scale;
+        scores[i] *= scale;
         /* The largest would not show it. */
         no_number |= !isfinite(scores[i]);
         largest = fmaxf(largest, scores[i]);
