@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -387,23 +384,3 @@ def test_a_cache_that_cannot_be_written_costs_a_compilation(
     monkeypatch.setenv("TUNESMITH_CACHE", str(blocked))
     library.cache_clear()
     assert not isinstance(library(), str)
-
-
-@needs_library
-@pytest.mark.slow
-@pytest.mark.skipif("avx512f" not in native._flags_of_processor(), reason="this processor has the narrow vectors alone")
-@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx512bf16"])
-def test_kernels_for_narrower_processors_pass_the_same_tests(without: str, tmp_path: Path) -> None:
-    compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
-    here = Path(__file__).parent
-    files = [here / f"test_native_{name}.py" for name in ("attention", "elementwise", "head", "guards")]
-    chosen = ["-k", "same_bits or any_forest or equal or are_those_of or many_blocks"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files), __file__, *chosen],
-        env={**os.environ, "CC": f"{compiler} {without}", "TUNESMITH_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        cwd=here.parents[1],
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert len(list((tmp_path / "native").glob("kernels-*.so"))) == 1 and " passed" in done.stdout

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from tests.kernels.test_forest import forest
-from tunesmith.kernels import elementwise, native_attention, native_elementwise
+from tunesmith.kernels import elementwise, native, native_attention, native_elementwise
 from tunesmith.kernels.attention import AttentionRules, attention_reference, packed_attention, plan_attention
 from tunesmith.kernels.head_loss import Head, ce_sum, target_logprobs
 from tunesmith.kernels.native import NativeHalf, NativeInt8, library
@@ -154,3 +159,22 @@ def test_what_only_stands_for_numbers_goes_by_operators() -> None:
         gate = forward_ad.make_dual(drawn(4, 8), drawn(4, 8, seed=1))
         tangent = forward_ad.unpack_dual(elementwise.swiglu(gate, drawn(4, 8, seed=2))).tangent
     assert tangent is not None and bool(tangent.any())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("avx512f" not in native._flags_of_processor(), reason="this processor has the narrow vectors alone")
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx512bf16"])
+def test_kernels_for_narrower_processors_pass_the_same_tests(without: str, tmp_path: Path) -> None:
+    compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
+    here = Path(__file__).parent
+    files = [here / f"test_native{name}.py" for name in ("", "_attention", "_elementwise", "_head")]
+    chosen = ["-k", "same_bits or any_forest or equal or are_those_of or many_blocks"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files), *chosen],
+        env={**os.environ, "CC": f"{compiler} {without}", "TUNESMITH_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        cwd=here.parents[1],
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert len(list((tmp_path / "native").glob("kernels-*.so"))) == 1 and " passed" in done.stdout
