@@ -291,9 +291,9 @@ def loss_text(report: dict[str, Any]) -> str:
         rows.append([WHO[name], f"{seconds:.0f}", f"{losses[name]:.4f}"])
     return (
         f"## Wall time to a validation loss\n\nThe line of short rows to its end: {results['ours']['num_steps']} steps "
-        f"of the same rows in the same order, from the process's start to the last step, without the other sides' "
-        f"turns. Loss in nats, token mean over the answers of {VALIDATION_ROWS} later rows, by plain transformers + "
-        "PEFT in fp32.\n\n" + table(["who", "seconds", "validation loss"], rows)
+        f"of the same rows, each side's in its own order, from the process's start to the last step, without the other "
+        f"sides' turns. Loss in nats, token mean over the answers of {VALIDATION_ROWS} later rows, by plain "
+        "transformers + PEFT in fp32.\n\n" + table(["who", "seconds", "validation loss"], rows)
     )
 
 
