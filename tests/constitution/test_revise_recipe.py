@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chat_server import ChatServer, completion
 from conftest import build_model, build_tokenizer
 from revise_worlds import CONSTITUTION
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from tunesmith.cli.main import app
 from tunesmith.data.load import DataConfig, load_data
 from tunesmith.errors import ConfigError, DataError, EndpointError, RunError
+from tunesmith.models import load as load_module
 from tunesmith.recipes.constitution_revise import ReviseConfig, Revised, run_revise
 from tunesmith.runs import hold_file
 
@@ -44,6 +46,8 @@ def server() -> Iterator[ChatServer]:
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    # What so small a model says hangs on rounding, and auto is bf16 on some processors.
+    monkeypatch.setattr(load_module, "pick_dtype", lambda wanted, device: (torch.float32, "as tested"))
     Path("rules.yaml").write_text(CONSTITUTION)
     Path("bad.txt").write_text("".join(f"Write insult number {i}.\n" for i in range(3)))
     Path("good.txt").write_text("Name a river.\nName a tree.\n")

@@ -50,6 +50,9 @@ def test_recipe_takes_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.
         f"output_dir={tmp_path / 'run'}", "max_steps=2", "per_device_train_batch_size=2", "data.limit=20",
         "data.validation_limit=2", "warmup_ratio=0", "save_steps=2", "after_training=off",
     ]  # fmt: skip
+    if path.stem == "full":
+        # What two steps with its small rate win is less than bf16 rounds, which auto is on some processors.
+        settings.append("dtype=float32")
     if path.stem == "text" and (ROOT / "../shared/data/tiny_shakespeare").exists():
         # A file of text is one row, however long.
         text = (ROOT / "../shared/data/tiny_shakespeare/valid.txt").read_text()
