@@ -184,7 +184,7 @@ class AttentionPlan:
 
 
 def plan_attention(packed: Packed, rules: AttentionRules) -> AttentionPlan:
-    """Sort a pack's segments; caps take the reference path, and windows where no kernel is compiled."""
+    """Sort a pack's segments; caps take the reference path, and windows where no kernel takes the tensors."""
     longest = int(packed.positions_T.max()) + 1
     windowed = rules.window is not None and rules.window < longest
     device = packed.ids_T.device
